@@ -1,0 +1,29 @@
+//! The vocabulary every crate shares.
+//!
+//! One word for one thing (docs/semantics.md, Words). Nothing here does input or output, and
+//! nothing here reads the real clock or the real entropy source except the two types that say so
+//! ([`SystemClock`], [`SystemEntropy`]); only the binary constructs those.
+//!
+//! Not here: errors of any one crate. Each crate has its own enum and maps it to an [`ErrorKind`].
+
+mod clock;
+mod digest;
+mod entropy;
+mod error_kind;
+mod ids;
+
+pub use clock::{Clock, SystemClock};
+pub use digest::{Digest, DigestParseError};
+pub use entropy::{Entropy, SystemEntropy};
+pub use error_kind::ErrorKind;
+pub use ids::{Epoch, ExecutionId, HomeId, IdError, MachineId, ServerId};
+
+/// The moment type used everywhere: UTC, nanoseconds.
+pub type Timestamp = jiff::Timestamp;
+
+/// One kibibyte in bytes.
+pub const KIB: u64 = 1 << 10;
+/// One mebibyte in bytes.
+pub const MIB: u64 = 1 << 20;
+/// One gibibyte in bytes.
+pub const GIB: u64 = 1 << 30;

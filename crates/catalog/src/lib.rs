@@ -1,0 +1,1 @@
+//! What one server knows of its machines: SQLite, one file a table.

@@ -1,0 +1,1 @@
+//! The application layer: machines and their lifecycle, files, executions.

@@ -1,0 +1,1 @@
+//! The home file system: a POSIX tree whose truth is in object storage.

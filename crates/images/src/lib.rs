@@ -1,0 +1,1 @@
+//! Machine images on local disk: kernel, initramfs, root file system.

@@ -1,0 +1,133 @@
+//! Starts, watches and stops one instance of a machine.
+//!
+//! A [`Runtime`] knows how to make a kernel run; it knows no home, no HTTP and no catalog. The caller
+//! (the keeper) owns the [`Instance`]: when it is dropped, or its process dies, the guest dies.
+//!
+//! # Invariants
+//! - The guest reaches nothing of the host but the channels and disks of its [`Spec`].
+//! - `stop` and `Drop` leave no process, no namespace, no socket and no nftables table behind.
+
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base::{ErrorKind, MachineId};
+use serde::{Deserialize, Serialize};
+
+/// What an instance is made of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Spec {
+    /// Whose instance it is; names its process, its namespace and its logs.
+    pub machine: MachineId,
+    /// Virtual CPUs; fractions are a share of one.
+    pub vcpu: f64,
+    /// Memory of the guest in MiB.
+    pub memory_mib: u64,
+    /// Uncompressed kernel.
+    pub kernel: PathBuf,
+    /// Initramfs that holds the agent.
+    pub initrd: PathBuf,
+    /// Root file system image, given to the guest read-only as its first disk.
+    pub root_image: PathBuf,
+    /// The machine's writable layer: an ext4 file system, its second disk.
+    pub upper_image: PathBuf,
+    /// Words for the agent, appended to the kernel command line as `dormouse.KEY=VALUE`.
+    pub agent_args: Vec<(String, String)>,
+    /// How it reaches the network.
+    pub network: Network,
+    /// Where the guest's console and the hypervisor's messages go; bounded by the runtime.
+    pub log_dir: PathBuf,
+}
+
+/// How an instance reaches the network. Inbound is always closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    /// Its own namespace, public addresses only. Needs root.
+    #[default]
+    Isolated,
+    /// User-mode networking without a namespace: the guest can reach services of the host.
+    User,
+    /// None at all.
+    None,
+}
+
+/// A running instance.
+#[derive(Debug)]
+pub struct Started {
+    /// Its handle.
+    pub instance: Box<dyn Instance>,
+    /// The control channel (`dormouse.ctl`), connected; non-blocking is up to the caller.
+    pub control: UnixStream,
+    /// The FUSE channel (`dormouse.fuse`), connected.
+    pub fuse: UnixStream,
+}
+
+/// How an instance ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// The guest powered off or rebooted.
+    PoweredOff,
+    /// The hypervisor died; what it said last.
+    Crashed(String),
+}
+
+/// One run of a machine.
+#[async_trait]
+pub trait Instance: Send + Sync + std::fmt::Debug {
+    /// The hypervisor's process.
+    fn pid(&self) -> u32;
+    /// Returns once the instance has ended. May be called again.
+    async fn wait(&self) -> Exit;
+    /// Waits `grace` for the guest to power off by itself, then kills it. Idempotent.
+    async fn stop(&self, grace: Duration) -> Exit;
+    /// The last lines of the guest's console, for an error message.
+    fn console_tail(&self) -> String;
+}
+
+/// A way to run machines.
+#[async_trait]
+pub trait Runtime: Send + Sync + std::fmt::Debug {
+    /// Starts an instance.
+    async fn start(&self, spec: &Spec) -> Result<Started, Error>;
+    /// What is missing on this host; empty where everything is there.
+    fn missing(&self) -> Vec<Missing>;
+}
+
+/// Something a runtime needs and does not find.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Missing {
+    /// What.
+    pub what: String,
+    /// The command or step that mends it.
+    pub mend: String,
+}
+
+/// A failed start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A program, file or right is missing.
+    #[error("{what}; {mend}")]
+    Missing {
+        /// What is missing.
+        what: String,
+        /// What to do.
+        mend: String,
+    },
+    /// The hypervisor did not come up.
+    #[error("start the hypervisor: {0}")]
+    Start(String),
+}
+
+impl Error {
+    /// What a caller can do.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Missing { .. } => ErrorKind::Unavailable,
+            Self::Start(_) => ErrorKind::Unreachable,
+        }
+    }
+}
