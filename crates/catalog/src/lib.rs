@@ -1,1 +1,3 @@
-//! What one server knows of its machines: SQLite, one file a table.
+//! What one server knows of its machines.
+mod model;
+pub use model::{Desired, MachineChange, MachineRow, MachineSpec, Observation, Phase};

@@ -1,1 +1,30 @@
-//! The application layer: machines and their lifecycle, files, executions.
+//! The application layer: what a machine, a file call and an execution mean, without HTTP.
+//!
+//! # Order
+//! A call writes what is wanted into the catalog and nudges the machine's driver; the driver compares
+//! wanted with seen and takes the next idempotent step. Faces wait with [`Machines::settle`].
+//!
+//! # Not here
+//! HTTP and dialects (`api-*`), how a keeper works (`keeper`, behind [`host::Host`]), how a home is
+//! stored (`homefs`, behind [`homes::Homes`]).
+
+mod control;
+mod error;
+pub mod executions;
+pub mod files;
+pub mod health;
+pub mod homes;
+pub mod host;
+pub mod idempotency;
+pub mod limits;
+pub mod machines;
+mod page;
+mod settings;
+
+pub use control::Control;
+pub use error::{Error, Result};
+pub use executions::Executions;
+pub use files::Files;
+pub use machines::{IfMatch, Machine, MachineRef, Machines};
+pub use page::{Page, PageQuery};
+pub use settings::{Defaults, Parts, Settings, SizeLimits, Timing};

@@ -1,0 +1,150 @@
+//! Rows, as plain values.
+
+use base::{HomeId, MachineId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+macro_rules! text_enum {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $name { $($(#[$vdoc])* $variant,)* }
+
+        impl $name {
+            /// Every value.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The text form, the same as on the wire.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+
+            /// Back from the text form.
+            #[must_use]
+            pub fn parse(text: &str) -> Option<Self> {
+                match text { $($text => Some(Self::$variant),)* _ => None }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+text_enum!(
+    /// What was asked for.
+    Desired {
+        /// Awake.
+        Running = "running",
+        /// Asleep.
+        Sleeping = "sleeping",
+        /// Gone, with its home.
+        Destroyed = "destroyed",
+    }
+);
+
+text_enum!(
+    /// What is observed.
+    Phase {
+        /// Written down, nothing done yet.
+        Accepted = "accepted",
+        /// Waiting for a host.
+        PlacementPending = "placement_pending",
+        /// Its keeper is coming up.
+        Starting = "starting",
+        /// Awake.
+        Running = "running",
+        /// Its keeper is putting it to sleep.
+        Stopping = "stopping",
+        /// Asleep: its home is in the store, whole.
+        Sleeping = "sleeping",
+        /// Being removed.
+        Destroying = "destroying",
+        /// Removed.
+        Destroyed = "destroyed",
+        /// Not where it should be; `last_error` says why and what to do.
+        Failed = "failed",
+    }
+);
+
+/// What a machine is made of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MachineSpec {
+    /// Virtual CPUs.
+    pub vcpu: f64,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Size of the home in GiB.
+    pub storage_gib: u64,
+    /// Seconds of idleness before sleep; 0 never.
+    pub autosleep_seconds: u64,
+    /// Image name.
+    pub image: String,
+}
+
+/// What is known of where a machine is. Changed as one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observation {
+    /// What is observed.
+    pub phase: Phase,
+    /// Why, as a code.
+    pub reason: String,
+    /// True where asking again may help.
+    pub retryable: bool,
+    /// What went wrong and what to do.
+    pub last_error: Option<String>,
+}
+
+impl Observation {
+    /// A phase without trouble.
+    #[must_use]
+    pub fn of(phase: Phase, reason: &str) -> Self {
+        Self { phase, reason: reason.to_owned(), retryable: false, last_error: None }
+    }
+}
+
+/// A machine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MachineRow {
+    /// Its id.
+    pub id: MachineId,
+    /// Its unique name.
+    pub name: String,
+    /// What it is made of.
+    pub spec: MachineSpec,
+    /// Its home.
+    pub home: HomeId,
+    /// What was asked for.
+    pub desired: Desired,
+    /// Where it is.
+    pub observed: Observation,
+    /// True where the next wake may take the home from a writer that never released it.
+    pub take_over: bool,
+    /// Counts changes, from 1.
+    pub revision: u64,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When the phase last changed.
+    pub transition_at: Timestamp,
+    /// When anything last changed.
+    pub progress_at: Timestamp,
+}
+
+/// What to change of a row; `None` leaves it as it is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MachineChange {
+    /// Its name.
+    pub name: Option<String>,
+    /// What it is made of.
+    pub spec: Option<MachineSpec>,
+    /// What is asked for.
+    pub desired: Option<Desired>,
+    /// Where it is.
+    pub observed: Option<Observation>,
+    /// See [`MachineRow::take_over`].
+    pub take_over: Option<bool>,
+}

@@ -1,0 +1,115 @@
+//! Sleeping homes, seen from above: a narrow trait over `homefs`, so that a test can stand in.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use base::HomeId;
+
+use crate::Result;
+use crate::files::{ByteStream, FileCalls};
+
+/// Which home, and where its local directories are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HomeAt {
+    /// The home.
+    pub home: HomeId,
+    /// The machine's directory: `home/`, `draft/` and `snapshot/` are below it.
+    pub dir: std::path::PathBuf,
+    /// Bytes that the home may hold.
+    pub bytes_max: u64,
+}
+
+/// The newest commit of a home in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HomeHead {
+    /// Its number.
+    pub seq: u64,
+    /// True where its writer gave the home up.
+    pub released: bool,
+}
+
+/// How a draft's publish went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DraftPublished {
+    /// The home is at this commit now.
+    Committed {
+        /// Its number.
+        seq: u64,
+    },
+    /// The home moved since the draft was opened: nothing was done.
+    Moved,
+}
+
+/// What a draft changes, against the commit it was opened on.
+pub struct DraftChanges {
+    /// Paths that the draft took away, bytes joined with `/`.
+    pub removed: Vec<Vec<u8>>,
+    /// Paths that the draft made or changed.
+    pub changed: Vec<Vec<u8>>,
+    /// Those of both lists that the home changed too.
+    pub conflicts: Vec<Vec<u8>>,
+    /// A tar of everything in `changed`.
+    pub tar: ByteStream,
+}
+
+impl Debug for DraftChanges {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DraftChanges")
+            .field("removed", &self.removed.len())
+            .field("changed", &self.changed.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Homes in the store, and their drafts on this host.
+#[async_trait]
+pub trait Homes: Send + Sync + Debug + 'static {
+    /// Prepares a home; idempotent.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn create(&self, home: &HomeId) -> Result<()>;
+    /// Removes a home from the store and this host; idempotent.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn delete(&self, at: &HomeAt) -> Result<()>;
+    /// The newest commit; `None` for a home that nobody wrote to yet.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn head(&self, home: &HomeId) -> Result<Option<HomeHead>>;
+    /// The published state, read in place.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn published(&self, at: &HomeAt) -> Result<Arc<dyn FileCalls>>;
+    /// True where unpublished writes exist.
+    async fn has_draft(&self, at: &HomeAt) -> bool;
+    /// The draft, opened on the published state where there is none.
+    ///
+    /// # Errors
+    /// Those of the store and the disk.
+    async fn draft(&self, at: &HomeAt) -> Result<Arc<dyn FileCalls>>;
+    /// Publishes the draft in one conditional write, if the home has not moved.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn publish(&self, at: &HomeAt) -> Result<DraftPublished>;
+    /// What the draft changes.
+    ///
+    /// # Errors
+    /// `NotFound` where there is none.
+    async fn changes(&self, at: &HomeAt) -> Result<DraftChanges>;
+    /// Applies changes onto the newest published state with a writer of its own, and publishes them.
+    ///
+    /// # Errors
+    /// `Fenced` where another server writes; those of the tree.
+    async fn apply(&self, at: &HomeAt, changes: DraftChanges) -> Result<()>;
+    /// Throws the draft away; idempotent.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    async fn discard(&self, at: &HomeAt) -> Result<()>;
+}

@@ -1,0 +1,190 @@
+//! What runs machines, seen from above: a narrow trait, so that a fleet or a test can stand in.
+//!
+//! The one implementation starts `dormouse keeper` processes and speaks to them through
+//! `keeper::Client`. Nothing here is remembered by this crate: after a restart the host is asked again.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use base::{ExecutionId, HomeId, MachineId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::executions::{Attachment, Execution, ExecutionEvent, ExecutionOutput, NewExecution};
+use crate::files::{ByteStream, FileCalls};
+
+/// What a keeper needs to know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeeperSpec {
+    /// Its machine.
+    pub machine: MachineId,
+    /// The machine's name; its host name inside.
+    pub name: String,
+    /// Its home.
+    pub home: HomeId,
+    /// Virtual CPUs.
+    pub vcpu: f64,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Size of the home in GiB.
+    pub storage_gib: u64,
+    /// Image name.
+    pub image: String,
+    /// Whether the home may be taken from a writer that never released it.
+    pub take_over: bool,
+}
+
+/// Where a keeper is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeeperPhase {
+    /// Claiming the home, booting the guest.
+    Starting,
+    /// The guest answers.
+    Ready,
+    /// Stopping the guest, storing the home.
+    Stopping,
+    /// The home is released; the process is about to end.
+    Stopped,
+    /// It will get no further; [`KeeperStatus::failure`] says why. Its process may linger.
+    Failed,
+}
+
+/// Why a keeper failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeeperFailure {
+    /// A code in lower snake case: `image_missing`, `runtime_missing`, `guest_silent`, `fenced`,
+    /// `store_unavailable`, `guest_ended`.
+    pub code: String,
+    /// What happened and what to do.
+    pub message: String,
+    /// True where the same start may work later.
+    pub retryable: bool,
+}
+
+/// What a keeper says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeeperStatus {
+    /// Where it is.
+    pub phase: KeeperPhase,
+    /// Why it failed.
+    pub failure: Option<KeeperFailure>,
+    /// Executions that run now.
+    pub executions_running: u32,
+    /// When an execution last ended, as the keeper knows it.
+    pub last_activity: Option<Timestamp>,
+}
+
+/// What the last keeper of a machine left behind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastWords {
+    /// How it ended: [`KeeperPhase::Stopped`] means that the home is in the store, whole.
+    pub phase: KeeperPhase,
+    /// Why it failed.
+    pub failure: Option<KeeperFailure>,
+}
+
+/// The place where machines run.
+#[async_trait]
+pub trait Host: Send + Sync + Debug + 'static {
+    /// Starts a keeper for a machine and returns once it can be connected to; the guest may still
+    /// be booting. A keeper that runs already is left alone: `Ok`.
+    ///
+    /// # Errors
+    /// What is missing (image, runtime) with code `IMAGE_MISSING` or `RUNTIME_MISSING`; whatever kept
+    /// the process from starting.
+    async fn start_keeper(&self, spec: &KeeperSpec) -> Result<()>;
+    /// The keeper of a machine; `None` where none runs.
+    async fn connect(&self, machine: &MachineId) -> Option<Arc<dyn KeeperLink>>;
+    /// What the last keeper of a machine said when it ended; `None` where it said nothing, that is
+    /// was killed, or never ran.
+    async fn last_words(&self, machine: &MachineId) -> Option<LastWords>;
+    /// Executions of a machine, awake or not, from the files that its keepers wrote.
+    fn executions(&self, machine: &MachineId) -> Arc<dyn ExecutionRecords>;
+    /// Removes what the host keeps of a machine besides its home: its upper layer, its executions, its
+    /// logs. No keeper runs. Idempotent.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    async fn remove(&self, machine: &MachineId) -> Result<()>;
+}
+
+/// A connection to one running keeper.
+#[async_trait]
+pub trait KeeperLink: FileCalls {
+    /// What it says of itself.
+    ///
+    /// # Errors
+    /// `Unreachable` where it does not answer.
+    async fn status(&self) -> Result<KeeperStatus>;
+    /// Asks it to put the machine to sleep. Returns at once; [`Self::status`] and [`Self::ended`]
+    /// tell how it goes. Idempotent.
+    ///
+    /// # Errors
+    /// `Unreachable` where it does not answer.
+    async fn sleep(&self) -> Result<()>;
+    /// Ends keeper and guest now, without storing anything; what was acknowledged stays on this
+    /// host's disk. Returns once the process is gone. Idempotent.
+    ///
+    /// # Errors
+    /// Where the process cannot be ended.
+    async fn kill(&self) -> Result<()>;
+    /// Returns once the keeper's process has ended. Cancel-safe.
+    async fn ended(&self);
+
+    /// Starts an execution under an id that the caller made. The same id twice is the same
+    /// execution.
+    ///
+    /// # Errors
+    /// `Unreachable` where the guest does not answer.
+    async fn execute(&self, id: &ExecutionId, new: &NewExecution) -> Result<Execution>;
+    /// Kills an execution and returns its final record (`cancelled`).
+    ///
+    /// # Errors
+    /// `NotFound`; `Timeout` where it does not end.
+    async fn cancel(&self, id: &ExecutionId) -> Result<Execution>;
+    /// Joins an execution: what was kept of its output, then what comes.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn attach(&self, id: &ExecutionId) -> Result<Attachment>;
+
+    /// Applies a draft to the live home in one step: takes `removals` away, then merges the tar.
+    ///
+    /// # Errors
+    /// Those of the tree; nothing is changed then.
+    async fn graft(&self, removals: Vec<Vec<u8>>, tar: ByteStream) -> Result<()>;
+}
+
+/// Executions in the files that keepers write.
+#[async_trait]
+pub trait ExecutionRecords: Send + Sync + Debug + 'static {
+    /// Records in ascending order of id, after `after`.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    async fn list(&self, after: Option<ExecutionId>, max: usize) -> Result<Vec<Execution>>;
+    /// One record. One that says `running` where no keeper runs reads as `failed` with
+    /// `MACHINE_STOPPED`.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn get(&self, id: &ExecutionId) -> Result<Execution>;
+    /// Output, at most `max` bytes a stream.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn output(&self, id: &ExecutionId, max: u64) -> Result<ExecutionOutput>;
+    /// Events in ascending order of sequence, after `after`.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn events(&self, id: &ExecutionId, after: u64, max: usize)
+    -> Result<Vec<ExecutionEvent>>;
+    /// Forgets a finished execution. Idempotent.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    async fn forget(&self, id: &ExecutionId) -> Result<()>;
+}
