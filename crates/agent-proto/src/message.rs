@@ -1,0 +1,126 @@
+//! The JSON messages: what the host asks, what the agent answers.
+//!
+//! Unknown fields are ignored, so either side may be the newer one within a
+//! [`PROTOCOL_VERSION`](crate::PROTOCOL_VERSION).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// What the host asks for; the first frame of a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Request {
+    /// Who are you. Reply: [`Reply::Hello`].
+    Hello,
+    /// Sets clock, host name and entropy; sent once after the handshake. Reply: [`Reply::Done`].
+    Configure(Configure),
+    /// Runs a command. Frames follow in both directions until `Exit`.
+    Exec(Exec),
+    /// Returns once every FUSE notification that was sent before this request is through.
+    /// `seq` counts notifications since boot. Reply: [`Reply::Done`].
+    Barrier {
+        /// How many notifications the host has sent.
+        seq: u64,
+    },
+    /// Sends a signal to the process group of a running execution, whose own stream may be busy
+    /// with standard input. Reply: [`Reply::Done`], or `Failed` with `ESRCH`.
+    Kill {
+        /// Process id from [`Reply::Started`].
+        pid: u32,
+        /// Number, 1 to 64.
+        signal: i32,
+    },
+    /// Stops all processes (TERM, then KILL after `grace_ms`), syncs, unmounts and powers off.
+    /// Reply: [`Reply::Done`] before the power goes.
+    Shutdown {
+        /// Milliseconds between TERM and KILL.
+        grace_ms: u64,
+    },
+}
+
+/// Facts about this boot that only the host knows.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Configure {
+    /// Host name.
+    pub hostname: String,
+    /// Wall clock, nanoseconds since 1970.
+    pub unix_nanos: i64,
+    /// Random bytes for the kernel's pool, hex.
+    pub entropy: String,
+    /// Name servers for `/etc/resolv.conf`; empty leaves the file alone.
+    pub nameservers: Vec<String>,
+    /// Lines for `/etc/hosts` besides localhost and the host name.
+    pub hosts: Vec<String>,
+}
+
+/// A command to run; `execve` semantics, no shell.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Exec {
+    /// Program and arguments; the program is looked up in the guest's `PATH`.
+    pub command: Vec<String>,
+    /// Working directory; `/root` where it is not given.
+    pub cwd: Option<String>,
+    /// Variables on top of the default environment (`PATH`, `HOME=/root`, `USER=root`, `LANG=C.UTF-8`,
+    /// `TERM` where there is a terminal).
+    pub env: BTreeMap<String, String>,
+    /// True where `Stdin` frames will follow; otherwise standard input is `/dev/null`.
+    pub stdin: bool,
+    /// Kill the process group after this many milliseconds; 0 never.
+    pub timeout_ms: u64,
+}
+
+/// A short answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    /// To `Hello`.
+    Hello(Hello),
+    /// It is done.
+    Done,
+    /// It failed.
+    Failed {
+        /// errno where there is one.
+        errno: Option<i32>,
+        /// What happened.
+        message: String,
+    },
+    /// An execution has started.
+    Started {
+        /// Process id in the guest.
+        pid: u32,
+    },
+}
+
+/// Who the agent is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL_VERSION`](crate::PROTOCOL_VERSION) of the agent.
+    pub protocol: u32,
+    /// Its own version.
+    pub version: String,
+    /// Milliseconds since the guest's kernel started.
+    pub uptime_ms: u64,
+    /// False where `/root` could not be mounted; `detail` says why.
+    pub home_mounted: bool,
+    /// What is wrong, if anything.
+    pub detail: Option<String>,
+}
+
+/// How an execution ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exited {
+    /// Exit code, where it exited.
+    pub code: Option<i32>,
+    /// Signal, where it was killed by one.
+    pub signal: Option<i32>,
+    /// True where the timeout killed it.
+    pub timed_out: bool,
+}
+
+/// A signal for a running execution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signal {
+    /// Number, 1 to 64.
+    pub signal: i32,
+}
