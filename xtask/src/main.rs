@@ -1,1 +1,63 @@
-fn main() {}
+//! The project's own commands.
+//!
+//! `setup` makes this machine ready and is the first step of `run` and `test`. Talk goes to standard
+//! error, results to standard output; a failure says what to do and exits non-zero.
+//!
+//! Not here: how an image is made (crate `images`) and what a test checks. These commands only put
+//! the pieces in order.
+
+mod bench;
+mod cargo;
+mod paths;
+mod progress;
+mod run;
+mod setup;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The project's own commands.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Make this machine ready: Debian packages, agent, kernel, base image. Quick when all is there.
+    Setup(setup::Options),
+    /// Set up, build, start a server with a machine named `hello`; Ctrl-C stops the server.
+    Run {
+        /// Arguments for `dormouse serve`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        serve: Vec<String>,
+    },
+    /// Set up, build and run every check and every test.
+    Test,
+    /// Check what the compiler does not: which crate may use which, file sizes, leftovers.
+    Tidy,
+    /// Measure.
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
+        Task::Setup(options) => setup::run(&options).map(drop),
+        Task::Run { serve } => run::run(&serve),
+        Task::Test => test::run(),
+        Task::Tidy => tidy::run(),
+        Task::Bench(options) => bench::run(&options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

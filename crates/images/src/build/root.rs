@@ -8,7 +8,9 @@
 //! own date, password dates, logs, caches, the machine id, the image's UUID. So the same packages
 //! give the same digest.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::{fs, io};
 
 use super::{SOURCES, SUITE};
 use crate::Error;
@@ -47,11 +49,13 @@ impl RootRecipe {
     pub fn build(&self, to: &Path) -> Result<(), Error> {
         // Asked for first: inside the hook its absence would be a riddle.
         run(command("mkfs.erofs").arg("--help"), "erofs-utils")?;
+        // A file of its own: mmdebstrap repeats the command of a hook that fails.
+        let hook_file = write_hook().map_err(Error::io("write", "hook.sh"))?;
         run(
             command("mmdebstrap")
                 .args(["--quiet", "--variant=minbase", "--format=null", "--architectures=amd64"])
                 .arg(format!("--include={}", self.packages.join(",")))
-                .arg(format!("--customize-hook={}", hook()))
+                .arg(format!("--customize-hook={}", hook_file.path().join("hook.sh").display()))
                 .arg(format!("--customize-hook=download /{IMAGE_IN_TREE} {}", quoted(to)))
                 .args([SUITE, "/dev/null"])
                 .args(SOURCES),
@@ -61,10 +65,24 @@ impl RootRecipe {
     }
 }
 
+/// The hook as an executable file, in a folder that goes away with the result.
+fn write_hook() -> io::Result<tempfile::TempDir> {
+    // Root inside a user namespace is somebody else outside.
+    let readable = fs::Permissions::from_mode(0o755);
+    let dir = tempfile::Builder::new().permissions(readable.clone()).tempdir()?;
+    let path = dir.path().join("hook.sh");
+    fs::write(&path, hook())?;
+    fs::set_permissions(&path, readable)?;
+    Ok(dir)
+}
+
 /// Shell, run with the tree as `$1`.
+///
+/// The image is made of a bind mount, which shows what lies under `/proc`, `/sys` and `/dev`.
 fn hook() -> String {
     format!(
-        r#"set -eu
+        r#"#!/bin/sh
+set -eu
 PATH=$PATH:/usr/sbin:/sbin
 root=$1
 epoch=$(for list in "$root"/var/lib/apt/lists/*_InRelease; do
@@ -77,8 +95,11 @@ sed -i -E 's/^([^:]*:[^:]*):[0-9]+:/\1:19000:/' "$root"/etc/shadow
 : > "$root"/etc/machine-id
 echo dormouse > "$root"/etc/hostname
 echo 'nameserver 10.0.2.3' > "$root"/etc/resolv.conf
+view=$(mktemp -d)
+trap 'umount "$view" && rmdir "$view"' EXIT
+mount --bind "$root" "$view"
 export SOURCE_DATE_EPOCH=$epoch
-mkfs.erofs -zlz4hc -U {UUID} --quiet --exclude-path={IMAGE_IN_TREE} "$root"/{IMAGE_IN_TREE} "$root"
+mkfs.erofs -zlz4hc -U {UUID} --quiet --exclude-path={IMAGE_IN_TREE} "$root"/{IMAGE_IN_TREE} "$view"
 "#
     )
 }
