@@ -124,6 +124,8 @@ pub struct MachineRow {
     pub observed: Observation,
     /// True where the next wake may take the home from a writer that never released it.
     pub take_over: bool,
+    /// True where the record in the object store says the same as this row.
+    pub recorded: bool,
     /// Counts changes, from 1.
     pub revision: u64,
     /// When it was created.
@@ -147,4 +149,6 @@ pub struct MachineChange {
     pub observed: Option<Observation>,
     /// See [`MachineRow::take_over`].
     pub take_over: Option<bool>,
+    /// See [`MachineRow::recorded`].
+    pub recorded: Option<bool>,
 }

@@ -1,0 +1,391 @@
+//! The table of machines.
+
+use base::{MachineId, Timestamp};
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
+
+use crate::model::{Desired, MachineChange, MachineRow, MachineSpec, Observation, Phase};
+use crate::{Catalog, Error, Result, int, moment, nanos, parsed, uint};
+
+pub(crate) const TABLE: &str = "
+CREATE TABLE machine (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    vcpu REAL NOT NULL,
+    memory_mib INTEGER NOT NULL,
+    storage_gib INTEGER NOT NULL,
+    autosleep_seconds INTEGER NOT NULL,
+    image TEXT NOT NULL,
+    home TEXT NOT NULL UNIQUE,
+    desired TEXT NOT NULL,
+    phase TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    retryable INTEGER NOT NULL,
+    last_error TEXT,
+    take_over INTEGER NOT NULL,
+    recorded INTEGER NOT NULL,
+    revision INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    transition_at INTEGER NOT NULL,
+    progress_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+-- Those that are on their way or awake: few, and looked for at every start.
+CREATE INDEX machine_active ON machine (id) WHERE NOT (desired = 'sleeping' AND phase = 'sleeping' AND recorded);
+";
+
+/// SQL that holds for the rows of `machine_active`.
+const ACTIVE: &str = "NOT (desired = 'sleeping' AND phase = 'sleeping' AND recorded)";
+
+impl Catalog {
+    /// Adds a machine, if there are fewer than `max`.
+    ///
+    /// # Errors
+    /// [`Error::NameTaken`], [`Error::TooMany`].
+    pub fn insert_machine(&self, row: &MachineRow, max: u64) -> Result<()> {
+        self.write(|db| {
+            let count: i64 = db.query_row("SELECT count(*) FROM machine", [], |r| r.get(0))?;
+            if count >= int(max) {
+                return Err(Error::TooMany { max });
+            }
+            refuse_taken(db, &row.name, &row.id)?;
+            store(
+                db,
+                "INSERT INTO machine VALUES (:id, :name, :vcpu, :memory_mib, :storage_gib,
+                :autosleep_seconds, :image, :home, :desired, :phase, :reason, :retryable,
+                :last_error, :take_over, :recorded, :revision, :created_at, :transition_at, :progress_at)",
+                row,
+            )
+        })
+    }
+
+    /// The machine of that id.
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Corrupt`].
+    pub fn machine(&self, id: &MachineId) -> Result<Option<MachineRow>> {
+        self.read(|db| one(db, "id", id.as_str()))
+    }
+
+    /// The machine of that name.
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Corrupt`].
+    pub fn machine_by_name(&self, name: &str) -> Result<Option<MachineRow>> {
+        self.read(|db| one(db, "name", name))
+    }
+
+    /// Up to `max` machines with ids after `after`, in order; that is the order of creation.
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Corrupt`].
+    pub fn machines(&self, after: Option<&MachineId>, max: usize) -> Result<Vec<MachineRow>> {
+        self.select("1", after, max)
+    }
+
+    /// As [`machines`](Self::machines), without those that sleep and are meant to.
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Corrupt`].
+    pub fn active_machines(
+        &self,
+        after: Option<&MachineId>,
+        max: usize,
+    ) -> Result<Vec<MachineRow>> {
+        self.select(ACTIVE, after, max)
+    }
+
+    fn select(
+        &self,
+        filter: &str,
+        after: Option<&MachineId>,
+        max: usize,
+    ) -> Result<Vec<MachineRow>> {
+        self.read(|db| {
+            let sql =
+                format!("SELECT * FROM machine WHERE id > ?1 AND {filter} ORDER BY id LIMIT ?2");
+            let mut statement = db.prepare_cached(&sql)?;
+            let after = after.map_or("", MachineId::as_str);
+            let mut rows = statement.query((after, i64::try_from(max).unwrap_or(i64::MAX)))?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                found.push(read_row(row)?);
+            }
+            Ok(found)
+        })
+    }
+
+    /// Reads a machine, lets `decide` say what to change, and changes it, all in one transaction.
+    /// A change that changes nothing leaves the revision as it is. The outer result is the catalog's,
+    /// the inner one is `decide`'s.
+    ///
+    /// # Errors
+    /// [`Error::NoMachine`], [`Error::NameTaken`].
+    pub fn edit_machine<E>(
+        &self,
+        id: &MachineId,
+        now: Timestamp,
+        decide: impl FnOnce(&MachineRow) -> Result<MachineChange, E>,
+    ) -> Result<Result<MachineRow, E>> {
+        self.write(|db| {
+            let before = one(db, "id", id.as_str())?
+                .ok_or_else(|| Error::NoMachine { id: id.to_string() })?;
+            let change = match decide(&before) {
+                Ok(change) => change,
+                Err(refused) => return Ok(Err(refused)),
+            };
+            let mut after = apply(&before, change);
+            if after == before {
+                return Ok(Ok(before));
+            }
+            if after.name != before.name {
+                refuse_taken(db, &after.name, id)?;
+            }
+            // Whether the store has the record is nobody's business but the driver's.
+            if (MachineRow { recorded: before.recorded, ..after.clone() }) != before {
+                after.revision += 1;
+                after.progress_at = now;
+            }
+            if after.observed.phase != before.observed.phase {
+                after.transition_at = now;
+            }
+            store(
+                db,
+                "UPDATE machine SET name = :name, vcpu = :vcpu, memory_mib = :memory_mib,
+                storage_gib = :storage_gib, autosleep_seconds = :autosleep_seconds, image = :image,
+                home = :home, desired = :desired, phase = :phase, reason = :reason,
+                retryable = :retryable, last_error = :last_error, take_over = :take_over, recorded = :recorded,
+                revision = :revision, created_at = :created_at, transition_at = :transition_at,
+                progress_at = :progress_at WHERE id = :id",
+                &after,
+            )?;
+            Ok(Ok(after))
+        })
+    }
+
+    /// Forgets a machine. A missing one is no error.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn remove_machine(&self, id: &MachineId) -> Result<()> {
+        self.write(|db| {
+            db.execute("DELETE FROM waiting_execution WHERE machine = ?1", [id.as_str()])?;
+            db.execute("DELETE FROM machine WHERE id = ?1", [id.as_str()])?;
+            Ok(())
+        })
+    }
+}
+
+fn apply(before: &MachineRow, change: MachineChange) -> MachineRow {
+    let mut after = before.clone();
+    let MachineChange { name, spec, desired, observed, take_over, recorded } = change;
+    after.name = name.unwrap_or(after.name);
+    after.spec = spec.unwrap_or(after.spec);
+    after.desired = desired.unwrap_or(after.desired);
+    after.observed = observed.unwrap_or(after.observed);
+    after.take_over = take_over.unwrap_or(after.take_over);
+    after.recorded = recorded.unwrap_or(after.recorded);
+    after
+}
+
+fn refuse_taken(db: &Connection, name: &str, id: &MachineId) -> Result<()> {
+    match one(db, "name", name)? {
+        Some(other) if other.id != *id => Err(Error::NameTaken { name: name.to_owned() }),
+        _ => Ok(()),
+    }
+}
+
+fn store(db: &Connection, sql: &str, row: &MachineRow) -> Result<()> {
+    db.prepare_cached(sql)?.execute(named_params! {
+        ":id": row.id.as_str(),
+        ":name": row.name,
+        ":vcpu": row.spec.vcpu,
+        ":memory_mib": int(row.spec.memory_mib),
+        ":storage_gib": int(row.spec.storage_gib),
+        ":autosleep_seconds": int(row.spec.autosleep_seconds),
+        ":image": row.spec.image,
+        ":home": row.home.as_str(),
+        ":desired": row.desired.as_str(),
+        ":phase": row.observed.phase.as_str(),
+        ":reason": row.observed.reason,
+        ":retryable": row.observed.retryable,
+        ":last_error": row.observed.last_error,
+        ":take_over": row.take_over,
+        ":recorded": row.recorded,
+        ":revision": int(row.revision),
+        ":created_at": nanos(row.created_at),
+        ":transition_at": nanos(row.transition_at),
+        ":progress_at": nanos(row.progress_at),
+    })?;
+    Ok(())
+}
+
+/// `column` is one of ours, never a caller's text.
+fn one(db: &Connection, column: &'static str, value: &str) -> Result<Option<MachineRow>> {
+    let sql = format!("SELECT * FROM machine WHERE {column} = ?1");
+    let mut statement = db.prepare_cached(&sql)?;
+    let found = statement.query_row([value], |row| Ok(read_row(row))).optional()?;
+    found.transpose()
+}
+
+fn read_row(row: &Row<'_>) -> Result<MachineRow> {
+    Ok(MachineRow {
+        id: parsed(row, "id", |text| text.parse().ok())?,
+        name: row.get("name")?,
+        spec: MachineSpec {
+            vcpu: row.get("vcpu")?,
+            memory_mib: uint(row, "memory_mib")?,
+            storage_gib: uint(row, "storage_gib")?,
+            autosleep_seconds: uint(row, "autosleep_seconds")?,
+            image: row.get("image")?,
+        },
+        home: parsed(row, "home", |text| text.parse().ok())?,
+        desired: parsed(row, "desired", Desired::parse)?,
+        observed: Observation {
+            phase: parsed(row, "phase", Phase::parse)?,
+            reason: row.get("reason")?,
+            retryable: row.get("retryable")?,
+            last_error: row.get("last_error")?,
+        },
+        take_over: row.get("take_over")?,
+        recorded: row.get("recorded")?,
+        revision: uint(row, "revision")?,
+        created_at: moment(row, "created_at")?,
+        transition_at: moment(row, "transition_at")?,
+        progress_at: moment(row, "progress_at")?,
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::convert::Infallible;
+
+    use base::HomeId;
+
+    use super::*;
+
+    pub(crate) fn row(name: &str) -> MachineRow {
+        let at = Timestamp::from_second(1_700_000_000).unwrap();
+        MachineRow {
+            id: MachineId::generate(),
+            name: name.to_owned(),
+            spec: MachineSpec {
+                vcpu: 0.25,
+                memory_mib: 512,
+                storage_gib: 10,
+                autosleep_seconds: 300,
+                image: "base".to_owned(),
+            },
+            home: HomeId::generate(),
+            desired: Desired::Running,
+            observed: Observation::of(Phase::Accepted, "accepted"),
+            take_over: false,
+            recorded: false,
+            revision: 1,
+            created_at: at,
+            transition_at: at,
+            progress_at: at,
+        }
+    }
+
+    pub(crate) fn open() -> (tempfile::TempDir, Catalog) {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(&dir.path().join("catalog.db")).unwrap();
+        (dir, catalog)
+    }
+
+    fn phase(phase: Phase) -> Result<MachineChange, Infallible> {
+        Ok(MachineChange { observed: Some(Observation::of(phase, "test")), ..Default::default() })
+    }
+
+    #[test]
+    fn a_row_comes_back_as_it_went_in() {
+        let (_dir, catalog) = open();
+        let mut row = row("one");
+        row.observed.last_error = Some("no luck; try again".to_owned());
+        row.take_over = true;
+        catalog.insert_machine(&row, 10).unwrap();
+        assert_eq!(catalog.machine(&row.id).unwrap(), Some(row.clone()));
+        assert_eq!(catalog.machine_by_name("one").unwrap(), Some(row));
+        assert_eq!(catalog.machine(&MachineId::generate()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_name_is_given_once_until_its_machine_is_gone() {
+        let (_dir, catalog) = open();
+        let first = row("one");
+        catalog.insert_machine(&first, 10).unwrap();
+        let error = catalog.insert_machine(&row("one"), 10).unwrap_err();
+        assert_eq!(error.kind(), base::ErrorKind::AlreadyExists);
+        catalog.remove_machine(&first.id).unwrap();
+        catalog.insert_machine(&row("one"), 10).unwrap();
+    }
+
+    #[test]
+    fn a_rename_to_a_taken_name_changes_nothing() {
+        let (_dir, catalog) = open();
+        let (one, two) = (row("one"), row("two"));
+        catalog.insert_machine(&one, 10).unwrap();
+        catalog.insert_machine(&two, 10).unwrap();
+        let rename = |_: &MachineRow| {
+            Ok::<_, Infallible>(MachineChange {
+                name: Some("one".to_owned()),
+                ..Default::default()
+            })
+        };
+        let error = catalog.edit_machine(&two.id, two.created_at, rename).unwrap_err();
+        assert!(matches!(error, Error::NameTaken { .. }));
+        assert_eq!(catalog.machine(&two.id).unwrap().unwrap().revision, 1);
+        // Its own name is not taken from itself.
+        assert!(catalog.edit_machine(&one.id, one.created_at, rename).is_ok());
+    }
+
+    #[test]
+    fn the_revision_counts_changes_and_nothing_else() {
+        let (_dir, catalog) = open();
+        let row = row("one");
+        catalog.insert_machine(&row, 10).unwrap();
+        let later = Timestamp::from_second(1_700_000_100).unwrap();
+        let started =
+            catalog.edit_machine(&row.id, later, |_| phase(Phase::Starting)).unwrap().unwrap();
+        assert_eq!((started.revision, started.transition_at), (2, later));
+        let latest = Timestamp::from_second(1_700_000_200).unwrap();
+        let same =
+            catalog.edit_machine(&row.id, latest, |_| phase(Phase::Starting)).unwrap().unwrap();
+        assert_eq!(same, started);
+        let refused = catalog.edit_machine(&row.id, later, |_| Err("no")).unwrap();
+        assert_eq!(refused, Err("no"));
+        assert_eq!(catalog.machine(&row.id).unwrap(), Some(started));
+    }
+
+    #[test]
+    fn lists_are_in_order_of_creation_and_go_on_after_a_cursor() {
+        let (_dir, catalog) = open();
+        let rows: Vec<_> = (0..5).map(|n| row(&format!("m{n}"))).collect();
+        for row in rows.iter().rev() {
+            catalog.insert_machine(row, 10).unwrap();
+        }
+        let first = catalog.machines(None, 2).unwrap();
+        assert_eq!(first, rows[..2]);
+        assert_eq!(catalog.machines(Some(&first[1].id), 10).unwrap(), rows[2..]);
+    }
+
+    #[test]
+    fn those_that_sleep_and_are_meant_to_are_not_active() {
+        let (_dir, catalog) = open();
+        let mut asleep = row("asleep");
+        asleep.recorded = true;
+        asleep.desired = Desired::Sleeping;
+        asleep.observed = Observation::of(Phase::Sleeping, "asleep");
+        let awake = row("awake");
+        catalog.insert_machine(&asleep, 10).unwrap();
+        catalog.insert_machine(&awake, 10).unwrap();
+        assert_eq!(catalog.active_machines(None, 10).unwrap(), [awake]);
+    }
+
+    #[test]
+    fn there_are_no_more_machines_than_allowed() {
+        let (_dir, catalog) = open();
+        catalog.insert_machine(&row("one"), 1).unwrap();
+        let error = catalog.insert_machine(&row("two"), 1).unwrap_err();
+        assert_eq!(error.kind(), base::ErrorKind::Exhausted);
+    }
+}
