@@ -81,8 +81,9 @@ impl HostMux {
         let free = Arc::clone(&self.free).try_acquire_owned();
         let permit = free.map_err(|_| Error::TooManyStreams { max: STREAMS_MAX })?;
         let (answer, opened) = oneshot::channel();
-        let asked = self.open.send(answer).await;
-        if let (Ok(()), Ok(Ok(stream))) = (asked, opened.await) {
+        // A request that cannot be sent is dropped here, and with it the sender of the answer.
+        drop(self.open.send(answer).await);
+        if let Ok(Ok(stream)) = opened.await {
             let open = self.open.clone();
             return Ok(MuxStream::new(stream, &self.session, Some((open, permit))));
         }
