@@ -7,14 +7,45 @@
 //!   store before anything is trusted to it.
 //! - Keys are relative to the root of the store URL: `homes/…`, no leading slash, no `..`.
 //!
+//! # Parts
+//! [`Backend`] opens a store from its URL; [`Metered`] counts what goes through it; [`probe`] refuses
+//! a store that cannot keep the promises; `suite` (feature `suite`) is what every implementation of
+//! the trait must pass.
+//!
 //! # Not here
-//! What the objects mean (`homefs::layout`, `control::records`), encryption, caching.
+//! What the objects mean (`homefs::layout`, `control::records`), encryption, caching. The process
+//! environment: the caller passes a lookup in.
+
+mod backend;
+mod classify;
+mod cloud;
+mod error;
+mod file;
+mod file_walk;
+mod key;
+mod limits;
+mod location;
+mod memory;
+mod metered;
+mod probe;
+mod remote;
+mod retry;
+#[cfg(any(test, feature = "suite"))]
+pub mod suite;
 
 use std::fmt::Debug;
 use std::ops::Range;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+
+pub use backend::Backend;
+pub use error::{Error, Result};
+pub use limits::{KEY_BYTES_MAX, LIST_MAX};
+pub use memory::MemoryStore;
+pub use metered::{Counts, Metered, VerbCounts};
+pub use probe::probe;
 
 /// What [`ObjectStore::list`] knows of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,45 +56,6 @@ pub struct ObjectMeta {
     pub size: u64,
 }
 
-/// A failed call.
-#[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// No such object.
-    #[error("no object {key}")]
-    NotFound {
-        /// Its key.
-        key: String,
-    },
-    /// `create` found an object there, and it is not the caller's own.
-    #[error("object {key} exists already")]
-    Exists {
-        /// Its key.
-        key: String,
-    },
-    /// The store refused the credential or the right to do this.
-    #[error("the object store refused access: {message}")]
-    Denied {
-        /// What it said, without secrets.
-        message: String,
-    },
-    /// The store did not answer, or said that it cannot now. Already retried.
-    #[error("the object store is unavailable: {message}")]
-    Unavailable {
-        /// What happened, without secrets.
-        message: String,
-    },
-    /// Not usable as configured: a bad URL, a store without create-if-absent.
-    #[error("{message}")]
-    Unusable {
-        /// What is wrong and what to do.
-        message: String,
-    },
-}
-
-/// What a call returns.
-pub type Result<T, E = Error> = std::result::Result<T, E>;
-
 /// A flat, durable map from keys to immutable bytes.
 #[async_trait]
 pub trait ObjectStore: Send + Sync + Debug + 'static {
@@ -72,14 +64,45 @@ pub trait ObjectStore: Send + Sync + Debug + 'static {
     /// Stores an object only if there is none of that key. A lost reply is settled inside by
     /// reading back: `Ok` where the stored bytes equal `body`, so bodies of objects that writers
     /// race for must carry a nonce. Else [`Error::Exists`].
+    ///
+    /// After [`Error::Unavailable`] the object may be there or not; the same call made again with
+    /// the same body finds out.
     async fn create(&self, key: &str, body: Bytes) -> Result<()>;
     /// The whole object, or the part of it in `range`, clipped to its end.
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes>;
     /// Its size.
     async fn head(&self, key: &str) -> Result<ObjectMeta>;
-    /// Removes an object; a missing one is no error.
+    /// Removes an object; a missing one is no error. Where the store is a local directory, a power
+    /// failure right after may bring the object back.
     async fn delete(&self, key: &str) -> Result<()>;
-    /// Objects whose key starts with `prefix` (which ends in `/`) and is after `after`, in
-    /// ascending order of key, at most `max` (and at most 1,000).
+    /// Objects whose key starts with `prefix` (which ends in `/`, or is empty for all) and is
+    /// after `after`, in ascending order of key, at most `max` (and at most 1,000).
     async fn list(&self, prefix: &str, after: Option<&str>, max: usize) -> Result<Vec<ObjectMeta>>;
+}
+
+#[async_trait]
+impl<S: ObjectStore + ?Sized> ObjectStore for Arc<S> {
+    async fn put(&self, key: &str, body: Bytes) -> Result<()> {
+        (**self).put(key, body).await
+    }
+
+    async fn create(&self, key: &str, body: Bytes) -> Result<()> {
+        (**self).create(key, body).await
+    }
+
+    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes> {
+        (**self).get(key, range).await
+    }
+
+    async fn head(&self, key: &str) -> Result<ObjectMeta> {
+        (**self).head(key).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        (**self).delete(key).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, max: usize) -> Result<Vec<ObjectMeta>> {
+        (**self).list(prefix, after, max).await
+    }
 }

@@ -1,1 +1,17 @@
-//! For tests only: an S3 server, a faulty store, a hand-driven clock, a server in a process.
+//! For tests and benches only: things that stand in for the world, and can be told to misbehave.
+//!
+//! [`s3_server`] speaks the S3 protocol over HTTP; [`FaultyStore`] fails calls of an object store in
+//! the process; [`HandClock`] and [`SeededEntropy`] are time and chance as a test wants them.
+//!
+//! # Not here
+//! What tests assert: the conformance suite of stores is `objstore::suite`.
+
+mod clock;
+mod entropy;
+mod faulty_store;
+pub mod s3_server;
+
+pub use clock::HandClock;
+pub use entropy::SeededEntropy;
+pub use faulty_store::{FaultRates, FaultyStore, Injection, Verb};
+pub use s3_server::S3Server;

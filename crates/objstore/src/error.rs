@@ -1,0 +1,83 @@
+//! What can go wrong with a store, in words that carry no secret.
+//!
+//! # Invariants
+//! No message holds a credential, a URL or an answer's body: those of S3 quote the access key and
+//! the signed request. Only an error code and the innermost transport error get through
+//! (`classify`).
+
+use base::ErrorKind;
+
+/// A failed call.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No such object.
+    #[error("no object {key}")]
+    NotFound {
+        /// Its key.
+        key: String,
+    },
+    /// `create` found an object there, and it is not the caller's own.
+    #[error("object {key} exists already")]
+    Exists {
+        /// Its key.
+        key: String,
+    },
+    /// Not a key: it could mean different objects on different stores.
+    #[error("not an object key: {reason}")]
+    BadKey {
+        /// Which rule it breaks.
+        reason: &'static str,
+    },
+    /// The store refused the credential or the right to do this.
+    #[error("the object store refused access: {message}")]
+    Denied {
+        /// What it said, without secrets.
+        message: String,
+    },
+    /// The store did not answer, or said that it cannot now. Already retried.
+    #[error("the object store is unavailable: {message}")]
+    Unavailable {
+        /// What happened, without secrets.
+        message: String,
+    },
+    /// Not usable as configured: a bad URL, a store without create-if-absent.
+    #[error("{message}")]
+    Unusable {
+        /// What is wrong and what to do.
+        message: String,
+    },
+}
+
+/// What a call returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// What the caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotFound { .. } => ErrorKind::NotFound,
+            Self::Exists { .. } => ErrorKind::AlreadyExists,
+            Self::BadKey { .. } | Self::Unusable { .. } => ErrorKind::InvalidArgument,
+            Self::Denied { .. } => ErrorKind::PermissionDenied,
+            Self::Unavailable { .. } => ErrorKind::Unavailable,
+        }
+    }
+
+    pub(crate) fn not_found(key: &str) -> Self {
+        Self::NotFound { key: key.to_owned() }
+    }
+
+    pub(crate) fn exists(key: &str) -> Self {
+        Self::Exists { key: key.to_owned() }
+    }
+
+    pub(crate) fn unusable(message: impl Into<String>) -> Self {
+        Self::Unusable { message: message.into() }
+    }
+
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::Unavailable { message: message.into() }
+    }
+}

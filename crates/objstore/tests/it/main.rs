@@ -1,0 +1,5 @@
+//! Stores as their callers meet them: the suite over each, and trouble on the way.
+
+mod file;
+mod memory;
+mod s3;
