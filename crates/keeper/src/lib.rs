@@ -1,1 +1,36 @@
 //! The process that owns one awake machine, and the client that talks to it.
+//!
+//! `dormouse keeper` runs [`run`]: it claims the home, serves it to the guest, starts the instance,
+//! runs commands, and at sleep stops the guest and gives the home up. It listens on a Unix
+//! socket in the machine's directory ([`server`]); [`Client`] is the only thing that speaks to it.
+//!
+//! # Invariants
+//! - One keeper per machine directory: it holds `keeper.lock` for its whole life.
+//! - It outlives `serve` and needs nothing of it. Its guest does not outlive it.
+//! - A fenced home stops the guest: a guest whose writes can no longer be kept must not go on.
+//! - Only the keeper writes below its machine's directory while it lives.
+//!
+//! # Also here
+//! [`files`], the one implementation of file calls by path, which `control` uses as well for
+//! sleeping homes; and [`executions`], whose records are plain files that can be read without a keeper.
+//!
+//! # Not here
+//! Intent, revisions, names, other machines: `control`.
+
+pub mod client;
+mod error;
+pub mod executions;
+pub mod files;
+mod guest;
+pub mod launch;
+pub mod layout;
+mod run;
+pub mod server;
+mod spec;
+mod status;
+
+pub use client::Client;
+pub use error::{Failure, Result};
+pub use run::{Parts, run};
+pub use spec::KeeperSpec;
+pub use status::{KeeperState, LastWords, Status};

@@ -1,0 +1,291 @@
+//! The other end of a keeper's socket.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use base::{ErrorKind, ExecutionId};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use vfs::Removal;
+use vfs::path::TreePath;
+use vfs::tar::ImportOptions;
+
+use crate::executions::{NewExecution, Record};
+use crate::files::{
+    ByteStream, FileInfo, ImportDone, ListPage, Preconditions, PutDone, PutOptions, Range,
+};
+use crate::layout::MachineDir;
+use crate::server::wire::{
+    DirArgs, GetArgs, GetInfo, ImportArgs, ListArgs, PathArgs, PutArgs, RemoveArgs, StartArgs, WaitArgs,
+};
+use crate::server::{ARGS_HEADER, INFO_HEADER, encode_header, through_directory};
+use crate::{Failure, Result, Status};
+
+/// Largest JSON answer that is believed, in bytes.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// How long a keeper may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+type RequestBody = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// Calls to the keeper of one machine. Cheap to clone; each call has a connection of its own.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// The keeper of the machine in `dir`, whether it lives or not.
+    #[must_use]
+    pub fn new(dir: &MachineDir) -> Self {
+        Self { socket: dir.socket() }
+    }
+
+    /// How the keeper stands.
+    ///
+    /// # Errors
+    /// `Unreachable` where there is none.
+    pub async fn status(&self) -> Result<Status> {
+        self.json(Method::GET, "/status", &(), empty()).await
+    }
+
+    /// Asks it to put the machine to sleep and end. Answers at once.
+    ///
+    /// # Errors
+    /// `Unreachable` where there is none.
+    pub async fn stop(&self) -> Result<Status> {
+        self.json(Method::POST, "/stop", &(), empty()).await
+    }
+
+    /// See [`Files::stat`](crate::files::Files::stat).
+    ///
+    /// # Errors
+    /// Those of the call, and `Unreachable`; so for all below.
+    pub async fn stat(&self, path: &TreePath) -> Result<FileInfo> {
+        self.json(Method::GET, "/files/stat", &PathArgs { path: path.into() }, empty()).await
+    }
+
+    /// See [`Files::get`](crate::files::Files::get).
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn get(
+        &self,
+        path: &TreePath,
+        range: Option<Range>,
+    ) -> Result<(FileInfo, Option<(u64, u64)>, ByteStream)> {
+        let args = GetArgs { path: path.into(), range };
+        let response = self.call(Method::GET, "/files/content", &args, empty()).await?;
+        let info: GetInfo = crate::server::decode_header(response.headers(), INFO_HEADER)?;
+        Ok((info.info, info.part, body_stream(response.into_body())))
+    }
+
+    /// See [`Files::put`](crate::files::Files::put).
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn put(&self, path: &TreePath, body: ByteStream, options: PutOptions) -> Result<PutDone> {
+        let args = PutArgs { path: path.into(), options };
+        self.json(Method::PUT, "/files/content", &args, streamed(body)).await
+    }
+
+    /// See [`Files::remove`](crate::files::Files::remove).
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn remove(
+        &self,
+        path: &TreePath,
+        recursive: bool,
+        preconditions: Preconditions,
+    ) -> Result<()> {
+        let args = RemoveArgs { path: path.into(), recursive, preconditions };
+        self.json(Method::DELETE, "/files/content", &args, empty()).await
+    }
+
+    /// See [`Files::list`](crate::files::Files::list).
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn list(&self, path: &TreePath, after: u64, limit: usize) -> Result<ListPage> {
+        let args = ListArgs { path: path.into(), after, limit };
+        self.json(Method::GET, "/files/list", &args, empty()).await
+    }
+
+    /// See [`Files::make_dir`](crate::files::Files::make_dir).
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn make_dir(&self, path: &TreePath, perm: u32) -> Result<()> {
+        self.json(Method::POST, "/files/dir", &DirArgs { path: path.into(), perm }, empty()).await
+    }
+
+    /// See [`Files::import_tar`](crate::files::Files::import_tar).
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn import_tar(
+        &self,
+        path: &TreePath,
+        body: ByteStream,
+        removals: Vec<Removal>,
+        options: ImportOptions,
+    ) -> Result<ImportDone> {
+        let args = ImportArgs {
+            path: path.into(),
+            removals,
+            keep_owner: options.keep_owner,
+            outside_links: options.outside_links,
+        };
+        let json = serde_json::to_vec(&args).map_err(|error| Failure::internal("encode", error))?;
+        let length = u32::try_from(json.len())
+            .map_err(|_| Failure::new(ErrorKind::TooLarge, "too many removals in one import"))?;
+        let prefix = [&length.to_le_bytes()[..], &json].concat();
+        let prefix = futures::stream::once(async move { Ok(Bytes::from(prefix)) });
+        self.json(Method::POST, "/files/tar", &(), streamed(prefix.chain(body).boxed())).await
+    }
+
+    /// See [`Files::bundle_tar`](crate::files::Files::bundle_tar).
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn bundle_tar(&self, path: &TreePath) -> Result<ByteStream> {
+        let args = PathArgs { path: path.into() };
+        let response = self.call(Method::GET, "/files/tar", &args, empty()).await?;
+        Ok(body_stream(response.into_body()))
+    }
+
+    /// Starts a command and answers at once.
+    ///
+    /// # Errors
+    /// `Exhausted` where too many run, `InvalidArgument`.
+    pub async fn execute(&self, id: &ExecutionId, what: &NewExecution) -> Result<Record> {
+        let args = StartArgs { id: id.clone(), what: what.clone() };
+        let json = serde_json::to_vec(&args).map_err(|error| Failure::internal("encode", error))?;
+        let body = Full::from(json).map_err(|never| match never {}).boxed_unsync();
+        self.json(Method::POST, "/executions", &(), body).await
+    }
+
+    /// Kills an execution that runs and answers with its end.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn cancel(&self, id: &ExecutionId) -> Result<Record> {
+        self.json(Method::POST, &format!("/executions/{id}/cancel"), &(), empty()).await
+    }
+
+    /// Waits for an execution's end, at most `wait` (and at most a minute).
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn wait(&self, id: &ExecutionId, wait: Duration) -> Result<Record> {
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        self.json(Method::GET, &format!("/executions/{id}/wait"), &WaitArgs { wait_ms }, empty()).await
+    }
+
+    /// A connection to a running execution, in the frames of `agent_proto`: what was kept of its
+    /// output first, then what comes. It ends with the execution.
+    ///
+    /// # Errors
+    /// `Conflict` where it has ended.
+    pub async fn attach(&self, id: &ExecutionId) -> Result<TokioIo<hyper::upgrade::Upgraded>> {
+        let mut request = Request::post(format!("/executions/{id}/attach"))
+            .header(http::header::HOST, "keeper")
+            .header(http::header::CONNECTION, "upgrade")
+            .header(http::header::UPGRADE, "dormouse-exec")
+            .body(empty())
+            .map_err(Failure::unreachable)?;
+        let response = self.send(&mut request).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(failure(response).await);
+        }
+        hyper::upgrade::on(response).await.map(TokioIo::new).map_err(Failure::unreachable)
+    }
+
+    async fn json<A: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        args: &A,
+        body: RequestBody,
+    ) -> Result<T> {
+        let response = self.call(method, path, args, body).await?;
+        let bytes = collect(response.into_body()).await?;
+        serde_json::from_slice(&bytes).map_err(Failure::unreachable)
+    }
+
+    async fn call<A: Serialize>(
+        &self,
+        method: Method,
+        path: &str,
+        args: &A,
+        body: RequestBody,
+    ) -> Result<Response<Incoming>> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(http::header::HOST, "keeper")
+            .header(ARGS_HEADER, encode_header(args)?)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(body)
+            .map_err(Failure::unreachable)?;
+        let response = self.send(&mut request).await?;
+        if response.status().is_success() { Ok(response) } else { Err(failure(response).await) }
+    }
+
+    async fn send(&self, request: &mut Request<RequestBody>) -> Result<Response<Incoming>> {
+        let request = std::mem::replace(request, Request::new(empty()));
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, self.connect())
+            .await
+            .map_err(Failure::unreachable)?
+            .map_err(Failure::unreachable)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(Failure::unreachable)?;
+        // Ends with the connection: when the answer's body is read or dropped.
+        tokio::spawn(connection.with_upgrades());
+        sender.send_request(request).await.map_err(Failure::unreachable)
+    }
+
+    async fn connect(&self) -> std::io::Result<UnixStream> {
+        // Connecting to a local socket does not wait for the other side.
+        let stream = through_directory(&self.socket, |short| {
+            std::os::unix::net::UnixStream::connect(short)
+        })?;
+        stream.set_nonblocking(true)?;
+        UnixStream::from_std(stream)
+    }
+}
+
+fn empty() -> RequestBody {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+fn streamed(body: ByteStream) -> RequestBody {
+    StreamBody::new(body.map_ok(Frame::data)).boxed_unsync()
+}
+
+fn body_stream(body: Incoming) -> ByteStream {
+    body.into_data_stream().map_err(std::io::Error::other).boxed()
+}
+
+async fn collect(body: Incoming) -> Result<Bytes> {
+    let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(Failure::unreachable)?;
+    Ok(body.to_bytes())
+}
+
+async fn failure(response: Response<Incoming>) -> Failure {
+    let status = response.status();
+    match collect(response.into_body()).await {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| Failure::unreachable(format!("it answered {status}"))),
+        Err(error) => error,
+    }
+}

@@ -1,0 +1,37 @@
+//! The guest of a keeper: its agent, and what its kernel still has to be told.
+
+use agent_proto::AgentClient;
+use fuse_serve::Notifier;
+use parking_lot::Mutex;
+
+/// A guest that answers.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    agent: AgentClient,
+    notifier: Notifier,
+    /// Notifications that the guest's kernel is known to have seen.
+    settled: Mutex<u64>,
+}
+
+impl Guest {
+    pub(crate) fn new(agent: AgentClient, notifier: Notifier) -> Self {
+        Self { agent, notifier, settled: Mutex::new(0) }
+    }
+
+    pub(crate) fn agent(&self) -> &AgentClient {
+        &self.agent
+    }
+
+    /// Returns once the guest's kernel has forgotten all that the API changed until now. Costs a
+    /// round trip only where something was changed since the last time.
+    pub(crate) async fn settle(&self) -> Result<(), agent_proto::Error> {
+        let sent = self.notifier.sent();
+        if *self.settled.lock() >= sent {
+            return Ok(());
+        }
+        self.agent.barrier(sent).await?;
+        let mut settled = self.settled.lock();
+        *settled = sent.max(*settled);
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! Starting keepers, and telling whether one lives.
+//!
+//! A keeper lives as long as it holds `keeper.lock`: that, not a process id in a file, is asked, since
+//! numbers come back.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use base::ErrorKind;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::layout::MachineDir;
+use crate::{Client, Failure, LastWords, Result};
+
+/// How long a keeper may take to listen on its socket.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often a wait looks again.
+const POLL: Duration = Duration::from_millis(50);
+/// A log past this size starts anew with the next keeper.
+const LOG_BYTES_MAX: u64 = 8 << 20;
+
+/// Starts `PROGRAM keeper --dir DIR`, and waits until it listens.
+///
+/// # Errors
+/// What the keeper said where it ended at once.
+pub async fn start(program: &PathBuf, dir: &MachineDir) -> Result<Client> {
+    LastWords::clear(dir);
+    let log = log_file(dir).map_err(|error| Failure::internal("open keeper.log", error))?;
+    let err = log.try_clone().map_err(|error| Failure::internal("open keeper.log", error))?;
+    let mut child = tokio::process::Command::new(program)
+        .arg("keeper")
+        .arg("--dir")
+        .arg(dir.path())
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(err)
+        .spawn()
+        .map_err(|error| Failure::internal("start the keeper", error))?;
+    let client = Client::new(dir);
+    let listening = async {
+        loop {
+            if client.status().await.is_ok() {
+                return Ok(());
+            }
+            if let Ok(Some(status)) = child.try_wait() {
+                return Err(ended_early(dir, &status.to_string()));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    let done = tokio::time::timeout(LISTEN_TIMEOUT, listening).await.unwrap_or_else(|_| {
+        Err(Failure::new(ErrorKind::Timeout, "the keeper does not listen; see keeper.log in the machine's directory"))
+    });
+    // Whoever started it reaps it; if we end first, init does.
+    tokio::spawn(async move { child.wait().await });
+    done.map(|()| client)
+}
+
+/// True where a keeper of this machine lives.
+#[must_use]
+pub fn is_alive(dir: &MachineDir) -> bool {
+    match File::open(dir.lock()) {
+        Err(_) => false,
+        Ok(file) => Flock::lock(file, FlockArg::LockSharedNonblock).is_err(),
+    }
+}
+
+/// Returns once no keeper of this machine lives.
+pub async fn ended(dir: &MachineDir) {
+    while is_alive(dir) {
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Ends a keeper, and with it its guest, without storing anything. What was acknowledged is on this
+/// host's disk.
+///
+/// # Errors
+/// `Timeout` where it does not end.
+pub async fn kill(dir: &MachineDir) -> Result<()> {
+    if !is_alive(dir) {
+        return Ok(());
+    }
+    let pid = std::fs::read_to_string(dir.lock()).ok().and_then(|text| text.trim().parse().ok());
+    if let Some(pid) = pid
+        && is_alive(dir)
+    {
+        // The lock is held, and only the holder writes its number into the file.
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).ok();
+    }
+    tokio::time::timeout(Duration::from_secs(10), ended(dir)).await.map_err(|_| {
+        Failure::new(ErrorKind::Timeout, "the machine's keeper does not end; look for it with ps")
+    })
+}
+
+/// Takes the machine's lock for the life of this process.
+pub(crate) fn lock(dir: &MachineDir) -> Result<Flock<File>> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(dir.lock())
+        .map_err(|error| Failure::internal("open keeper.lock", error))?;
+    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
+        Failure::new(ErrorKind::Conflict, "another keeper of this machine is running")
+    })?;
+    let pid = format!("{}\n", std::process::id());
+    lock.set_len(0)
+        .and_then(|()| std::io::Write::write_all(&mut &*lock, pid.as_bytes()))
+        .map_err(|error| Failure::internal("write keeper.lock", error))?;
+    Ok(lock)
+}
+
+fn log_file(dir: &MachineDir) -> std::io::Result<File> {
+    let long = std::fs::metadata(dir.log()).is_ok_and(|meta| meta.len() > LOG_BYTES_MAX);
+    if long {
+        std::fs::remove_file(dir.log())?;
+    }
+    OpenOptions::new().create(true).append(true).mode(0o600).open(dir.log())
+}
+
+fn ended_early(dir: &MachineDir, status: &str) -> Failure {
+    match LastWords::read(dir).and_then(|words| words.error) {
+        Some((kind, message)) => Failure::new(kind, message),
+        None => Failure::new(
+            ErrorKind::Internal,
+            format!("the keeper ended at once ({status}); see keeper.log in the machine's directory"),
+        ),
+    }
+}

@@ -1,0 +1,86 @@
+//! Paths of a machine's directory. Nothing else builds one.
+
+use std::path::{Path, PathBuf};
+
+/// The directory of one machine on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineDir(PathBuf);
+
+impl MachineDir {
+    /// The machine directory at `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// Itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// What the keeper needs to know, written before it is started; mode 0600.
+    #[must_use]
+    pub fn spec(&self) -> PathBuf {
+        self.0.join("keeper.json")
+    }
+
+    /// Held with `flock` by a living keeper.
+    #[must_use]
+    pub fn lock(&self) -> PathBuf {
+        self.0.join("keeper.lock")
+    }
+
+    /// Where the keeper listens.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.0.join("keeper.sock")
+    }
+
+    /// What the keeper logs.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.0.join("keeper.log")
+    }
+
+    /// How the last keeper ended.
+    #[must_use]
+    pub fn last_words(&self) -> PathBuf {
+        self.0.join("status.json")
+    }
+
+    /// The home's local directory.
+    #[must_use]
+    pub fn home(&self) -> PathBuf {
+        self.0.join("home")
+    }
+
+    /// The open draft of a sleeping home.
+    #[must_use]
+    pub fn draft(&self) -> PathBuf {
+        self.0.join("draft")
+    }
+
+    /// Cached metadata of the published home.
+    #[must_use]
+    pub fn snapshot(&self) -> PathBuf {
+        self.0.join("snapshot")
+    }
+
+    /// The machine's writable layer over its image.
+    #[must_use]
+    pub fn upper(&self) -> PathBuf {
+        self.0.join("upper.ext4")
+    }
+
+    /// Console and hypervisor logs.
+    #[must_use]
+    pub fn instance_logs(&self) -> PathBuf {
+        self.0.join("instance")
+    }
+
+    /// Records and output of executions.
+    #[must_use]
+    pub fn executions(&self) -> PathBuf {
+        self.0.join("executions")
+    }
+}

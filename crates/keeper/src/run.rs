@@ -1,0 +1,357 @@
+//! The life of a keeper, from claim to release.
+//!
+//! # Order
+//! Lock the directory; listen; claim the home; serve it; start the instance; meet the agent. Then wait for
+//! one of: a call to stop, SIGTERM, the guest's end, the loss of the home. Then: stop the guest,
+//! let executions write their ends, release the home (seal, upload, last commit), say the last words.
+//!
+//! # Failure
+//! Before the guest runs, a home that was claimed is released again, so that another host can take it. A
+//! fenced home is not released: it is not ours any more; the guest is killed at once. A home that cannot
+//! be released because the store is away stays as it is on this disk, and the last words say so.
+//!
+//! # Crash
+//! At any point: the lock goes with the process, the guest with its parent; the next keeper opens the
+//! same directory and goes on from what was acknowledged.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_proto::{AgentClient, Configure};
+use base::{Clock, Entropy, ErrorKind, Timestamp};
+use homefs::{HomeFs, HomeSettings, Opened, SyncMode};
+use objstore::ObjectStore;
+use parking_lot::Mutex;
+use runtime::{Exit, Instance, Runtime};
+use tokio_util::sync::CancellationToken;
+
+use crate::executions::runner::Runner;
+use crate::files::Files;
+use crate::guest::Guest;
+use crate::layout::MachineDir;
+use crate::server::{Shared, serve};
+use crate::{Failure, KeeperSpec, KeeperState, LastWords, Result, Status, launch};
+
+/// How long processes in the guest have between TERM and KILL at sleep.
+const PROCESS_GRACE: Duration = Duration::from_secs(5);
+/// How long the instance may take to power off after its agent said that it will.
+const POWER_OFF_GRACE: Duration = Duration::from_secs(10);
+/// How often the home is asked whether it is still ours.
+const FENCE_POLL: Duration = Duration::from_millis(500);
+/// How long executions may take to write their ends once the guest is gone.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a keeper works with.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// Where the home is kept.
+    pub store: Arc<dyn ObjectStore>,
+    /// What runs the guest.
+    pub runtime: Arc<dyn Runtime>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// Cancelled when the process is asked to end.
+    pub terminate: CancellationToken,
+}
+
+/// What `GET /status` is made from.
+#[derive(Debug)]
+struct Standing {
+    state: KeeperState,
+    since: Timestamp,
+    opened: String,
+    home: Option<Arc<HomeFs>>,
+    runner: Option<Arc<Runner>>,
+}
+
+/// Why the machine stops.
+#[derive(Debug)]
+enum Ending {
+    Asked,
+    GuestEnded(Exit),
+    Fenced(String),
+}
+
+/// Runs the keeper of one machine to its end, and says how it went.
+pub async fn run(dir: MachineDir, spec: KeeperSpec, parts: Parts) -> LastWords {
+    let last = match Keeper::new(dir.clone(), spec, parts.clone()) {
+        Ok(keeper) => keeper.live().await,
+        // Another keeper lives here: its last words are not ours to write.
+        Err(error) => return words(&parts, false, 0, Some(&error)),
+    };
+    if let Err(error) = last.write(&dir) {
+        tracing::error!(%error, "the last words could not be written");
+    }
+    last
+}
+
+fn words(parts: &Parts, released: bool, home_seq: u64, error: Option<&Failure>) -> LastWords {
+    let error = error.map(|error| (error.kind, error.message.clone()));
+    LastWords { released, error, home_seq, at: parts.clock.now() }
+}
+
+struct Keeper {
+    dir: MachineDir,
+    spec: KeeperSpec,
+    parts: Parts,
+    standing: Arc<Mutex<Standing>>,
+    stop: CancellationToken,
+    _lock: nix::fcntl::Flock<std::fs::File>,
+}
+
+impl Keeper {
+    fn new(dir: MachineDir, spec: KeeperSpec, parts: Parts) -> Result<Self> {
+        let lock = launch::lock(&dir)?;
+        let standing = Standing {
+            state: KeeperState::Starting,
+            since: parts.clock.now(),
+            opened: String::new(),
+            home: None,
+            runner: None,
+        };
+        let stop = parts.terminate.child_token();
+        Ok(Self { dir, spec, parts, standing: Arc::new(Mutex::new(standing)), stop, _lock: lock })
+    }
+
+    async fn live(self) -> LastWords {
+        let shared = Arc::new(Shared {
+            dir: self.dir.clone(),
+            files: std::sync::OnceLock::new(),
+            runner: std::sync::OnceLock::new(),
+            status: status_of(self.standing.clone()),
+            stop: self.stop.clone(),
+        });
+        let end = CancellationToken::new();
+        let server = tokio::spawn(serve(shared.clone(), end.clone()));
+        let last = self.live_served(&shared).await;
+        end.cancel();
+        // Calls that are still open get a moment; a stream that nobody reads does not hold us up.
+        tokio::time::timeout(Duration::from_secs(2), server).await.ok();
+        std::fs::remove_file(self.dir.socket()).ok();
+        last
+    }
+
+    async fn live_served(&self, shared: &Shared) -> LastWords {
+        let home = match self.open_home().await {
+            Ok(home) => home,
+            Err(error) => return words(&self.parts, false, 0, Some(&error)),
+        };
+        self.standing.lock().home = Some(home.clone());
+        let outcome = self.with_home(&home, shared).await;
+        self.enter(KeeperState::Stopping);
+        let outcome = match outcome {
+            Ok(Ending::Fenced(why)) => {
+                let error = Failure::new(ErrorKind::Fenced, why);
+                return words(&self.parts, false, home.status().seq, Some(&error));
+            }
+            Ok(Ending::Asked) => None,
+            Ok(Ending::GuestEnded(exit)) => Some(guest_ended(&exit)),
+            Err(error) => Some(error),
+        };
+        match self.release(&home).await {
+            Ok(seq) => words(&self.parts, true, seq, outcome.as_ref()),
+            Err(error) => words(&self.parts, false, home.status().seq, Some(outcome.as_ref().unwrap_or(&error))),
+        }
+    }
+
+    async fn open_home(&self) -> Result<Arc<HomeFs>> {
+        let settings = HomeSettings {
+            home: self.spec.home.clone(),
+            dir: self.dir.home(),
+            holder: self.spec.holder.clone(),
+            bytes_max: self.spec.storage_bytes_max,
+            sync: if self.spec.fsync_local { SyncMode::Local } else { SyncMode::Store },
+            replicate_after: homefs::REPLICATE_AFTER,
+            take_over: self.spec.take_over,
+        };
+        let parts = homefs::Parts {
+            store: self.parts.store.clone(),
+            clock: self.parts.clock.clone(),
+            entropy: self.parts.entropy.clone(),
+            runtime: tokio::runtime::Handle::current(),
+        };
+        let (home, opened) = crate::files::blocking(move || {
+            HomeFs::open_writer(settings, parts).map_err(|error| Failure::new(error.kind(), error.to_string()))
+        })
+        .await?;
+        self.note_opened(&opened);
+        Ok(Arc::new(home))
+    }
+
+    fn note_opened(&self, opened: &Opened) {
+        tracing::info!(epoch = %opened.epoch, seq = opened.seq, recovery = ?opened.recovery, "home opened");
+        self.standing.lock().opened = format!("{:?}", opened.recovery);
+    }
+
+    /// From a served home to the reason why it ends. The guest is gone when this returns.
+    async fn with_home(&self, home: &Arc<HomeFs>, shared: &Shared) -> Result<Ending> {
+        let started = self.parts.runtime.start(&self.spec.instance).await?;
+        let instance: Arc<dyn Instance> = Arc::from(started.instance);
+        let channel = fuse_serve::channel::serve(started.fuse, home.clone(), fuse_serve::Config::default())
+            .map_err(|error| Failure::internal("serve the home to the guest", error))?;
+        let notifier = channel.notifier();
+        let files = Files::new(home.clone()).with_on_change({
+            let notifier = notifier.clone();
+            Arc::new(move |touched| notifier.touched(touched))
+        });
+        // Files can be read and written while the guest boots; its kernel knows nothing yet.
+        shared.files.set(files).ok();
+        let ending = match self.meet_agent(started.control, &instance).await {
+            Ok(agent) => {
+                let guest = Arc::new(Guest::new(agent, notifier));
+                let runner = Runner::new(self.dir.clone(), guest.clone(), self.parts.clock.clone());
+                shared.runner.set(runner.clone()).ok();
+                self.standing.lock().runner = Some(runner.clone());
+                self.enter(KeeperState::Running);
+                let ending = self.until_end(home, &instance).await;
+                if matches!(ending, Ending::Asked) {
+                    self.enter(KeeperState::Stopping);
+                    stop_guest(&guest).await;
+                }
+                Ok((ending, Some(runner)))
+            }
+            Err(error) => Err(error),
+        };
+        let grace = if matches!(ending, Ok((Ending::Asked, _))) { POWER_OFF_GRACE } else { Duration::ZERO };
+        instance.stop(grace).await;
+        channel.stop();
+        let (ending, runner) = ending?;
+        if let Some(runner) = runner {
+            runner.drain(DRAIN_PATIENCE).await;
+        }
+        Ok(ending)
+    }
+
+    async fn meet_agent(
+        &self,
+        control: std::os::unix::net::UnixStream,
+        instance: &Arc<dyn Instance>,
+    ) -> Result<AgentClient> {
+        control
+            .set_nonblocking(true)
+            .map_err(|error| Failure::internal("set up the control channel", error))?;
+        let control = tokio::net::UnixStream::from_std(control)
+            .map_err(|error| Failure::internal("set up the control channel", error))?;
+        let meeting = async {
+            let agent = AgentClient::connect(control, &*self.parts.entropy).await?;
+            let hello = agent.hello().await?;
+            tracing::info!(version = %hello.version, uptime_ms = hello.uptime_ms, "agent answers");
+            agent.configure(&self.configure()).await?;
+            Ok::<_, agent_proto::Error>((agent, hello))
+        };
+        let patience = self.spec.boot_timeout();
+        let (agent, hello) = tokio::select! {
+            met = tokio::time::timeout(patience, meeting) => met
+                .map_err(|_| self.silent(instance, format!("the guest did not answer within {} s", patience.as_secs())))?
+                .map_err(|error| self.silent(instance, format!("the guest's agent: {error}")))?,
+            exit = instance.wait() => return Err(self.silent(instance, guest_ended(&exit).message)),
+            () = self.stop.cancelled() => {
+                return Err(Failure::new(ErrorKind::Conflict, "put to sleep before the guest was up"));
+            }
+        };
+        if !hello.home_mounted {
+            let detail = hello.detail.unwrap_or_default();
+            return Err(Failure::new(ErrorKind::Unreachable, format!("the guest could not mount its home: {detail}")));
+        }
+        Ok(agent)
+    }
+
+    fn configure(&self) -> Configure {
+        let mut entropy = [0; 64];
+        self.parts.entropy.fill(&mut entropy);
+        Configure {
+            hostname: self.spec.name.clone(),
+            unix_nanos: i64::try_from(self.parts.clock.now().as_nanosecond()).unwrap_or(0),
+            entropy: entropy.iter().map(|byte| format!("{byte:02x}")).collect(),
+            nameservers: Vec::new(),
+            hosts: Vec::new(),
+        }
+    }
+
+    fn silent(&self, instance: &Arc<dyn Instance>, why: String) -> Failure {
+        let console = instance.console_tail();
+        let mut message = format!("{why}; see {} in the machine's directory", "instance/console.log");
+        if let Some(line) = console.lines().rev().find(|line| line.contains("dormouse-agent: FATAL")) {
+            message = format!("{why}: {}", line.trim());
+        }
+        tracing::warn!(%console, "the guest did not come up");
+        Failure::new(ErrorKind::Unreachable, message)
+    }
+
+    async fn until_end(&self, home: &Arc<HomeFs>, instance: &Arc<dyn Instance>) -> Ending {
+        let fenced = async {
+            loop {
+                let status = home.status();
+                if status.fenced {
+                    return;
+                }
+                tokio::time::sleep(FENCE_POLL).await;
+            }
+        };
+        tokio::select! {
+            () = self.stop.cancelled() => Ending::Asked,
+            exit = instance.wait() => Ending::GuestEnded(exit),
+            () = fenced => Ending::Fenced(
+                "another server took this machine's home; this copy was stopped. Look for the machine there".to_owned(),
+            ),
+        }
+    }
+
+    async fn release(&self, home: &Arc<HomeFs>) -> Result<u64> {
+        let home = home.clone();
+        crate::files::blocking(move || {
+            home.release()
+                .map(|released| released.seq)
+                .map_err(|error| Failure::new(error.kind(), format!("store the home: {error}")))
+        })
+        .await
+        .inspect_err(|error| tracing::error!(%error, "the home was not released; it is whole on this disk"))
+    }
+
+    fn enter(&self, state: KeeperState) {
+        let mut standing = self.standing.lock();
+        if standing.state != state {
+            tracing::info!(?state, "keeper");
+            standing.state = state;
+            standing.since = self.parts.clock.now();
+        }
+    }
+}
+
+async fn stop_guest(guest: &Guest) {
+    if let Err(error) = guest.agent().shutdown(PROCESS_GRACE).await {
+        tracing::warn!(%error, "the guest did not shut down by itself");
+    }
+}
+
+fn guest_ended(exit: &Exit) -> Failure {
+    match exit {
+        Exit::PoweredOff => Failure::new(
+            ErrorKind::Conflict,
+            "the guest powered itself off; wake the machine to start it again",
+        ),
+        Exit::Crashed(why) => {
+            Failure::new(ErrorKind::Unreachable, format!("the guest ended: {why}; wake the machine to start it again"))
+        }
+    }
+}
+
+fn status_of(standing: Arc<Mutex<Standing>>) -> Box<dyn Fn() -> Status + Send + Sync> {
+    Box::new(move || {
+        let standing = standing.lock();
+        let home = standing.home.as_ref().map(|home| home.status());
+        Status {
+            state: standing.state,
+            pid: std::process::id(),
+            since: standing.since,
+            epoch: home.as_ref().map(|home| home.epoch).unwrap_or_default(),
+            opened: standing.opened.clone(),
+            home_seq: home.as_ref().map_or(0, |home| home.seq),
+            unreplicated_bytes: home.as_ref().map_or(0, |home| home.unreplicated_bytes),
+            replication_error: home.and_then(|home| home.replication_error),
+            executions_live: standing.runner.as_ref().map_or(0, |runner| runner.live_count()),
+        }
+    })
+}

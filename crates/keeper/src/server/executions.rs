@@ -1,0 +1,129 @@
+//! Execution calls over the socket. What is kept can be read from disk; these need the guest.
+//!
+//! An attachment upgrades to the frames of `agent_proto`: input and signals in, output out; the end of
+//! the connection is the end of the execution (or of the keeper), and the record then says which.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_proto::{FrameKind, FrameReader, FrameWriter, Signal};
+use axum::Json;
+use axum::extract::{Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use base::{ErrorKind, ExecutionId};
+use http::StatusCode;
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::Ctx;
+use super::reply::Args;
+use crate::executions::runner::{Attached, Input, Runner};
+use crate::executions::{NewExecution, Piece, Record};
+use crate::{Failure, Result};
+
+/// Longest that `wait` waits.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StartArgs {
+    pub(crate) id: ExecutionId,
+    pub(crate) what: NewExecution,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct WaitArgs {
+    pub(crate) wait_ms: u64,
+}
+
+pub(super) async fn create(State(ctx): Ctx, Json(args): Json<StartArgs>) -> Result<Json<Record>> {
+    Arc::clone(ctx.runner()?).start(args.id, args.what).map(Json)
+}
+
+pub(super) async fn attach(
+    State(ctx): Ctx,
+    Path(id): Path<ExecutionId>,
+    request: Request,
+) -> Result<Response> {
+    let Some(attached) = ctx.runner()?.attach(&id)? else {
+        return Err(Failure::new(ErrorKind::Conflict, format!("execution {id} has ended")));
+    };
+    let upgrade = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(upgraded) => copy(attached, TokioIo::new(upgraded)).await,
+            Err(error) => tracing::debug!(%error, "an attach went away before it began"),
+        }
+    });
+    let headers =
+        [(http::header::CONNECTION, "upgrade"), (http::header::UPGRADE, "dormouse-exec")];
+    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+}
+
+pub(super) async fn cancel(State(ctx): Ctx, Path(id): Path<ExecutionId>) -> Result<Json<Record>> {
+    ctx.runner()?.cancel(&id).await.map(Json)
+}
+
+/// Answers once the execution has ended, or after the given time with how it stands.
+pub(super) async fn wait(
+    State(ctx): Ctx,
+    Path(id): Path<ExecutionId>,
+    Args(args): Args<WaitArgs>,
+) -> Result<Json<Record>> {
+    let runner: &Arc<Runner> = ctx.runner()?;
+    runner.wait(&id, Duration::from_millis(args.wait_ms).min(WAIT_MAX)).await.map(Json)
+}
+
+async fn copy(attached: Attached, io: impl AsyncRead + AsyncWrite) {
+    let (read, write) = tokio::io::split(io);
+    let Attached { before, mut output, input } = attached;
+    let outward = async move {
+        let mut writer = FrameWriter::new(std::pin::pin!(write));
+        for piece in before {
+            send(&mut writer, piece).await?;
+        }
+        while let Some(piece) = output.recv().await {
+            send(&mut writer, piece).await?;
+        }
+        Ok::<(), agent_proto::Error>(())
+    };
+    let inward = async move {
+        let mut reader = FrameReader::new(std::pin::pin!(read));
+        while let Some(frame) = reader.next().await? {
+            let next = match frame.kind {
+                FrameKind::Stdin if frame.payload.is_empty() => Input::StdinEnd,
+                FrameKind::Stdin => Input::Stdin(frame.payload),
+                FrameKind::Signal => Input::Signal(frame.json::<Signal>("signal")?.signal),
+                _ => break,
+            };
+            if input.send(next).await.is_err() {
+                break;
+            }
+        }
+        Ok::<(), agent_proto::Error>(())
+    };
+    tokio::pin!(outward, inward);
+    // The client may close its half early; the output's end ends the connection.
+    tokio::select! {
+        done = &mut outward => { done.ok(); }
+        done = &mut inward => {
+            if done.is_ok() {
+                outward.await.ok();
+            }
+        }
+    }
+}
+
+async fn send(
+    writer: &mut FrameWriter<impl AsyncWrite + Unpin>,
+    piece: Piece,
+) -> Result<(), agent_proto::Error> {
+    let (kind, bytes) = match piece {
+        Piece::Stdout(bytes) => (FrameKind::Stdout, bytes),
+        Piece::Stderr(bytes) => (FrameKind::Stderr, bytes),
+    };
+    for part in bytes.chunks(agent_proto::FRAME_BYTES_MAX) {
+        writer.frame(kind, part).await?;
+    }
+    Ok(())
+}

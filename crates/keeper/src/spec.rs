@@ -1,0 +1,64 @@
+//! What a keeper is told before it starts.
+
+use std::time::Duration;
+
+use base::{HomeId, MachineId, ServerId};
+use serde::{Deserialize, Serialize};
+
+use crate::layout::MachineDir;
+use crate::{Failure, Result};
+
+/// The content of `keeper.json`. Holds no credential: those stay in the environment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeeperSpec {
+    /// The machine.
+    pub machine: MachineId,
+    /// Its name, also its host name.
+    pub name: String,
+    /// Its home.
+    pub home: HomeId,
+    /// The server on whose behalf the home is held.
+    pub holder: ServerId,
+    /// The object store's URL, without credentials.
+    pub store_url: String,
+    /// Most bytes the home may hold.
+    pub storage_bytes_max: u64,
+    /// True where guest `fsync` is content with the local disk.
+    pub fsync_local: bool,
+    /// Take the home even though another server never released it (host loss).
+    pub take_over: bool,
+    /// Seconds the guest may take from power-on to its agent's first answer.
+    pub boot_timeout_seconds: u64,
+    /// The instance to start.
+    pub instance: runtime::Spec,
+}
+
+impl KeeperSpec {
+    /// Reads `keeper.json`.
+    ///
+    /// # Errors
+    /// `NotFound` and `Corrupt`, naming the machine directory's file.
+    pub fn load(dir: &MachineDir) -> Result<Self> {
+        let bytes = std::fs::read(dir.spec()).map_err(|error| {
+            Failure::new(base::ErrorKind::NotFound, format!("read keeper.json: {error}"))
+        })?;
+        serde_json::from_slice(&bytes).map_err(|error| {
+            Failure::new(base::ErrorKind::Corrupt, format!("keeper.json is not readable: {error}"))
+        })
+    }
+
+    /// Writes `keeper.json`, readable by its owner only.
+    ///
+    /// # Errors
+    /// `Internal` where the disk refuses.
+    pub fn store(&self, dir: &MachineDir) -> Result<()> {
+        let bytes = serde_json::to_vec_pretty(self)
+            .map_err(|error| Failure::internal("encode keeper.json", error))?;
+        crate::status::replace_file(&dir.spec(), &bytes)
+            .map_err(|error| Failure::internal("write keeper.json", error))
+    }
+
+    pub(crate) fn boot_timeout(&self) -> Duration {
+        Duration::from_secs(self.boot_timeout_seconds.clamp(5, 3600))
+    }
+}

@@ -1,0 +1,89 @@
+//! What a keeper says of itself: while it lives, over its socket; at its end, in a file.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use base::{Epoch, ErrorKind, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::layout::MachineDir;
+
+/// Where a keeper stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeeperState {
+    /// Claiming the home, booting the guest.
+    Starting,
+    /// The guest answers.
+    Running,
+    /// Stopping the guest, sealing and uploading the home.
+    Stopping,
+}
+
+/// The answer to `GET /status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Where it stands.
+    pub state: KeeperState,
+    /// Its process.
+    pub pid: u32,
+    /// Since when it is in that state.
+    pub since: Timestamp,
+    /// The epoch under which it holds the home; 0 before the claim.
+    pub epoch: Epoch,
+    /// How the home was opened: `clean`, `local_continued`, `from_store`.
+    pub opened: String,
+    /// The last commit in the store.
+    pub home_seq: u64,
+    /// Bytes that the store does not have yet.
+    pub unreplicated_bytes: u64,
+    /// Why replication does not get on, if it does not.
+    pub replication_error: Option<String>,
+    /// Executions that are running.
+    pub executions_live: u64,
+}
+
+/// How a keeper ended. The file is replaced by rename, so it is whole or absent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastWords {
+    /// True where the home was released: sealed, uploaded, free for the next writer.
+    pub released: bool,
+    /// Why it ended, where that was not asked for.
+    pub error: Option<(ErrorKind, String)>,
+    /// The last commit it made.
+    pub home_seq: u64,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl LastWords {
+    /// What the last keeper of `dir` said; `None` where it said nothing readable.
+    #[must_use]
+    pub fn read(dir: &MachineDir) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(dir.last_words()).ok()?).ok()
+    }
+
+    /// Takes them back: a new keeper is about to start.
+    pub fn clear(dir: &MachineDir) {
+        std::fs::remove_file(dir.last_words()).ok();
+    }
+
+    pub(crate) fn write(&self, dir: &MachineDir) -> std::io::Result<()> {
+        replace_file(&dir.last_words(), &serde_json::to_vec(self)?)
+    }
+}
+
+/// Replaces a file in one step, mode 0600.
+pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)
+}

@@ -1,0 +1,192 @@
+//! Machines on this host: their directories, their keepers, their images.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use base::{Digest, ErrorKind, GIB, MachineId, ServerId};
+use control::host::{
+    ExecutionRecords, Host, KeeperFailure, KeeperLink, KeeperPhase, KeeperSpec, LastWords,
+};
+use control::{Error, Result};
+use images::{Image, Images};
+use keeper::launch;
+use keeper::layout::MachineDir;
+
+use crate::convert;
+use crate::link::LocalLink;
+use crate::records::LocalRecords;
+
+/// Size of a machine's writable layer: sparse, so it takes what is written to it.
+const UPPER_BYTES: u64 = 16 * GIB;
+
+/// What the binary decides.
+#[derive(Debug, Clone)]
+pub struct LocalHostSettings {
+    /// The data directory; machines are below `machines/`.
+    pub data_dir: PathBuf,
+    /// Which server this is.
+    pub server: ServerId,
+    /// The object store's URL, without credentials.
+    pub store_url: String,
+    /// Where images are.
+    pub images_dir: PathBuf,
+    /// The program to start as `PROGRAM keeper`.
+    pub program: PathBuf,
+    /// How machines reach the network.
+    pub network: runtime::Network,
+    /// Seconds a guest may take to boot.
+    pub boot_timeout_seconds: u64,
+}
+
+/// The place where machines run: this host.
+#[derive(Debug)]
+pub struct LocalHost {
+    settings: LocalHostSettings,
+    images: Images,
+}
+
+impl LocalHost {
+    /// Machines below the data directory of `settings`.
+    #[must_use]
+    pub fn new(settings: LocalHostSettings) -> Self {
+        let images = Images::open(&settings.images_dir);
+        Self { settings, images }
+    }
+
+    fn dir(&self, machine: &MachineId) -> MachineDir {
+        machine_dir(&self.settings.data_dir, machine)
+    }
+
+    /// Writes what the keeper needs to know; makes the writable layer at the first start.
+    fn prepare(&self, spec: &KeeperSpec) -> Result<MachineDir> {
+        let dir = self.dir(&spec.machine);
+        let io = |doing: &'static str| {
+            move |error: std::io::Error| Error::internal(format!("{doing}: {error}")).caused_by(error)
+        };
+        private_dir(dir.path()).map_err(io("make the machine's directory"))?;
+        private_dir(&dir.instance_logs()).map_err(io("make the machine's directory"))?;
+        let image = self.images.get(&spec.image).map_err(image_error)?;
+        let root = self.pinned_root(&dir, &image)?;
+        if !dir.upper().exists() {
+            images::make_upper(&dir.upper(), UPPER_BYTES).map_err(image_error)?;
+        }
+        let instance = runtime::Spec {
+            machine: spec.machine.clone(),
+            vcpu: spec.vcpu,
+            memory_mib: spec.memory_mib,
+            kernel: image.kernel,
+            initrd: image.initrd,
+            root_image: root,
+            upper_image: dir.upper(),
+            agent_args: Vec::new(),
+            network: self.settings.network,
+            log_dir: dir.instance_logs(),
+        };
+        let spec = keeper::KeeperSpec {
+            machine: spec.machine.clone(),
+            name: spec.name.clone(),
+            home: spec.home.clone(),
+            holder: self.settings.server.clone(),
+            store_url: self.settings.store_url.clone(),
+            storage_bytes_max: spec.storage_gib.saturating_mul(GIB),
+            fsync_local: false,
+            take_over: spec.take_over,
+            boot_timeout_seconds: self.settings.boot_timeout_seconds,
+            instance,
+        };
+        spec.store(&dir).map_err(convert::failure)?;
+        Ok(dir)
+    }
+
+    /// The root that the machine's writable layer lies over.
+    fn pinned_root(&self, dir: &MachineDir, image: &Image) -> Result<PathBuf> {
+        let pin = dir.path().join("root.sha256");
+        if dir.upper().exists()
+            && let Ok(text) = std::fs::read_to_string(&pin)
+        {
+            let digest: Digest = text.trim().parse().map_err(|error| {
+                Error::new(ErrorKind::Corrupt, format!("root.sha256 of the machine: {error}"))
+            })?;
+            return self.images.root(&digest).map_err(image_error);
+        }
+        // Pin first, then make the layer: a crash between leaves a pin that is simply written again.
+        std::fs::write(&pin, format!("{}\n", image.digest))
+            .map_err(|error| Error::internal(format!("pin the machine's image: {error}")))?;
+        Ok(image.root.clone())
+    }
+}
+
+pub(crate) fn machine_dir(data_dir: &Path, machine: &MachineId) -> MachineDir {
+    MachineDir::new(data_dir.join("machines").join(machine.as_str()))
+}
+
+fn private_dir(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn image_error(error: images::Error) -> Error {
+    Error::new(error.kind(), error.to_string()).with_code("IMAGE_MISSING").caused_by(error)
+}
+
+#[async_trait]
+impl Host for LocalHost {
+    async fn start_keeper(&self, spec: &KeeperSpec) -> Result<()> {
+        let dir = self.dir(&spec.machine);
+        if launch::is_alive(&dir) {
+            return Ok(());
+        }
+        let dir = tokio::task::block_in_place(|| self.prepare(spec))?;
+        launch::start(&self.settings.program, &dir).await.map(drop).map_err(convert::failure)
+    }
+
+    async fn connect(&self, machine: &MachineId) -> Option<Arc<dyn KeeperLink>> {
+        let dir = self.dir(machine);
+        launch::is_alive(&dir).then(|| Arc::new(LocalLink::new(machine.clone(), dir)) as _)
+    }
+
+    async fn last_words(&self, machine: &MachineId) -> Option<LastWords> {
+        let words = keeper::LastWords::read(&self.dir(machine))?;
+        Some(LastWords {
+            phase: if words.released && words.error.is_none() {
+                KeeperPhase::Stopped
+            } else {
+                KeeperPhase::Failed
+            },
+            failure: words.error.map(|(kind, message)| KeeperFailure {
+                code: failure_code(kind).to_owned(),
+                message,
+                retryable: kind.is_retryable(),
+            }),
+        })
+    }
+
+    fn executions(&self, machine: &MachineId) -> Arc<dyn ExecutionRecords> {
+        Arc::new(LocalRecords { machine: machine.clone(), dir: self.dir(machine) })
+    }
+
+    async fn remove(&self, machine: &MachineId) -> Result<()> {
+        let dir = self.dir(machine);
+        if launch::is_alive(&dir) {
+            return Err(Error::new(ErrorKind::Conflict, "the machine's keeper is still running"));
+        }
+        match tokio::fs::remove_dir_all(dir.path()).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::internal(format!("remove the machine's directory: {error}")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn failure_code(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Fenced => "fenced",
+        ErrorKind::Unreachable | ErrorKind::Timeout => "guest_silent",
+        ErrorKind::Conflict => "guest_ended",
+        ErrorKind::Corrupt => "unhealthy",
+        ErrorKind::Unavailable => "unavailable",
+        _ => "keeper_failed",
+    }
+}

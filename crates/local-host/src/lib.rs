@@ -1,0 +1,24 @@
+//! This host, as `control` sees it.
+//!
+//! `control` names what it needs in two traits: [`control::host::Host`], the place where machines run,
+//! and [`control::homes::Homes`], homes that nobody is awake in. Here both stand on this very host:
+//! keepers are child processes spoken to over their sockets ([`LocalHost`]), sleeping homes are opened with
+//! `homefs` ([`LocalHomes`]). A fleet puts another crate in this place.
+//!
+//! # Invariants
+//! - Nothing is remembered that the disk does not say: a restarted server sees the same.
+//! - The image that a machine was first started on is pinned in its directory; its writable layer
+//!   lies over that one exact root.
+//!
+//! # Not here
+//! Decisions. Everything translates and calls.
+
+mod convert;
+mod files;
+mod homes;
+mod host;
+mod link;
+mod records;
+
+pub use homes::LocalHomes;
+pub use host::{LocalHost, LocalHostSettings};

@@ -1,0 +1,224 @@
+//! One running keeper.
+
+use agent_proto::{FrameKind, FrameReader, FrameWriter, Signal};
+use async_trait::async_trait;
+use base::{ExecutionId, MachineId};
+use bytes::Bytes;
+use control::executions::{AttachInput, AttachOutput, Attachment, Execution, NewExecution};
+use control::files::{
+    ByteStream, DeleteOptions, Entry, FileBody, FileCalls, FileMeta, Imported, PutDone, PutOptions,
+    RangeSpec,
+};
+use control::host::{KeeperLink, KeeperPhase, KeeperStatus};
+use control::{Page, PageQuery, Result};
+use futures::StreamExt;
+use keeper::layout::MachineDir;
+use keeper::{Client, KeeperState, launch};
+use tokio::sync::mpsc;
+use vfs::path::TreePath;
+use vfs::tar::ImportOptions;
+
+use crate::convert;
+use crate::files::Calls;
+
+/// Pieces of input that wait for a slow guest.
+const INPUT_AHEAD: usize = 16;
+/// How long the record may take to be closed after its output has ended.
+const END_PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// A connection to one running keeper.
+#[derive(Debug)]
+pub(crate) struct LocalLink {
+    machine: MachineId,
+    dir: MachineDir,
+    client: Client,
+    calls: Calls,
+}
+
+impl LocalLink {
+    pub(crate) fn new(machine: MachineId, dir: MachineDir) -> Self {
+        let client = Client::new(&dir);
+        Self { machine, dir, calls: Calls::Keeper(client.clone()), client }
+    }
+}
+
+#[async_trait]
+impl KeeperLink for LocalLink {
+    async fn status(&self) -> Result<KeeperStatus> {
+        let status = self.client.status().await.map_err(convert::failure)?;
+        Ok(KeeperStatus {
+            phase: match status.state {
+                KeeperState::Starting => KeeperPhase::Starting,
+                KeeperState::Running => KeeperPhase::Ready,
+                KeeperState::Stopping => KeeperPhase::Stopping,
+            },
+            failure: None,
+            executions_running: u32::try_from(status.executions_live).unwrap_or(u32::MAX),
+            last_activity: None,
+        })
+    }
+
+    async fn sleep(&self) -> Result<()> {
+        self.client.stop().await.map(drop).map_err(convert::failure)
+    }
+
+    async fn kill(&self) -> Result<()> {
+        launch::kill(&self.dir).await.map_err(convert::failure)
+    }
+
+    async fn ended(&self) {
+        launch::ended(&self.dir).await;
+    }
+
+    async fn execute(&self, id: &ExecutionId, new: &NewExecution) -> Result<Execution> {
+        let what = keeper::executions::NewExecution {
+            command: new.command.clone(),
+            cwd: new.cwd.clone(),
+            env: new.env.clone(),
+            stdin: new.stdin.clone(),
+            stdin_open: new.stdin_open,
+            timeout_ms: new.timeout_ms,
+        };
+        let record = self.client.execute(id, &what).await.map_err(convert::failure)?;
+        Ok(convert::execution(&self.machine, record))
+    }
+
+    async fn cancel(&self, id: &ExecutionId) -> Result<Execution> {
+        let record = self.client.cancel(id).await.map_err(convert::failure)?;
+        Ok(convert::execution(&self.machine, record))
+    }
+
+    async fn wait(&self, id: &ExecutionId, wait: std::time::Duration) -> Result<Execution> {
+        let record = self.client.wait(id, wait).await.map_err(convert::failure)?;
+        Ok(convert::execution(&self.machine, record))
+    }
+
+    async fn attach(&self, id: &ExecutionId) -> Result<Attachment> {
+        match self.client.attach(id).await {
+            Ok(connection) => Ok(self.live(id, connection)),
+            // It has ended: what is kept is all there is.
+            Err(error) if error.kind == base::ErrorKind::Conflict => self.ended_already(id).await,
+            Err(error) => Err(convert::failure(error)),
+        }
+    }
+
+    async fn graft(&self, removals: Vec<Vec<u8>>, tar: ByteStream) -> Result<()> {
+        let removals = removals
+            .iter()
+            .map(|path| Ok(TreePath::parse(path)?.parts().to_vec()))
+            .collect::<Result<_>>()?;
+        // The draft was written through this API already: what it holds is taken as it is.
+        let options = ImportOptions { keep_owner: true, outside_links: true };
+        self.client
+            .import_tar(&TreePath::root(), tar, removals, options)
+            .await
+            .map(drop)
+            .map_err(convert::failure)
+    }
+}
+
+impl LocalLink {
+    fn live(
+        &self,
+        id: &ExecutionId,
+        connection: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + 'static,
+    ) -> Attachment {
+        let (read, write) = tokio::io::split(connection);
+        let (input, mut inputs) = mpsc::channel(INPUT_AHEAD);
+        tokio::spawn(async move {
+            let mut writer = FrameWriter::new(Box::pin(write));
+            while let Some(next) = inputs.recv().await {
+                let sent = match next {
+                    AttachInput::Stdin(bytes) => stdin(&mut writer, &bytes).await,
+                    AttachInput::StdinEnd => writer.frame(FrameKind::Stdin, b"").await,
+                    AttachInput::Signal(signal) => {
+                        writer.json(FrameKind::Signal, &Signal { signal }).await
+                    }
+                };
+                if sent.is_err() {
+                    break;
+                }
+            }
+        });
+        let (client, machine, id) = (self.client.clone(), self.machine.clone(), id.clone());
+        let reader = FrameReader::new(Box::pin(read));
+        let output = futures::stream::unfold(Some(reader), move |reader| {
+            let (client, machine, id) = (client.clone(), machine.clone(), id.clone());
+            async move {
+                let mut reader = reader?;
+                let frame = match reader.next().await {
+                    Ok(frame) => frame,
+                    Err(error) => {
+                        let error = control::Error::new(error.kind(), error.to_string());
+                        return Some((Err(error), None));
+                    }
+                };
+                let item = match frame.map(|frame| (frame.kind, frame.payload)) {
+                    Some((FrameKind::Stdout, bytes)) => AttachOutput::Stdout(bytes),
+                    Some((FrameKind::Stderr, bytes)) => AttachOutput::Stderr(bytes),
+                    _ => {
+                        let ended = client.wait(&id, END_PATIENCE).await.map_err(convert::failure);
+                        let ended = ended.map(|record| {
+                            AttachOutput::Ended(Box::new(convert::execution(&machine, record)))
+                        });
+                        return Some((ended, None));
+                    }
+                };
+                Some((Ok(item), Some(reader)))
+            }
+        });
+        Attachment { input, output: output.boxed() }
+    }
+
+    async fn ended_already(&self, id: &ExecutionId) -> Result<Attachment> {
+        let records = keeper::executions::Records::new(&self.dir, true);
+        let output = records.output(id).map_err(convert::failure)?;
+        let items = vec![
+            Ok(AttachOutput::Stdout(Bytes::from(output.stdout))),
+            Ok(AttachOutput::Stderr(Bytes::from(output.stderr))),
+            Ok(AttachOutput::Ended(Box::new(convert::execution(&self.machine, output.record)))),
+        ];
+        let (input, _) = mpsc::channel(1);
+        Ok(Attachment { input, output: futures::stream::iter(items).boxed() })
+    }
+}
+
+async fn stdin(
+    writer: &mut FrameWriter<impl tokio::io::AsyncWrite + Unpin>,
+    bytes: &[u8],
+) -> Result<(), agent_proto::Error> {
+    for piece in bytes.chunks(agent_proto::FRAME_BYTES_MAX) {
+        writer.frame(FrameKind::Stdin, piece).await?;
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl FileCalls for LocalLink {
+    async fn head(&self, path: &TreePath) -> Result<FileMeta> {
+        self.calls.head(path).await
+    }
+    async fn get(&self, path: &TreePath, range: Option<RangeSpec>) -> Result<FileBody> {
+        self.calls.get(path, range).await
+    }
+    async fn put(&self, path: &TreePath, body: ByteStream, options: PutOptions) -> Result<PutDone> {
+        self.calls.put(path, body, options).await
+    }
+    async fn delete(&self, path: &TreePath, options: DeleteOptions) -> Result<FileMeta> {
+        self.calls.delete(path, options).await
+    }
+    async fn list(&self, path: &TreePath, page: &PageQuery) -> Result<Page<Entry>> {
+        self.calls.list(path, page).await
+    }
+    async fn import_tar(
+        &self,
+        path: &TreePath,
+        body: ByteStream,
+        options: ImportOptions,
+    ) -> Result<Imported> {
+        self.calls.import_tar(path, body, options).await
+    }
+    async fn bundle_tar(&self, path: &TreePath) -> Result<ByteStream> {
+        self.calls.bundle_tar(path).await
+    }
+}
