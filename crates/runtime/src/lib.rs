@@ -7,6 +7,9 @@
 //! - The guest reaches nothing of the host but the channels and disks of its [`Spec`].
 //! - `stop` and `Drop` leave no process, no namespace, no socket and no nftables table behind.
 
+mod limits;
+mod qemu;
+
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +17,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base::{ErrorKind, MachineId};
 use serde::{Deserialize, Serialize};
+
+pub use qemu::{Accelerator, Qemu, QemuSettings};
 
 /// What an instance is made of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -116,6 +121,9 @@ pub enum Error {
         /// What to do.
         mend: String,
     },
+    /// A [`Spec`] that cannot run anywhere.
+    #[error("not possible: {0}")]
+    Spec(String),
     /// The hypervisor did not come up.
     #[error("start the hypervisor: {0}")]
     Start(String),
@@ -127,6 +135,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Missing { .. } => ErrorKind::Unavailable,
+            Self::Spec(_) => ErrorKind::InvalidArgument,
             Self::Start(_) => ErrorKind::Unreachable,
         }
     }

@@ -1,0 +1,25 @@
+//! Bounds on what an instance may use of its host, and on what is read from it.
+
+/// Largest console or hypervisor log file, in bytes. Two are kept, so an instance writes at most
+/// four times this.
+pub(crate) const LOG_BYTES_MAX: u64 = 512 * 1024;
+/// How much of the console's end is kept for messages, in bytes.
+pub(crate) const TAIL_BYTES_MAX: usize = 8 * 1024;
+/// How many lines of it go into a message.
+pub(crate) const TAIL_LINES_MAX: usize = 20;
+/// Longest kernel command line, in bytes: `COMMAND_LINE_SIZE` of x86, with its NUL.
+pub(crate) const KERNEL_ARGS_BYTES_MAX: usize = 2047;
+/// Least memory, in MiB, that kernel and agent come up in.
+pub(crate) const MEMORY_MIB_MIN: u64 = 128;
+/// Most memory, in MiB: what microvm addresses without surprises.
+pub(crate) const MEMORY_MIB_MAX: u64 = 1024 * 1024;
+/// Most virtual CPUs.
+pub(crate) const VCPU_MAX: f64 = 255.0;
+/// Memory for translated code under TCG, in MiB. QEMU's own default is 1024 an instance.
+pub(crate) const TRANSLATION_MIB: u32 = 256;
+/// How many instances one host may run at a time: one slot each.
+pub(crate) const SLOTS: u32 = 1 << 16;
+/// Largest `resolv.conf` that is read, in bytes.
+pub(crate) const RESOLV_CONF_BYTES_MAX: u64 = 64 * 1024;
+/// How many name servers are taken from it.
+pub(crate) const RESOLVERS_MAX: usize = 8;

@@ -1,0 +1,256 @@
+//! QEMU as a runtime: the `microvm` machine, virtio over MMIO, KVM where it works and TCG elsewhere.
+//!
+//! Starting an instance, in order: check the spec; measure the TSC beside everything else; claim a
+//! slot on this host ([`slot`]: a number that gives user id, address and interface name); make the
+//! network namespace; open the files; spawn QEMU from a thread of its own ([`supervise`]), which then
+//! keeps its logs, waits for its end and takes down what was made for it. Whatever fails on the way,
+//! dropping what was made so far undoes it.
+//!
+//! # Who can do what
+//! - As root, QEMU runs as a user id of its own, without capabilities, in its seccomp sandbox. It opens
+//!   no path that belongs to the machine: disks and channels are descriptors it inherits.
+//! - Without root it runs as our user, and [`Network::Isolated`] means no network.
+//! - It dies with the process that started it (`PR_SET_PDEATHSIG`); its namespace, held by nobody
+//!   else, goes with it. What then remains (slot, nftables table) the next start sweeps.
+//!
+//! # Limits of this version
+//! A fraction of a CPU is rounded up to a whole one; under TCG every instance has exactly one, since
+//! on few host CPUs a second slows the home down several times.
+
+mod accel;
+mod command_line;
+mod log;
+mod network;
+mod slot;
+mod spawn;
+mod supervise;
+mod tsc;
+
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+
+pub use self::accel::Accelerator;
+use self::command_line::{Descriptors, arguments};
+use self::network::Link;
+use self::slot::{Registry, Slot};
+use self::spawn::Confinement;
+use self::supervise::{Process, QemuInstance};
+use crate::limits::{MEMORY_MIB_MAX, MEMORY_MIB_MIN, VCPU_MAX};
+use crate::{Error, Missing, Network, Runtime, Spec, Started};
+
+/// Debian's command for what this runtime runs.
+const INSTALL: &str = "apt-get install --no-install-recommends qemu-system-x86 iproute2 nftables";
+
+/// How to run QEMU.
+#[derive(Debug, Clone)]
+pub struct QemuSettings {
+    /// The program; looked up in `PATH` where it is a plain name.
+    pub program: PathBuf,
+    /// What runs the guest's instructions; `None` finds out.
+    pub accelerator: Option<Accelerator>,
+}
+
+impl Default for QemuSettings {
+    fn default() -> Self {
+        Self { program: "qemu-system-x86_64".into(), accelerator: None }
+    }
+}
+
+/// Runs machines under QEMU.
+#[derive(Debug)]
+pub struct Qemu {
+    settings: QemuSettings,
+}
+
+impl Qemu {
+    /// A runtime; touches nothing yet.
+    #[must_use]
+    pub fn new(settings: QemuSettings) -> Self {
+        Self { settings }
+    }
+
+    /// What runs the guest's instructions on this host.
+    #[must_use]
+    pub fn accelerator(&self) -> Accelerator {
+        self.settings.accelerator.unwrap_or_else(accel::detect)
+    }
+}
+
+#[async_trait]
+impl Runtime for Qemu {
+    async fn start(&self, spec: &Spec) -> Result<Started, Error> {
+        let (spec, settings, accelerator) =
+            (spec.clone(), self.settings.clone(), self.accelerator());
+        tokio::task::spawn_blocking(move || start(&spec, &settings, accelerator))
+            .await
+            .map_err(|error| Error::Start(error.to_string()))?
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        let programs = [self.settings.program.as_path(), Path::new("ip"), Path::new("nft")];
+        let needed = if is_root() { &programs[..] } else { &programs[..1] };
+        needed
+            .iter()
+            .filter(|program| find_program(program).is_none())
+            .map(|program| Missing {
+                what: format!("the program {}", program.display()),
+                mend: INSTALL.to_owned(),
+            })
+            .collect()
+    }
+}
+
+/// Everything of a start that blocks: about 0.1 s, most of it in `ip` and `nft`.
+fn start(spec: &Spec, settings: &QemuSettings, accelerator: Accelerator) -> Result<Started, Error> {
+    check(spec)?;
+    let program = find_program(&settings.program).ok_or_else(|| Error::Missing {
+        what: format!("{} is not installed", settings.program.display()),
+        mend: INSTALL.to_owned(),
+    })?;
+    fs::create_dir_all(&spec.log_dir).map_err(start_error("create the log folder"))?;
+    let tsc = std::thread::spawn(tsc::khz);
+
+    let slot = is_root().then(|| Registry::host()?.claim(&spec.machine)).transpose()?;
+    let link = match (&slot, spec.network) {
+        (Some(slot), Network::Isolated) => Some(Link::attach(slot)?),
+        (None, Network::Isolated) => {
+            tracing::warn!(machine = %spec.machine, "no network: a namespace needs root");
+            None
+        }
+        _ => None,
+    };
+    let user_network = link.is_some() || spec.network == Network::User;
+
+    let files = Files::open(spec)?;
+    let tsc_khz = tsc.join().map_err(|_| Error::Start("measure the TSC".to_owned()))?;
+    let arguments =
+        arguments(spec, accelerator, user_network, tsc_khz, &files.inherited.numbers())?;
+    let confinement = Confinement {
+        user: slot.as_ref().map(Slot::user_id),
+        groups: accelerator.groups(),
+        keep_open: files.inherited.all(),
+    };
+    tracing::debug!(machine = %spec.machine, ?accelerator, tsc_khz, ?arguments, "start qemu");
+    let process = Process { program, arguments, confinement, link, slot };
+    let Files { inherited, control, fuse, console } = files;
+    let instance = QemuInstance::spawn(process, console, &spec.log_dir)?;
+    // Only now: QEMU has its own copies.
+    drop(inherited);
+    Ok(Started { instance: Box::new(instance), control, fuse })
+}
+
+/// Refuses what cannot run, before anything is made.
+fn check(spec: &Spec) -> Result<(), Error> {
+    if !(MEMORY_MIB_MIN..=MEMORY_MIB_MAX).contains(&spec.memory_mib) {
+        return Err(Error::Spec(format!(
+            "{} MiB of memory; between {MEMORY_MIB_MIN} and {MEMORY_MIB_MAX} are possible",
+            spec.memory_mib
+        )));
+    }
+    if !(spec.vcpu > 0.0 && spec.vcpu <= VCPU_MAX) {
+        return Err(Error::Spec(format!("{} CPUs; up to {VCPU_MAX} are possible", spec.vcpu)));
+    }
+    for (what, path) in [
+        ("the kernel", &spec.kernel),
+        ("the initramfs", &spec.initrd),
+        ("the root image", &spec.root_image),
+    ] {
+        if !path.is_file() {
+            let what = format!("{what} {} is not there", path.display());
+            let mend = "run `cargo xtask setup`, or `dormouse doctor` to see more".to_owned();
+            return Err(Error::Missing { what, mend });
+        }
+    }
+    Ok(())
+}
+
+/// Files and channels of an instance: QEMU's ends, and ours.
+#[derive(Debug)]
+struct Files {
+    inherited: Inherited,
+    control: UnixStream,
+    fuse: UnixStream,
+    console: UnixStream,
+}
+
+/// What QEMU inherits.
+#[derive(Debug)]
+struct Inherited {
+    kernel: OwnedFd,
+    initrd: OwnedFd,
+    root: OwnedFd,
+    upper: OwnedFd,
+    control: OwnedFd,
+    fuse: OwnedFd,
+    console: OwnedFd,
+}
+
+impl Files {
+    fn open(spec: &Spec) -> Result<Self, Error> {
+        let read = |path: &Path| {
+            File::open(path).map(OwnedFd::from).map_err(start_error(&format!("open {path:?}")))
+        };
+        let upper = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&spec.upper_image)
+            .map_err(start_error(&format!("open {:?}", spec.upper_image)))?;
+        let pair = || UnixStream::pair().map_err(start_error("create a channel"));
+        let ((control, control_end), (fuse, fuse_end), (console, console_end)) =
+            (pair()?, pair()?, pair()?);
+        let inherited = Inherited {
+            kernel: read(&spec.kernel)?,
+            initrd: read(&spec.initrd)?,
+            root: read(&spec.root_image)?,
+            upper: upper.into(),
+            control: control_end.into(),
+            fuse: fuse_end.into(),
+            console: console_end.into(),
+        };
+        Ok(Self { inherited, control, fuse, console })
+    }
+}
+
+impl Inherited {
+    fn numbers(&self) -> Descriptors {
+        Descriptors {
+            kernel: self.kernel.as_raw_fd(),
+            initrd: self.initrd.as_raw_fd(),
+            root: self.root.as_raw_fd(),
+            upper: self.upper.as_raw_fd(),
+            control: self.control.as_raw_fd(),
+            fuse: self.fuse.as_raw_fd(),
+            console: self.console.as_raw_fd(),
+        }
+    }
+
+    fn all(&self) -> Vec<i32> {
+        let n = self.numbers();
+        vec![n.kernel, n.initrd, n.root, n.upper, n.control, n.fuse, n.console]
+    }
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Where `program` is: in `PATH`, or in the sbin folders that a user's `PATH` often lacks.
+fn find_program(program: &Path) -> Option<PathBuf> {
+    if program.components().count() > 1 {
+        return program.is_file().then(|| program.to_owned());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))
+        .map(|dir| dir.join(program))
+        .find(|candidate| candidate.is_file())
+}
+
+/// An [`Error::Start`] that says what was being done.
+fn start_error(doing: &str) -> impl Fn(std::io::Error) -> Error {
+    move |error| Error::Start(format!("{doing}: {error}"))
+}

@@ -1,0 +1,233 @@
+//! A network namespace per instance, with one way out.
+//!
+//! QEMU's user-mode network opens ordinary sockets, so confining QEMU's namespace confines the guest:
+//!
+//! ```text
+//! guest ── virtio-net ── QEMU ──┐ namespace of the instance
+//!                              eth0 ── veth ── dormouse-<slot> on the host ── masquerade ── out
+//! ```
+//!
+//! The host's loopback is out of reach, as the namespace has another. What may pass is in
+//! [`rules`]: public IPv4 addresses, and the host's name servers on port 53; nothing comes in. The
+//! namespace has no name: it ends with QEMU and the thread that supervises it, and takes the veth
+//! pair along. One nftables table serves all instances; the last one to go removes it.
+//!
+//! `net.ipv4.ip_forward` is switched on and stays on, since others on the host may come to need it.
+//!
+//! Not here: user-mode networking itself (QEMU's libslirp) and inbound ports (the agent's tunnels).
+
+mod address;
+mod resolvers;
+mod rules;
+
+use std::fs;
+use std::io::{self, Write};
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::{Command, Stdio};
+use std::thread;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+
+use self::address::{Block, Subnet, choose};
+use self::resolvers::Resolvers;
+use super::find_program;
+use super::slot::{Registry, Slot};
+use crate::Error;
+
+/// Where a slot's veth shows on the host.
+pub(crate) fn link_name(slot: u16) -> String {
+    format!("{}{slot:04x}", rules::LINK_PREFIX)
+}
+
+/// A namespace with its way out; gone when dropped.
+#[derive(Debug)]
+pub(crate) struct Link {
+    name: String,
+    namespace: OwnedFd,
+    registry: Registry,
+    /// A `resolv.conf` for QEMU, where the host's names only loopback addresses.
+    resolv_conf: Option<tempfile::NamedTempFile>,
+}
+
+impl Link {
+    /// Makes namespace, veth pair, addresses and rules for `slot`.
+    pub(crate) fn attach(slot: &Slot) -> Result<Self, Error> {
+        let _exclusive = slot.registry().exclusive()?;
+        let failed = |what: &str| {
+            let what = what.to_owned();
+            move |error: io::Error| Error::Missing {
+                what: format!("cannot {what}: {error}"),
+                mend: "needs root with CAP_NET_ADMIN and CAP_SYS_ADMIN, iproute2 and nftables; or \
+                       configure network = \"user\""
+                    .to_owned(),
+            }
+        };
+        let resolvers = resolvers::of_host();
+        let routes = run("ip", &["-4", "-json", "route", "show", "table", "all"], "")
+            .map_err(failed("read the routes"))?;
+        let mut taken = address::taken(&routes);
+        taken.extend(resolvers.addresses.iter().copied().map(Block::single));
+        let subnet = choose(slot.number(), &taken).ok_or_else(|| {
+            Error::Start("no private network is free: routes of this host take all".to_owned())
+        })?;
+        let resolv_conf = resolvers.replacement().map_err(failed("write a resolv.conf"))?;
+
+        forward().map_err(failed("switch on net.ipv4.ip_forward"))?;
+        let namespace = new_namespace().map_err(failed("make a network namespace"))?;
+        let name = link_name(slot.number());
+        // From here on, dropping the link undoes.
+        let link = Self { name, namespace, registry: slot.registry().clone(), resolv_conf };
+        link.plug(subnet, &resolvers).map_err(failed("connect a network namespace"))?;
+        Ok(link)
+    }
+
+    /// Moves the calling thread into the namespace. There is no way back for it.
+    pub(crate) fn enter(&self) -> io::Result<()> {
+        setns(&self.namespace, CloneFlags::CLONE_NEWNET)?;
+        if let Some(file) = &self.resolv_conf {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            let none = None::<&str>;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)?;
+            mount(Some(file.path()), "/etc/resolv.conf", none, MsFlags::MS_BIND, none)?;
+        }
+        Ok(())
+    }
+
+    fn plug(&self, subnet: Subnet, resolvers: &Resolvers) -> io::Result<()> {
+        run("nft", &["-f", "-"], &rules::table(&resolvers.addresses))?;
+        let mtu = uplink_mtu();
+        let (name, host, guest) = (&self.name, subnet.host(), subnet.guest());
+        // `ip` takes a path as the name of a namespace where it holds a slash.
+        let namespace = format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd());
+        let outside = format!(
+            "link add {name} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {namespace}\n\
+             addr add {host}/30 dev {name}\nlink set {name} up\n"
+        );
+        run("ip", &["-batch", "-"], &outside)?;
+        // Packets that claim another source than the instance's are dropped; no IPv6 at all.
+        write_sysctl(&format!("net/ipv4/conf/{name}/rp_filter"), "1")?;
+        if let Err(error) = write_sysctl(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1") {
+            tracing::debug!(%error, "a host without IPv6");
+        }
+        let inside = format!(
+            "addr add {guest}/30 dev eth0\nlink set eth0 up\nroute add default via {host}\n"
+        );
+        self.inside(|| {
+            // Lets the guest ping: user-mode networking uses unprivileged ICMP sockets.
+            write_sysctl("net/ipv4/ping_group_range", "0 2147483647")?;
+            run("ip", &["-batch", "-"], &inside).map(drop)
+        })
+    }
+
+    /// Runs `work` in a thread inside the namespace.
+    pub(crate) fn inside<T: Send>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send,
+    ) -> io::Result<T> {
+        in_thread(|| {
+            setns(&self.namespace, CloneFlags::CLONE_NEWNET)?;
+            work()
+        })
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let exclusive = self.registry.exclusive();
+        let removed = remove_link(&self.name).and_then(|()| match &exclusive {
+            // This link's own slot is still held.
+            Ok(_) if self.registry.holds_one() => remove_table(),
+            _ => Ok(()),
+        });
+        if let Err(error) = removed {
+            tracing::warn!(link = self.name, %error, "take down a network");
+        }
+    }
+}
+
+/// Removes a veth pair; it need not exist.
+pub(crate) fn remove_link(name: &str) -> io::Result<()> {
+    if !fs::exists(format!("/sys/class/net/{name}"))? {
+        return Ok(());
+    }
+    match run("ip", &["link", "delete", name], "") {
+        // It may have gone with its namespace in between.
+        Err(error) if fs::exists(format!("/sys/class/net/{name}"))? => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn remove_table() -> io::Result<()> {
+    run("nft", &["-f", "-"], &rules::no_table()).map(drop)
+}
+
+/// A namespace that nothing but the returned descriptor holds.
+fn new_namespace() -> io::Result<OwnedFd> {
+    in_thread(|| {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        fs::File::open("/proc/thread-self/ns/net").map(OwnedFd::from)
+    })
+}
+
+/// Namespaces belong to threads: changes one for `work` only, in a thread that then ends.
+fn in_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, work)?;
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
+    })
+}
+
+fn forward() -> io::Result<()> {
+    if fs::read_to_string("/proc/sys/net/ipv4/ip_forward")?.trim() == "1" {
+        return Ok(());
+    }
+    write_sysctl("net/ipv4/ip_forward", "1")
+}
+
+fn write_sysctl(name: &str, value: &str) -> io::Result<()> {
+    fs::write(format!("/proc/sys/{name}"), value)
+}
+
+/// MTU of the interface that leads out; tunnels and clouds have less than 1500.
+fn uplink_mtu() -> u32 {
+    let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let default = routes.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let device = default.filter(|f| f.get(1) == Some(&"00000000")).find_map(|f| f.first().copied());
+    device
+        .and_then(|device| fs::read_to_string(format!("/sys/class/net/{device}/mtu")).ok())
+        .and_then(|mtu| mtu.trim().parse().ok())
+        .map_or(1500, |mtu: u32| mtu.clamp(576, 1500))
+}
+
+/// Runs a program with `input`; what it said becomes the error where it fails.
+fn run(program: &str, arguments: &[&str], input: &str) -> io::Result<Vec<u8>> {
+    let missing = || io::Error::new(io::ErrorKind::NotFound, format!("{program} is not installed"));
+    let path = find_program(program.as_ref()).ok_or_else(missing)?;
+    let mut child = Command::new(path)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A program that ends without reading says why on its standard error.
+        drop(stdin.write_all(input.as_bytes()));
+    }
+    let output = child.wait_with_output()?;
+    if output.status.success() {
+        Ok(output.stdout)
+    } else {
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(io::Error::other(format!("{program} {}: {said}", arguments.join(" "))))
+    }
+}
+
+/// Addresses of name servers as a list for messages and rules.
+fn joined(addresses: &[Ipv4Addr]) -> String {
+    addresses.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+//! Claims one of this host's slots for an instance.
+//!
+//! A slot is a number below [`SLOTS`] that no other instance of the host has. User id, address and
+//! interface name follow from it, so none of them can collide. A claim is a file in
+//! `/run/dormouse/instances` with a lock on it: the kernel drops the lock when its holder dies, however
+//! it dies, so a file whose lock can be had belongs to nobody and is swept.
+//!
+//! Order: [`Registry::claim`] takes the registry's own lock, sweeps, then claims; network changes of
+//! all instances happen under that lock too ([`Registry::exclusive`]), as they share one nftables table.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use base::{Digest, MachineId};
+use nix::fcntl::{Flock, FlockArg};
+
+use super::{network, start_error};
+use crate::Error;
+use crate::limits::SLOTS;
+
+const HOST_DIR: &str = "/run/dormouse/instances";
+/// First user id for hypervisors. The 16-bit range above it is outside of what distributions,
+/// systemd and container managers hand out.
+const USER_ID_BASE: u32 = 0x7000_0000;
+/// `nobody`, for containers whose user namespace has no such ids.
+const NOBODY: u32 = 65534;
+
+/// All slots of this host.
+#[derive(Debug, Clone)]
+pub(crate) struct Registry {
+    dir: PathBuf,
+}
+
+/// The registry's lock.
+#[derive(Debug)]
+pub(crate) struct Exclusive {
+    _lock: Flock<File>,
+}
+
+/// A claimed slot; free again when dropped.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    registry: Registry,
+    number: u16,
+    _lock: Flock<File>,
+}
+
+impl Registry {
+    /// The registry of this host.
+    pub(crate) fn host() -> Result<Self, Error> {
+        let dir = PathBuf::from(HOST_DIR);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .map_err(start_error(&format!("create {HOST_DIR}")))?;
+        Ok(Self { dir })
+    }
+
+    /// Claims a slot for `machine`, after taking down what dead holders left behind.
+    pub(crate) fn claim(&self, machine: &MachineId) -> Result<Slot, Error> {
+        let _exclusive = self.exclusive()?;
+        self.sweep(&mut |number| network::remove_link(&network::link_name(number)))
+            .and_then(|()| self.claim_free(machine))
+            .map_err(start_error("claim a slot of this host"))?
+            .ok_or_else(|| Error::Start(format!("all {SLOTS} slots of this host are taken")))
+    }
+
+    /// Waits until no other process changes slots or network.
+    pub(crate) fn exclusive(&self) -> Result<Exclusive, Error> {
+        let lock = File::create(self.dir.with_extension("lock"))
+            .and_then(|file| Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e.into()))
+            .map_err(start_error("lock the slots of this host"))?;
+        Ok(Exclusive { _lock: lock })
+    }
+
+    /// True where a single slot is held: the caller's. Only under the lock is that worth anything.
+    pub(crate) fn holds_one(&self) -> bool {
+        fs::read_dir(&self.dir).is_ok_and(|entries| entries.take(2).count() == 1)
+    }
+
+    fn claim_free(&self, machine: &MachineId) -> io::Result<Option<Slot>> {
+        // The same machine gets the same slot where it can: names in logs stay the same.
+        let first = first_choice(machine);
+        for step in 0..SLOTS {
+            let number = first.wrapping_add(u16::try_from(step).unwrap_or(u16::MAX));
+            let file =
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.path(number));
+            let mut file = match file {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(error),
+            };
+            writeln!(file, "{machine}")?;
+            let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+                .map_err(|(_, error)| io::Error::from(error))?;
+            return Ok(Some(Slot { registry: self.clone(), number, _lock: lock }));
+        }
+        Ok(None)
+    }
+
+    /// Calls `remove` for every slot whose holder is dead, and frees it.
+    fn sweep(&self, remove: &mut dyn FnMut(u16) -> io::Result<()>) -> io::Result<()> {
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            let Some(number) = number_of(&path) else { continue };
+            let Ok(lock) = Flock::lock(File::open(&path)?, FlockArg::LockExclusiveNonblock) else {
+                continue;
+            };
+            tracing::info!(slot = number, "take down what a dead keeper left");
+            remove(number)?;
+            fs::remove_file(&path)?;
+            drop(lock);
+        }
+        Ok(())
+    }
+
+    fn path(&self, number: u16) -> PathBuf {
+        self.dir.join(format!("{number:04x}"))
+    }
+}
+
+impl Slot {
+    pub(crate) fn number(&self) -> u16 {
+        self.number
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The user that the slot's hypervisor runs as.
+    pub(crate) fn user_id(&self) -> u32 {
+        let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let wanted = USER_ID_BASE + u32::from(self.number);
+        if maps_user(&map, wanted) { wanted } else { NOBODY }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let path = self.registry.path(self.number);
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::warn!(path = %path.display(), %error, "free a slot");
+        }
+    }
+}
+
+fn first_choice(machine: &MachineId) -> u16 {
+    let digest = Digest::of(machine.as_str().as_bytes());
+    let [high, low, ..] = digest.as_bytes();
+    u16::from_be_bytes([*high, *low])
+}
+
+fn number_of(path: &Path) -> Option<u16> {
+    u16::from_str_radix(path.file_name()?.to_str()?, 16).ok()
+}
+
+/// True where `uid_map` (lines of first id inside, first outside, count) has `user`.
+fn maps_user(uid_map: &str, user: u32) -> bool {
+    uid_map.lines().any(|line| {
+        let mut fields = line.split_whitespace().map(|field| field.parse::<u64>().unwrap_or(0));
+        let (first, _, count) = (fields.next(), fields.next(), fields.next());
+        match (first, count) {
+            (Some(first), Some(count)) => (first..first + count).contains(&u64::from(user)),
+            _ => false,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registry() -> (tempfile::TempDir, Registry) {
+        let dir = tempfile::tempdir().unwrap();
+        let slots = dir.path().join("instances");
+        fs::create_dir(&slots).unwrap();
+        (dir, Registry { dir: slots })
+    }
+
+    #[test]
+    fn two_instances_of_one_machine_have_two_slots() {
+        let (_dir, registry) = registry();
+        let machine = MachineId::generate();
+        let one = registry.claim_free(&machine).unwrap().unwrap();
+        let two = registry.claim_free(&machine).unwrap().unwrap();
+        assert_ne!(one.number(), two.number());
+        let first = one.number();
+        drop(one);
+        assert_eq!(registry.claim_free(&machine).unwrap().unwrap().number(), first);
+    }
+
+    #[test]
+    fn only_slots_of_the_dead_are_swept() {
+        let (_dir, registry) = registry();
+        let held = registry.claim_free(&MachineId::generate()).unwrap().unwrap();
+        let dead = held.number().wrapping_add(7);
+        fs::write(registry.path(dead), "dm-of-a-killed-keeper\n").unwrap();
+        let mut swept = Vec::new();
+        registry
+            .sweep(&mut |number| {
+                swept.push(number);
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(swept, [dead]);
+        assert!(registry.holds_one(), "the one that is alive");
+    }
+
+    #[test]
+    fn a_user_namespace_without_our_ids_is_noticed() {
+        assert!(maps_user("         0          0 4294967295\n", USER_ID_BASE + 0xffff));
+        assert!(!maps_user("0 100000 65536\n", USER_ID_BASE));
+        assert!(!maps_user("", USER_ID_BASE));
+    }
+}

@@ -1,0 +1,78 @@
+//! Starts a child that has given up everything it does not need.
+//!
+//! Between fork and exec, in this order, as each step needs what the next one gives up: keep the
+//! named descriptors open; no core dumps, which would hold the guest's memory; groups, group and
+//! user; no new privileges, ever; death with the parent. The last comes after the change of user,
+//! which clears it.
+#![allow(unsafe_code, reason = "code between fork and exec; each use says why it is sound")]
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, Pid, Uid, getpid, getppid, setgroups, setresgid, setresuid};
+
+/// What a child keeps.
+#[derive(Debug, Clone)]
+pub(crate) struct Confinement {
+    /// User and group to run as; `None`: ours.
+    pub(crate) user: Option<u32>,
+    /// Supplementary groups, where `user` is given.
+    pub(crate) groups: Vec<u32>,
+    /// Descriptors that it inherits under the same numbers.
+    pub(crate) keep_open: Vec<RawFd>,
+}
+
+/// Spawns `command`, confined.
+///
+/// The child is killed when the *thread* that called this ends, so it must outlive the child.
+pub(crate) fn spawn(command: &mut Command, confinement: &Confinement) -> io::Result<Child> {
+    let parent = getpid();
+    let groups: Vec<Gid> = confinement.groups.iter().copied().map(Gid::from_raw).collect();
+    let confinement = confinement.clone();
+    // SAFETY: the closure only makes system calls on values made before the fork; it neither
+    // allocates nor locks.
+    unsafe { command.pre_exec(move || confine(&confinement, &groups, parent)) };
+    command.spawn()
+}
+
+fn confine(confinement: &Confinement, groups: &[Gid], parent: Pid) -> io::Result<()> {
+    for &fd in &confinement.keep_open {
+        // SAFETY: the parent holds these descriptors open until the child has started.
+        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+        fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    }
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    if let Some(user) = confinement.user {
+        let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
+        setgroups(groups)?;
+        setresgid(gid, gid, gid)?;
+        setresuid(uid, uid, uid)?;
+    }
+    prctl::set_no_new_privs()?;
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if getppid() == parent {
+        Ok(())
+    } else {
+        // The parent died before the signal was set: it would never come.
+        Err(io::Error::from_raw_os_error(nix::libc::ESRCH))
+    }
+}
+
+/// A descriptor that becomes readable when the child has ended.
+pub(crate) fn end_of(child: &Child) -> io::Result<OwnedFd> {
+    // SAFETY: takes two integers and returns a new descriptor or -1. The child is not yet waited
+    // for, so its id is still its own.
+    let fd = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, child.id(), 0) };
+    let fd = i32::try_from(fd).map_err(|_| io::Error::from_raw_os_error(nix::libc::EBADF))?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

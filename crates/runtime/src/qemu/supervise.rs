@@ -1,0 +1,281 @@
+//! One thread per instance: spawns QEMU, keeps its logs, waits for its end, takes down its network.
+//!
+//! The thread lives as long as QEMU does, since QEMU is killed when the thread that spawned it ends.
+//! It enters the instance's network namespace, so QEMU is born in it. It is told to kill by closing
+//! one end of a socket pair: that works from any thread, at most once, and also when the owner
+//! just drops the instance. Only this thread kills and reaps, so it never signals a stranger.
+
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::sync::{oneshot, watch};
+
+use super::log::{RingLog, Tail};
+use super::network::Link;
+use super::slot::Slot;
+use super::spawn::{Confinement, end_of, spawn};
+use super::start_error;
+use crate::{Error, Exit, Instance};
+
+/// What to run, and what goes when it ends.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) program: PathBuf,
+    pub(crate) arguments: Vec<String>,
+    pub(crate) confinement: Confinement,
+    pub(crate) link: Option<Link>,
+    pub(crate) slot: Option<Slot>,
+}
+
+/// A running QEMU.
+#[derive(Debug)]
+pub(crate) struct QemuInstance {
+    pid: u32,
+    ended: watch::Receiver<Option<Exit>>,
+    console: Arc<Mutex<Tail>>,
+    /// Closed to kill.
+    kill: Mutex<Option<UnixStream>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl QemuInstance {
+    /// Starts `process`; `console` is our end of its serial console.
+    pub(crate) fn spawn(
+        process: Process,
+        console: UnixStream,
+        log_dir: &Path,
+    ) -> Result<Self, Error> {
+        let (kill, killed) = UnixStream::pair().map_err(start_error("create a channel"))?;
+        let (ended_in, ended) = watch::channel(None);
+        let (started_in, started) = oneshot::channel();
+        let tail = Arc::new(Mutex::new(Tail::default()));
+        let open =
+            |name: &str| RingLog::open(&log_dir.join(name)).map_err(start_error("open a log"));
+        let logs = Logs {
+            console: open("console.log")?,
+            tail: tail.clone(),
+            hypervisor: open("qemu.log")?,
+            said: Tail::default(),
+        };
+        let thread = thread::Builder::new()
+            .name("qemu".to_owned())
+            .spawn(move || supervise(process, console, killed, logs, started_in, &ended_in))
+            .map_err(start_error("start a thread"))?;
+        let pid = started
+            .blocking_recv()
+            .map_err(|_| Error::Start("its thread ended early".to_owned()))??;
+        let (kill, thread) = (Mutex::new(Some(kill)), Mutex::new(Some(thread)));
+        Ok(Self { pid, ended, console: tail, kill, thread })
+    }
+
+    fn kill(&self) {
+        drop(self.kill.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+#[async_trait]
+impl Instance for QemuInstance {
+    fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    async fn wait(&self) -> Exit {
+        let mut ended = self.ended.clone();
+        match ended.wait_for(Option::is_some).await.map(|exit| exit.clone()) {
+            Ok(Some(exit)) => exit,
+            _ => Exit::Crashed("the thread that watched it ended".to_owned()),
+        }
+    }
+
+    async fn stop(&self, grace: Duration) -> Exit {
+        if let Ok(exit) = tokio::time::timeout(grace, self.wait()).await {
+            return exit;
+        }
+        self.kill();
+        self.wait().await
+    }
+
+    fn console_tail(&self) -> String {
+        self.console.lock().unwrap_or_else(PoisonError::into_inner).text()
+    }
+}
+
+impl Drop for QemuInstance {
+    /// Kills the guest and waits until nothing of it is left: some 50 ms.
+    fn drop(&mut self) {
+        self.kill();
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
+            && thread.join().is_err()
+        {
+            tracing::error!(pid = self.pid, "the thread that watched qemu panicked");
+        }
+    }
+}
+
+/// Where output goes.
+#[derive(Debug)]
+struct Logs {
+    console: RingLog,
+    tail: Arc<Mutex<Tail>>,
+    hypervisor: RingLog,
+    said: Tail,
+}
+
+fn supervise(
+    process: Process,
+    console: UnixStream,
+    killed: UnixStream,
+    mut logs: Logs,
+    started: oneshot::Sender<Result<u32, Error>>,
+    ended: &watch::Sender<Option<Exit>>,
+) {
+    let Process { program, arguments, confinement, link, slot } = process;
+    let mut command = Command::new(&program);
+    command
+        .args(&arguments)
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let born = link
+        .as_ref()
+        .map_or(Ok(()), Link::enter)
+        .and_then(|()| spawn(&mut command, &confinement))
+        .and_then(|mut child| match end_of(&child) {
+            Ok(end) => Ok((child, end)),
+            Err(error) => child.kill().and_then(|()| child.wait()).and(Err(error)),
+        });
+    let (mut child, end) = match born {
+        Ok(born) => born,
+        Err(error) => {
+            drop((link, slot));
+            // Nobody waits where the start was given up.
+            drop(started.send(Err(Error::Start(format!("{}: {error}", program.display())))));
+            return;
+        }
+    };
+    if started.send(Ok(child.id())).is_err() {
+        // The start was given up. `killed` is closed then, and the loop below sees it.
+        tracing::debug!("nobody wants this instance any more");
+    }
+    let was_killed = watch_until_end(&mut child, &end, console, killed, &mut logs);
+    let exit = match child.wait() {
+        Ok(status) => exit_of(status, was_killed, &logs),
+        Err(error) => Exit::Crashed(format!("wait for qemu: {error}")),
+    };
+    // The slot last: while it is held, nobody else may use the names made from it.
+    drop(link);
+    drop(slot);
+    // An instance that was dropped has no receiver.
+    drop(ended.send(Some(exit)));
+}
+
+/// Copies output to the logs until the child has ended. True where it was killed on request.
+fn watch_until_end(
+    child: &mut Child,
+    end: &OwnedFd,
+    console: UnixStream,
+    killed: UnixStream,
+    logs: &mut Logs,
+) -> bool {
+    let mut console = Some(console);
+    let mut stderr = child.stderr.take();
+    let mut killed = Some(killed);
+    let mut was_killed = false;
+    loop {
+        let mut watched = vec![PollFd::new(end.as_fd(), PollFlags::POLLIN)];
+        watched.extend(killed.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
+        watched.extend(console.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
+        watched.extend(stderr.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
+        match poll(&mut watched, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => {
+                tracing::error!(%error, "poll qemu");
+                break;
+            }
+        }
+        // In the order in which they were added; absent ones were not.
+        let mut ready = watched.iter().map(|fd| fd.any().unwrap_or(false));
+        let has_ended = ready.next().unwrap_or(true);
+        let kill_ready = killed.is_some() && ready.next().unwrap_or(false);
+        let console_ready = console.is_some() && ready.next().unwrap_or(false);
+        let stderr_ready = stderr.is_some() && ready.next().unwrap_or(false);
+        drop(ready);
+        drop(watched);
+        if kill_ready {
+            killed = None;
+            was_killed = true;
+            if let Err(error) = child.kill() {
+                tracing::error!(%error, "kill qemu");
+            }
+        }
+        if console_ready && !copy(console.as_mut(), |bytes| logs.console(bytes)) {
+            console = None;
+        }
+        if stderr_ready && !copy(stderr.as_mut(), |bytes| logs.hypervisor(bytes)) {
+            stderr = None;
+        }
+        // What it said last may still be in the pipes.
+        if has_ended && !console_ready && !stderr_ready {
+            break;
+        }
+        if has_ended {
+            drain(&mut console, &mut stderr, logs);
+            break;
+        }
+    }
+    was_killed
+}
+
+/// Reads what is left after the end. The writer is gone, so this comes to an end of input.
+fn drain(console: &mut Option<UnixStream>, stderr: &mut Option<ChildStderr>, logs: &mut Logs) {
+    while copy(console.as_mut(), |bytes| logs.console(bytes)) {}
+    while copy(stderr.as_mut(), |bytes| logs.hypervisor(bytes)) {}
+}
+
+/// Reads once; false at the end of input.
+fn copy(from: Option<&mut impl Read>, mut to: impl FnMut(&[u8])) -> bool {
+    let mut buffer = [0; 16 * 1024];
+    match from.map(|from| from.read(&mut buffer)) {
+        Some(Ok(n)) if n > 0 => {
+            to(&buffer[..n]);
+            true
+        }
+        Some(Err(error)) if error.kind() == std::io::ErrorKind::Interrupted => true,
+        _ => false,
+    }
+}
+
+impl Logs {
+    fn console(&mut self, bytes: &[u8]) {
+        self.console.write(bytes);
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+    }
+
+    fn hypervisor(&mut self, bytes: &[u8]) {
+        self.hypervisor.write(bytes);
+        self.said.push(bytes);
+    }
+}
+
+/// How it ended. A guest that panics reboots, which ends QEMU like a power-off: the console tells.
+fn exit_of(status: ExitStatus, was_killed: bool, logs: &Logs) -> Exit {
+    let console = logs.tail.lock().unwrap_or_else(PoisonError::into_inner).text();
+    let panic = console.lines().find(|line| line.contains("Kernel panic - not syncing"));
+    match (status.success(), panic) {
+        _ if was_killed => Exit::Crashed("killed, as it did not power off in time".to_owned()),
+        (true, None) => Exit::PoweredOff,
+        (true, Some(line)) => Exit::Crashed(format!("the guest's kernel gave up: {line}")),
+        (false, _) => Exit::Crashed(format!("qemu: {status}: {}", logs.said.text())),
+    }
+}
