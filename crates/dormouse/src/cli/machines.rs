@@ -1,0 +1,251 @@
+//! Commands about machines.
+
+use std::pin::pin;
+
+use base::ErrorKind;
+use clap::Args;
+use client::{Client, CreateMachine, Machine};
+use futures::StreamExt;
+
+use super::{ServerArgs, table};
+use crate::Failure;
+use crate::server_file::ServerFile;
+
+/// Flags of `create`.
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Unique name; the server makes one up otherwise.
+    name: Option<String>,
+    /// Image.
+    #[arg(long)]
+    image: Option<String>,
+    /// Virtual CPUs, in quarter steps.
+    #[arg(long)]
+    vcpu: Option<f64>,
+    /// Memory in MiB.
+    #[arg(long, value_name = "MIB")]
+    memory: Option<u64>,
+    /// Size of the home in GiB.
+    #[arg(long, value_name = "GIB")]
+    storage: Option<u64>,
+    /// Idle time before sleep: 30s, 15m, 2h, never.
+    #[arg(long)]
+    autosleep: Option<String>,
+    /// Do not wait until it runs.
+    #[arg(long)]
+    no_wait: bool,
+    /// JSON on stdout.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Flags of `ls`.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// JSON on stdout.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// A machine's name, for many commands.
+#[derive(Debug, Args)]
+pub(crate) struct NameArgs {
+    /// Name or id.
+    name: String,
+    /// JSON on stdout.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Flags of `rm`.
+#[derive(Debug, Args)]
+pub(crate) struct RemoveArgs {
+    /// Names or ids.
+    #[arg(required = true)]
+    names: Vec<String>,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Flags of `down`.
+#[derive(Debug, Args)]
+pub(crate) struct DownArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+pub(super) async fn create(args: CreateArgs) -> Result<u8, Failure> {
+    let client = args.server.client()?;
+    let what = CreateMachine {
+        name: args.name,
+        image: args.image,
+        vcpu: args.vcpu,
+        memory_mib: args.memory,
+        storage_gib: args.storage,
+        autosleep: args.autosleep,
+    };
+    let mut machine = client.create(&what).await?;
+    if !args.no_wait {
+        eprintln!("created {}, starting", machine.name);
+        machine = client.settled(&machine.machine_id).await?;
+    }
+    finish(&machine, args.json)
+}
+
+pub(super) async fn list(args: ListArgs) -> Result<u8, Failure> {
+    let machines = args.server.client()?.machines().await?;
+    if args.json {
+        table::print_json(&machines.iter().map(|machine| &machine.raw).collect::<Vec<_>>());
+    } else {
+        let rows: Vec<_> = machines.iter().map(row).collect();
+        table::print(&["NAME", "STATE", "VCPU", "MEMORY", "STORAGE", "ID"], &rows);
+    }
+    Ok(0)
+}
+
+pub(super) async fn show(args: NameArgs) -> Result<u8, Failure> {
+    let machine = args.server.client()?.machine(&args.name).await?;
+    if args.json {
+        table::print_json(&machine.raw);
+        return Ok(0);
+    }
+    let autosleep = match machine.autosleep_seconds {
+        0 => "never".to_owned(),
+        seconds => format!("{seconds} s"),
+    };
+    let mut rows = vec![
+        ["name", &machine.name],
+        ["id", &machine.machine_id],
+        ["state", &machine.status.phase],
+        ["wanted", &machine.desired_state],
+        ["reason", &machine.status.reason],
+        ["image", &machine.image],
+        ["vcpu", &machine.vcpu.to_string()],
+        ["memory", &format!("{} MiB", machine.memory_mib)],
+        ["storage", &format!("{} GiB", machine.storage_gib)],
+        ["autosleep", &autosleep],
+    ]
+    .map(|[key, value]| vec![key.to_owned(), value.clone()])
+    .to_vec();
+    if let Some(error) = &machine.status.last_error {
+        rows.push(vec!["error".to_owned(), error.clone()]);
+    }
+    table::print(&["FIELD", "VALUE"], &rows);
+    Ok(0)
+}
+
+pub(super) async fn transition(args: NameArgs, verb: &str) -> Result<u8, Failure> {
+    let client = args.server.client()?;
+    client.transition(&args.name, verb).await?;
+    finish(&client.settled(&args.name).await?, args.json)
+}
+
+pub(super) async fn publish(args: NameArgs) -> Result<u8, Failure> {
+    let report = args.server.client()?.publish(&args.name).await?;
+    if args.json {
+        table::print_json(&report);
+    } else {
+        eprintln!("published");
+        for path in report["conflicts"].as_array().into_iter().flatten() {
+            eprintln!("changed on both sides, the draft's version stands: {path}");
+        }
+    }
+    Ok(0)
+}
+
+pub(super) async fn watch(args: NameArgs) -> Result<u8, Failure> {
+    let client = args.server.client()?;
+    let mut events = pin!(client.watch(&args.name).await?);
+    while let Some(machine) = events.next().await {
+        let machine = machine?;
+        if args.json {
+            table::print_json(&machine.raw);
+        } else {
+            eprintln!("{}: {}", machine.status.phase, machine.status.reason);
+        }
+        if machine.status.phase == "failed" {
+            return failed(&machine);
+        }
+    }
+    Ok(0)
+}
+
+pub(super) async fn remove(args: RemoveArgs) -> Result<u8, Failure> {
+    let client = args.server.client()?;
+    for name in &args.names {
+        client.delete(name).await?;
+        eprintln!("deleted {name}");
+    }
+    Ok(0)
+}
+
+pub(super) async fn down(args: DownArgs) -> Result<u8, Failure> {
+    let client = args.server.client()?;
+    let asleep = sleep_all(&client).await;
+    let data = args.server.data.clone().unwrap_or_else(crate::dirs::data);
+    asleep?;
+    let Some(server) = ServerFile::read(&data).filter(|server| server.url == client.base()) else {
+        return Err(Failure::new(
+            ErrorKind::InvalidArgument,
+            "every machine sleeps; the server is not one of this host's data directory: stop it where it runs",
+        ));
+    };
+    let pid = i32::try_from(server.pid).unwrap_or(0);
+    if pid > 1 {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGTERM).ok();
+    }
+    eprintln!("the server was asked to stop");
+    Ok(0)
+}
+
+/// Asks every machine to sleep, then waits for all of them.
+async fn sleep_all(client: &Client) -> Result<(), Failure> {
+    let machines = client.machines().await?;
+    let awake: Vec<_> =
+        machines.iter().filter(|machine| machine.desired_state == "running").collect();
+    for machine in &awake {
+        eprintln!("{} goes to sleep", machine.name);
+        client.transition(&machine.machine_id, "sleep").await?;
+    }
+    for machine in &awake {
+        let machine = client.settled(&machine.machine_id).await?;
+        if machine.status.phase == "failed" {
+            failed(&machine)?;
+        }
+    }
+    Ok(())
+}
+
+fn finish(machine: &Machine, json: bool) -> Result<u8, Failure> {
+    if machine.status.phase == "failed" {
+        return failed(machine);
+    }
+    if json {
+        table::print_json(&machine.raw);
+    } else {
+        table::print(&["NAME", "STATE", "VCPU", "MEMORY", "STORAGE", "ID"], &[row(machine)]);
+    }
+    Ok(0)
+}
+
+fn failed(machine: &Machine) -> Result<u8, Failure> {
+    let why = machine.status.last_error.as_ref().unwrap_or(&machine.status.reason);
+    Err(Failure::new(ErrorKind::Conflict, format!("{} failed: {why}", machine.name)))
+}
+
+fn row(machine: &Machine) -> Vec<String> {
+    vec![
+        machine.name.clone(),
+        machine.status.phase.clone(),
+        machine.vcpu.to_string(),
+        format!("{} MiB", machine.memory_mib),
+        format!("{} GiB", machine.storage_gib),
+        machine.machine_id.clone(),
+    ]
+}

@@ -1,0 +1,80 @@
+//! The command line: a client of the same HTTP API as everybody else.
+//!
+//! Data goes to stdout, talk to stderr; tables for people, `--json` for programs; exit codes from the one
+//! error table (`base::ErrorKind`).
+
+mod copy;
+mod exec;
+mod locate;
+mod machines;
+mod table;
+
+use clap::{Args, Subcommand};
+use client::Client;
+
+use crate::{Failure, tokio_runtime};
+
+/// Which server to talk to.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServerArgs {
+    /// Server URL; else `DORMOUSE_URL`, the `[client]` configuration, or the server of this host.
+    #[arg(long, global = true, value_name = "URL", help_heading = "Server")]
+    url: Option<String>,
+    /// Data directory of a server on this host, to find its URL and key in.
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Server")]
+    data: Option<std::path::PathBuf>,
+}
+
+/// Commands that talk to a server.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClientCommand {
+    /// Create a machine and wait until it runs.
+    Create(machines::CreateArgs),
+    /// List machines.
+    Ls(machines::ListArgs),
+    /// Show one machine.
+    Show(machines::NameArgs),
+    /// Run a command in a machine; its exit code is ours.
+    Exec(exec::ExecArgs),
+    /// Copy files and trees: NAME:PATH on one side, a local path on the other.
+    Cp(copy::CopyArgs),
+    /// Write a file of a machine to stdout.
+    Cat(copy::CatArgs),
+    /// Put a machine to sleep.
+    Sleep(machines::NameArgs),
+    /// Wake a machine.
+    Wake(machines::NameArgs),
+    /// Publish what was written to a sleeping machine.
+    Publish(machines::NameArgs),
+    /// Follow a machine until it is where it was asked to be.
+    Watch(machines::NameArgs),
+    /// Delete a machine and everything it has.
+    Rm(machines::RemoveArgs),
+    /// Put every machine to sleep, then stop the server of this host.
+    Down(machines::DownArgs),
+}
+
+pub(crate) fn main(command: ClientCommand) -> Result<u8, Failure> {
+    tokio_runtime()?.block_on(async {
+        match command {
+            ClientCommand::Create(args) => machines::create(args).await,
+            ClientCommand::Ls(args) => machines::list(args).await,
+            ClientCommand::Show(args) => machines::show(args).await,
+            ClientCommand::Exec(args) => exec::exec(args).await,
+            ClientCommand::Cp(args) => copy::copy(args).await,
+            ClientCommand::Cat(args) => copy::cat(args).await,
+            ClientCommand::Sleep(args) => machines::transition(args, "sleep").await,
+            ClientCommand::Wake(args) => machines::transition(args, "wake").await,
+            ClientCommand::Publish(args) => machines::publish(args).await,
+            ClientCommand::Watch(args) => machines::watch(args).await,
+            ClientCommand::Rm(args) => machines::remove(args).await,
+            ClientCommand::Down(args) => machines::down(args).await,
+        }
+    })
+}
+
+impl ServerArgs {
+    fn client(&self) -> Result<Client, Failure> {
+        locate::client(self.url.as_deref(), self.data.as_deref())
+    }
+}

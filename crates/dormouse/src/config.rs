@@ -1,0 +1,178 @@
+//! What the server is told: a TOML file, then the environment, then flags; later ones win.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use base::ErrorKind;
+use clap::Args;
+use serde::Deserialize;
+
+use crate::{Failure, dirs};
+
+/// Flags of `serve`, and of whatever else needs to know where the server keeps its things.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServeArgs {
+    /// Configuration file (TOML); default `$XDG_CONFIG_HOME/dormouse/config.toml` where it exists.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Address to listen on; port 0 picks a free one [default: 127.0.0.1:8080].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Data directory [default: `$XDG_DATA_HOME/dormouse`].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Object store: file:///DIR, s3://BUCKET/PREFIX, gs://…, az://… [default: DATA/store].
+    #[arg(long, value_name = "URL")]
+    pub(crate) store: Option<String>,
+    /// Where machine images are.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) images: Option<PathBuf>,
+    /// How machines reach the network: isolated (needs root), user, none.
+    #[arg(long, value_parser = parse_network)]
+    pub(crate) network: Option<runtime::Network>,
+    /// At the end (SIGTERM), put every machine to sleep first.
+    #[arg(long)]
+    pub(crate) shutdown_machines: bool,
+}
+
+/// The configuration file. Unknown keys are refused, so that a typing error is not a silent default.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    listen: Option<SocketAddr>,
+    data: Option<PathBuf>,
+    store: Option<String>,
+    images: Option<PathBuf>,
+    network: Option<runtime::Network>,
+    shutdown_machines: Option<bool>,
+    boot_timeout_seconds: Option<u64>,
+    #[serde(default)]
+    defaults: FileDefaults,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileDefaults {
+    vcpu: Option<f64>,
+    memory_mib: Option<u64>,
+    storage_gib: Option<u64>,
+    autosleep_seconds: Option<u64>,
+    image: Option<String>,
+}
+
+/// Everything decided.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) listen: SocketAddr,
+    pub(crate) data: PathBuf,
+    pub(crate) store: String,
+    pub(crate) images: PathBuf,
+    pub(crate) network: runtime::Network,
+    pub(crate) shutdown_machines: bool,
+    pub(crate) boot_timeout_seconds: u64,
+    pub(crate) defaults: control::Defaults,
+}
+
+/// Seconds that a guest may take to boot: emulated on a busy host it takes up to 11 s, and nothing
+/// is gained by giving up early.
+const BOOT_TIMEOUT_SECONDS: u64 = 120;
+
+impl Config {
+    pub(crate) fn load(args: &ServeArgs) -> Result<Self, Failure> {
+        let file = match &args.config {
+            Some(path) => read(path)?,
+            None => {
+                let path = dirs::config_file();
+                if path.exists() { read(&path)? } else { File::default() }
+            }
+        };
+        let data = args.data.clone().or(file.data).unwrap_or_else(dirs::data);
+        let data = std::path::absolute(&data).map_err(|error| {
+            Failure::new(ErrorKind::InvalidArgument, format!("data directory {}: {error}", data.display()))
+        })?;
+        let store = args
+            .store
+            .clone()
+            .or_else(|| dirs::variable("DORMOUSE_STORE"))
+            .or(file.store)
+            .unwrap_or_else(|| format!("file://{}", data.join("store").display()));
+        let defaults = control::Defaults::default();
+        Ok(Self {
+            listen: args.listen.or(file.listen).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
+            store,
+            images: args.images.clone().or(file.images).unwrap_or_else(dirs::images),
+            network: args.network.or(file.network).unwrap_or_else(default_network),
+            shutdown_machines: args.shutdown_machines || file.shutdown_machines.unwrap_or(false),
+            boot_timeout_seconds: file.boot_timeout_seconds.unwrap_or(BOOT_TIMEOUT_SECONDS),
+            defaults: control::Defaults {
+                vcpu: file.defaults.vcpu.unwrap_or(defaults.vcpu),
+                memory_mib: file.defaults.memory_mib.unwrap_or(defaults.memory_mib),
+                storage_gib: file.defaults.storage_gib.unwrap_or(defaults.storage_gib),
+                autosleep_seconds: file.defaults.autosleep_seconds.unwrap_or(defaults.autosleep_seconds),
+                image: file.defaults.image.unwrap_or(defaults.image),
+            },
+            data,
+        })
+    }
+}
+
+/// With root, machines get a namespace of their own. Without, they get no network: user-mode
+/// networking alone would let guests reach services of this host, and that must be asked for.
+fn default_network() -> runtime::Network {
+    if nix::unistd::geteuid().is_root() { runtime::Network::Isolated } else { runtime::Network::None }
+}
+
+fn read(path: &Path) -> Result<File, Failure> {
+    let bad = |error: &dyn std::fmt::Display| {
+        Failure::new(ErrorKind::InvalidArgument, format!("configuration {}: {error}", path.display()))
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| bad(&error))?;
+    toml::from_str(&text).map_err(|error| bad(&error))
+}
+
+fn parse_network(text: &str) -> Result<runtime::Network, String> {
+    match text {
+        "isolated" => Ok(runtime::Network::Isolated),
+        "user" => Ok(runtime::Network::User),
+        "none" => Ok(runtime::Network::None),
+        _ => Err("one of isolated, user, none".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args() -> ServeArgs {
+        ServeArgs {
+            config: None,
+            listen: None,
+            data: None,
+            store: None,
+            images: None,
+            network: None,
+            shutdown_machines: false,
+        }
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_a_typing_error_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, "listen = \"127.0.0.1:1\"\nstore = \"s3://b/p\"\n[defaults]\nvcpu = 2.0\n").unwrap();
+        let flags = ServeArgs {
+            config: Some(path.clone()),
+            listen: Some("127.0.0.1:2".parse().unwrap()),
+            data: Some("/tmp/x".into()),
+            ..args()
+        };
+        let config = Config::load(&flags).unwrap();
+        assert_eq!(config.listen.port(), 2);
+        assert_eq!(config.store, "s3://b/p");
+        assert!((config.defaults.vcpu - 2.0).abs() < f64::EPSILON);
+
+        std::fs::write(&path, "lisen = \"127.0.0.1:1\"\n").unwrap();
+        let error = Config::load(&ServeArgs { config: Some(path), ..args() }).unwrap_err();
+        assert!(error.to_string().contains("lisen"), "{error}");
+    }
+}

@@ -1,0 +1,53 @@
+//! `dormouse keeper`: the process that owns one awake machine.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use base::{ErrorKind, SystemClock, SystemEntropy};
+use clap::Args;
+use keeper::layout::MachineDir;
+use keeper::{KeeperSpec, Parts};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Failure, dirs, telemetry, tokio_runtime};
+
+/// Flags of `keeper`.
+#[derive(Debug, Args)]
+pub(crate) struct KeeperArgs {
+    /// The machine's directory.
+    #[arg(long)]
+    dir: PathBuf,
+}
+
+pub(crate) fn main(args: &KeeperArgs) -> Result<u8, Failure> {
+    // A session of our own: what ends the server's terminal or process group must not end us.
+    // Fails only where we are a group leader already, which is as good.
+    nix::unistd::setsid().ok();
+    telemetry::init_logs();
+    let dir = MachineDir::new(&args.dir);
+    let spec = KeeperSpec::load(&dir).map_err(|failure| Failure::new(failure.kind, failure.message))?;
+    tokio_runtime()?.block_on(async {
+        let store = objstore::open(&spec.store_url, &dirs::variable)
+            .map_err(|error| Failure::new(ErrorKind::Unavailable, error.to_string()))?;
+        let terminate = CancellationToken::new();
+        let signal = terminate.clone();
+        let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+            .map_err(|error| Failure::new(ErrorKind::Internal, format!("watch for signals: {error}")))?;
+        tokio::spawn(async move {
+            term.recv().await;
+            signal.cancel();
+        });
+        let parts = Parts {
+            store,
+            runtime: Arc::new(runtime::QemuRuntime::new()),
+            clock: Arc::new(SystemClock::new()),
+            entropy: Arc::new(SystemEntropy),
+            terminate,
+        };
+        let last = keeper::run(dir, spec, parts).await;
+        match last.error {
+            None => Ok(0),
+            Some((kind, message)) => Err(Failure::new(kind, message)),
+        }
+    })
+}

@@ -1,0 +1,205 @@
+//! `dormouse serve`: wiring, start and end.
+//!
+//! # Order
+//! Configuration; data directory; server name and key; object store, probed; control, which takes the
+//! directory's lock and adopts keepers that are running; the listener; then the one line on stdout. At
+//! SIGTERM: stop taking requests, let open ones end, leave awake machines to their keepers.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{Clock, Entropy, ErrorKind, ServerId, SystemClock, SystemEntropy};
+use clap::Args;
+use control::{Control, Settings};
+use local_host::{LocalHomes, LocalHomesSettings, LocalHost, LocalHostSettings};
+use objstore::{Backend, Metered, ObjectStore};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, ServeArgs};
+use crate::server_file::{self, ServerFile};
+use crate::{Failure, dirs, telemetry, tokio_runtime};
+
+/// How long open requests have at the end; the process is gone within five seconds.
+const DRAIN: Duration = Duration::from_secs(3);
+/// How long machines may take to fall asleep with `--shutdown-machines`.
+const MACHINES_ASLEEP: Duration = Duration::from_secs(600);
+
+/// Flags of `adopt`.
+#[derive(Debug, Args)]
+pub(crate) struct AdoptArgs {
+    #[command(flatten)]
+    serve: ServeArgs,
+    /// Also take homes that their last server never released. Only when that server is lost: if it
+    /// lives, its copies of these machines are stopped.
+    #[arg(long)]
+    take_over: bool,
+}
+
+pub(crate) fn main(args: &ServeArgs) -> Result<u8, Failure> {
+    let config = Config::load(args)?;
+    telemetry::init_logs();
+    let runtime = tokio_runtime()?;
+    let done = runtime.block_on(serve(config));
+    // Blocking file calls may still be waiting for a store that is away.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    done.map(|()| 0)
+}
+
+pub(crate) fn adopt(args: &AdoptArgs) -> Result<u8, Failure> {
+    let config = Config::load(&args.serve)?;
+    telemetry::init_logs();
+    let runtime = tokio_runtime()?;
+    let adopted = runtime.block_on(async {
+        let control = open(&config).await?;
+        let adopted = control.machines().adopt(args.take_over).await;
+        control.close().await;
+        Ok::<_, Failure>(adopted?)
+    });
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    let adopted = adopted?;
+    for machine in &adopted {
+        eprintln!("adopted {} ({})", machine.name, machine.machine_id);
+    }
+    eprintln!("{} machines adopted, asleep; start the server and wake them", adopted.len());
+    Ok(0)
+}
+
+async fn serve(config: Config) -> Result<(), Failure> {
+    let mut ends = Ends::watch()?;
+    let exporter = http_kit::Exporter::install()
+        .map_err(|error| Failure::new(ErrorKind::Internal, error.to_string()))?;
+    let control = open(&config).await?;
+    let key = match dirs::variable("DORMOUSE_API_KEY") {
+        Some(key) => key,
+        None => server_file::ensure_key(&config.data, &SystemEntropy)?,
+    };
+    let listener = TcpListener::bind(config.listen).await.map_err(|error| {
+        Failure::new(
+            ErrorKind::Unavailable,
+            format!("listen on {}: {error}; --listen 127.0.0.1:0 picks a free port", config.listen),
+        )
+    })?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| Failure::new(ErrorKind::Internal, format!("listen: {error}")))?;
+    let url = format!("http://{address}");
+    let keys = http_kit::Keys::single(&key);
+    let app = api_v1::app(control.clone(), keys, exporter);
+    let file = ServerFile { url: url.clone(), pid: std::process::id() };
+    file.write(&config.data)
+        .map_err(|error| Failure::new(ErrorKind::Internal, format!("write server.json: {error}")))?;
+    announce(&url);
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(http_kit::serve(listener, app, stop.clone(), DRAIN));
+    ends.wait().await;
+    tracing::info!("stopping");
+    if config.shutdown_machines {
+        sleep_all(&control).await;
+    }
+    stop.cancel();
+    serving.await.ok();
+    control.close().await;
+    ServerFile::remove(&config.data);
+    Ok(())
+}
+
+/// The one line that a program waits for.
+#[allow(clippy::print_stdout, reason = "stdout is data: this line is the contract")]
+fn announce(url: &str) {
+    println!("dormouse listening on {url}");
+}
+
+/// Opens everything below the faces.
+async fn open(config: &Config) -> Result<Control, Failure> {
+    make_data_dir(&config.data)?;
+    let server = server_file::ensure_server_id(&config.data)?;
+    let store = open_store(&config.store).await?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+    let settings = Settings {
+        defaults: config.defaults.clone(),
+        ..Settings::new(config.data.clone(), server.clone())
+    };
+    let parts = control::Parts {
+        host: Arc::new(host(config, &server)?),
+        homes: Arc::new(LocalHomes::new(LocalHomesSettings {
+            server,
+            store: store.clone(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+        })),
+        store,
+        clock,
+        entropy,
+    };
+    Ok(Control::open(settings, parts).await?)
+}
+
+fn host(config: &Config, server: &ServerId) -> Result<LocalHost, Failure> {
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::new(ErrorKind::Internal, format!("find this program: {error}")))?;
+    Ok(LocalHost::new(LocalHostSettings {
+        data_dir: config.data.clone(),
+        server: server.clone(),
+        store_url: config.store.clone(),
+        images_dir: config.images.clone(),
+        program,
+        network: config.network,
+        boot_timeout_seconds: config.boot_timeout_seconds,
+    }))
+}
+
+/// Opens the object store and proves that it can do what homes need.
+async fn open_store(url: &str) -> Result<Arc<dyn ObjectStore>, Failure> {
+    let refused = |error: objstore::Error| Failure::new(error.kind(), format!("object store: {error}"));
+    let backend = Backend::open(url, &dirs::variable).map_err(refused)?;
+    backend.probe().await.map_err(refused)?;
+    Ok(Arc::new(Metered::new(backend)))
+}
+
+fn make_data_dir(path: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
+        Failure::new(
+            ErrorKind::InvalidArgument,
+            format!("data directory {}: {error}; --data names another", path.display()),
+        )
+    })
+}
+
+/// Puts every machine to sleep, as long as it takes, within a bound.
+async fn sleep_all(control: &Control) {
+    let asleep = tokio::time::timeout(MACHINES_ASLEEP, control.machines().sleep_all()).await;
+    match asleep {
+        Ok(Ok(count)) => tracing::info!(count, "machines sleep"),
+        Ok(Err(error)) => tracing::error!(%error, "not every machine could be put to sleep"),
+        Err(_) => tracing::error!("not every machine fell asleep in time"),
+    }
+}
+
+/// What ends the server.
+struct Ends {
+    term: Signal,
+    int: Signal,
+}
+
+impl Ends {
+    fn watch() -> Result<Self, Failure> {
+        let of = |kind| {
+            signal(kind).map_err(|error| {
+                Failure::new(ErrorKind::Internal, format!("watch for signals: {error}"))
+            })
+        };
+        Ok(Self { term: of(SignalKind::terminate())?, int: of(SignalKind::interrupt())? })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+}
