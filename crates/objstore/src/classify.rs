@@ -67,8 +67,7 @@ impl From<object_store::Error> for Failure {
             (
                 _,
                 Some(
-                    code @ ("NotImplemented"
-                    | "InvalidBucketName"
+                    code @ ("InvalidBucketName"
                     | "PermanentRedirect"
                     | "AuthorizationHeaderMalformed"
                     | "EntityTooLarge"
@@ -94,9 +93,12 @@ impl From<object_store::Error> for Failure {
             (E::PermissionDenied { .. } | E::Unauthenticated { .. }, code) => {
                 Self::Denied(code.unwrap_or("no reason given").to_owned())
             }
-            (E::NotImplemented { .. } | E::NotSupported { .. }, _) => {
-                Self::Unusable("the object store lacks an operation that is needed".to_owned())
-            }
+            (_, Some("NotImplemented"))
+            | (E::NotImplemented { .. } | E::NotSupported { .. }, _) => Self::Unusable(
+                "the object store lacks an operation that is needed: use one with conditional \
+                     writes (If-None-Match on PUT)"
+                    .to_owned(),
+            ),
             (E::InvalidPath { .. }, _) => Self::Unusable(
                 "the store holds an object under our prefix whose key is not ours: \
                                 use a prefix of its own"
@@ -180,5 +182,8 @@ mod tests {
             source: "<Code>NoSuchBucket</Code>".into(),
         };
         assert!(matches!(Failure::from(missing), Failure::Unusable(_)));
+        let lacking =
+            "status code: 501 Not Implemented: <Error><Code>NotImplemented</Code></Error>";
+        assert!(matches!(Failure::from(generic(lacking)), Failure::Unusable(_)));
     }
 }

@@ -59,9 +59,12 @@ impl Error {
         match self {
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Exists { .. } => ErrorKind::AlreadyExists,
-            Self::BadKey { .. } | Self::Unusable { .. } => ErrorKind::InvalidArgument,
+            // Keys are made by our own code.
+            Self::BadKey { .. } => ErrorKind::Internal,
             Self::Denied { .. } => ErrorKind::PermissionDenied,
-            Self::Unavailable { .. } => ErrorKind::Unavailable,
+            // To a user's request, a store that was set up wrongly is one that is down; mended, it
+            // works again without a restart.
+            Self::Unavailable { .. } | Self::Unusable { .. } => ErrorKind::Unavailable,
         }
     }
 

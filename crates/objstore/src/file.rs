@@ -143,12 +143,15 @@ impl Shared {
                 Naming::Replace => fs::rename(staged, target),
             };
             match named {
-                // A delete may take the directory away again before we use it.
+                // A delete may take a directory away again before we use it.
                 Err(error)
                     if error.kind() == ErrorKind::NotFound && races < DIRECTORY_RACES_MAX =>
                 {
                     races += 1;
-                    make_directories(target.parent().unwrap_or(&self.root))?;
+                    match make_directories(target.parent().unwrap_or(&self.root)) {
+                        Err(error) if error.kind() == ErrorKind::NotFound => {}
+                        made => made?,
+                    }
                 }
                 other => return other,
             }
@@ -157,6 +160,14 @@ impl Shared {
 
     /// Makes the name `target` survive a power failure.
     fn make_durable(&self, target: &Path) -> io::Result<()> {
+        match self.sync_directories(target) {
+            // Only the deletion of our object lets go of its directories.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            synced => synced,
+        }
+    }
+
+    fn sync_directories(&self, target: &Path) -> io::Result<()> {
         let Some(parent) = target.parent() else { return Ok(()) };
         let directory = File::open(parent)?;
         directory.sync_all()?;

@@ -52,7 +52,7 @@ pub(crate) const PROBE_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(6);
 pub(crate) const PROBE_RACERS: usize = 4;
 
 /// How often a directory of the file store may be found removed between making it and using it.
-pub(crate) const DIRECTORY_RACES_MAX: u32 = 16;
+pub(crate) const DIRECTORY_RACES_MAX: u32 = 64;
 
 /// Directories the file store remembers as durable; it forgets them all when there are more.
 pub(crate) const DURABLE_DIRECTORIES_MAX: usize = 4_096;

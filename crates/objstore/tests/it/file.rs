@@ -106,3 +106,23 @@ async fn objects_are_private_to_the_user() {
         |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("a"), mode("a/b")), (0o700, 0o600));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_and_a_delete_of_one_key_do_not_fail_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let tasks = (0..8).map(|task| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for _ in 0..100 {
+                match task % 2 {
+                    0 => store.put("deep/er/one", Bytes::from_static(b"x")).await.unwrap(),
+                    _ => store.delete("deep/er/one").await.unwrap(),
+                }
+            }
+        })
+    });
+    for task in join_all(tasks).await {
+        task.unwrap();
+    }
+}
