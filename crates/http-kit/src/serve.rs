@@ -1,0 +1,103 @@
+//! The listener: accepts connections and ends with them.
+//!
+//! # Order
+//! When `stop` fires: no new connections; running requests may end for `grace`; then the rest is cut.
+//! Streams that have no end of their own (status streams, attachments) are cut then too, and their
+//! clients reconnect.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+use tracing::{debug, warn};
+
+use crate::limits::{CONNECTIONS_MAX, HEAD_BYTES_MAX, HEAD_READ_MAX};
+
+/// Serves `router` on `listener` until `stop`, then for at most `grace` longer.
+pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken, grace: Duration) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let connections = TaskTracker::new();
+    let cut = CancellationToken::new();
+    loop {
+        let accepting = async {
+            let slot = slots.clone().acquire_owned().await.expect("nobody closes the semaphore");
+            listener.accept().await.map(|(stream, _)| (stream, slot))
+        };
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = accepting => accepted,
+        };
+        match accepted {
+            Ok((stream, slot)) => {
+                let (router, stop, cut) = (router.clone(), stop.clone(), cut.clone());
+                connections.spawn(async move {
+                    tokio::select! {
+                        () = connection(stream, router, stop) => {}
+                        () = cut.cancelled() => {}
+                    }
+                    drop(slot);
+                });
+            }
+            Err(error) => pause_after(&error).await,
+        }
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(grace, connections.wait()).await.is_err() {
+        debug!(connections = connections.len(), "cutting connections that did not end in time");
+        cut.cancel();
+        connections.wait().await;
+    }
+}
+
+/// Errors of single connections pass; out of descriptors means: wait until some are free.
+async fn pause_after(error: &io::Error) {
+    let of_connection = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+    );
+    if !of_connection {
+        warn!(%error, "accept a connection");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
+    // Small replies must not wait for more to come.
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%error, "set TCP_NODELAY");
+    }
+    let service = router.map_request(|request: http::Request<_>| request.map(Body::new));
+    let service = TowerToHyperService::new(service.map_err(|never: Infallible| match never {}));
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_READ_MAX)
+        .max_buf_size(HEAD_BYTES_MAX);
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let mut serving = std::pin::pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = stop.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.as_mut().await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(error, "connection ended");
+    }
+}
