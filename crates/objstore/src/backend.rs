@@ -58,7 +58,8 @@ impl Backend {
         self.location.to_string()
     }
 
-    /// [`probe`](crate::probe), with less patience: says why within seconds when the store cannot be reached.
+    /// [`probe`](crate::probe), with less patience: says why within seconds when the store cannot be
+    /// reached.
     ///
     /// # Errors
     /// As [`probe`](crate::probe).

@@ -56,58 +56,64 @@ impl From<object_store::Error> for Failure {
     fn from(error: object_store::Error) -> Self {
         use object_store::Error as E;
         let code = error_code(&error);
-        match (&error, code.as_deref()) {
-            (_, Some("NoSuchBucket" | "ContainerNotFound")) => {
-                Self::Unusable("the bucket of the store URL does not exist: create it".to_owned())
+        match code.as_deref() {
+            Some("NoSuchBucket" | "ContainerNotFound") => {
+                return unusable("the bucket of the store URL does not exist: create it");
             }
-            (_, Some("RequestTimeTooSkewed")) => {
-                Self::Denied("RequestTimeTooSkewed: set the clock of this host".to_owned())
+            Some("NotImplemented") => return lacking(),
+            Some("EntityTooLarge") => return unusable("the object is larger than the store takes"),
+            Some("RequestTimeTooSkewed") => {
+                return Self::Denied("RequestTimeTooSkewed: set the clock of this host".to_owned());
             }
-            (_, Some("InvalidRange")) => Self::BeyondEnd,
-            (
-                _,
-                Some(
-                    code @ ("InvalidBucketName"
-                    | "PermanentRedirect"
-                    | "AuthorizationHeaderMalformed"
-                    | "EntityTooLarge"
-                    | "InvalidURI"),
-                ),
-            ) => Self::Unusable(format!(
-                "the object store answered {code}: check URL, region and endpoint"
-            )),
-            // Some stores send these with status 400, which has no variant of its own.
-            (
-                _,
-                Some(
-                    code @ ("InvalidAccessKeyId"
-                    | "SignatureDoesNotMatch"
-                    | "ExpiredToken"
-                    | "InvalidToken"
-                    | "AccessDenied"
-                    | "NotSignedUp"),
-                ),
-            ) => Self::Denied(code.to_owned()),
-            (E::NotFound { .. }, _) => Self::Missing,
-            (E::AlreadyExists { .. } | E::Precondition { .. }, _) => Self::Occupied,
-            (E::PermissionDenied { .. } | E::Unauthenticated { .. }, code) => {
-                Self::Denied(code.unwrap_or("no reason given").to_owned())
+            Some("InvalidRange") => return Self::BeyondEnd,
+            Some(code) if WRONG_ADDRESS.contains(&code) => {
+                return unusable(&format!(
+                    "the object store answered {code}: check URL, region and endpoint"
+                ));
             }
-            (_, Some("NotImplemented"))
-            | (E::NotImplemented { .. } | E::NotSupported { .. }, _) => Self::Unusable(
-                "the object store lacks an operation that is needed: use one with conditional \
-                     writes (If-None-Match on PUT)"
-                    .to_owned(),
+            Some(code) if WRONG_CREDENTIAL.contains(&code) => return Self::Denied(code.to_owned()),
+            _ => {}
+        }
+        match &error {
+            E::NotFound { .. } => Self::Missing,
+            E::AlreadyExists { .. } | E::Precondition { .. } => Self::Occupied,
+            E::PermissionDenied { .. } | E::Unauthenticated { .. } => {
+                Self::Denied(code.unwrap_or_else(|| "no reason given".to_owned()))
+            }
+            E::NotImplemented { .. } | E::NotSupported { .. } => lacking(),
+            E::InvalidPath { .. } => unusable(
+                "an object under the prefix of the store URL has a key that is not ours: use \
+                 another prefix",
             ),
-            (E::InvalidPath { .. }, _) => Self::Unusable(
-                "the store holds an object under our prefix whose key is not ours: \
-                                use a prefix of its own"
-                    .to_owned(),
-            ),
-            (_, Some(code)) => Self::Passing(code.to_owned()),
-            (_, None) => Self::Passing(transport_message(&error)),
+            _ => Self::Passing(code.unwrap_or_else(|| transport_message(&error))),
         }
     }
+}
+
+/// Codes that say the request went to the wrong place.
+const WRONG_ADDRESS: &[&str] =
+    &["InvalidBucketName", "PermanentRedirect", "AuthorizationHeaderMalformed", "InvalidURI"];
+
+/// Codes that say who asked may not. Some stores send them with status 400, which has no variant of
+/// its own.
+const WRONG_CREDENTIAL: &[&str] = &[
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "AccessDenied",
+    "NotSignedUp",
+];
+
+fn unusable(message: &str) -> Failure {
+    Failure::Unusable(message.to_owned())
+}
+
+fn lacking() -> Failure {
+    unusable(
+        "the object store lacks an operation that is needed: use one with conditional writes \
+         (If-None-Match on PUT)",
+    )
 }
 
 /// The text of the answer's `<Code>` element, if it looks like one.

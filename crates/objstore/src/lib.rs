@@ -1,8 +1,8 @@
 //! Object storage behind a narrow trait.
 //!
 //! # Invariants
-//! - An object, once stored under a key, never changes, with one exception that says so: [`ObjectStore::put`]
-//!   replaces. Everything that decides who owns what is made with [`ObjectStore::create`].
+//! - An object, once stored under a key, never changes, with one exception that says so:
+//!   [`ObjectStore::put`] replaces. Everything that decides who owns what is made with [`ObjectStore::create`].
 //! - `create` is atomic: of many racing callers exactly one gets `Ok`. [`probe`] proves it of a
 //!   store before anything is trusted to it.
 //! - Keys are relative to the root of the store URL: `homes/…`, no leading slash, no `..`.

@@ -1,7 +1,8 @@
 //! The S3 server of `testkit` as a process, for end-to-end tests and for people.
 //!
 //! When it serves, it prints one line of assignments on stdout, fit for `export $(…)`:
-//! `AWS_ENDPOINT_URL=… AWS_REGION=… AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… S3_URL=s3://BUCKET`.
+//! `AWS_ENDPOINT_URL=…`, `AWS_REGION=…`, `AWS_ACCESS_KEY_ID=…`, `AWS_SECRET_ACCESS_KEY=…` and
+//! `S3_URL=s3://BUCKET`, with blanks between.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
