@@ -1,0 +1,167 @@
+//! What can go wrong with the log of a home.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use base::{Epoch, ErrorKind, HomeId, ServerId, Timestamp};
+
+/// What a call returns.
+pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A failed call on the log.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Somebody else writes this home now. Final for the `Log` value that says it.
+    #[error("another writer (epoch {theirs}) has taken this home from us (epoch {ours})")]
+    Fenced {
+        /// The epoch that was ours.
+        ours: Epoch,
+        /// The epoch found where our commit should be, as far as it could be told.
+        theirs: Epoch,
+    },
+    /// Another server holds the home and did not release it.
+    #[error(
+        "server {holder} has held this home since {since} and did not release it; \
+         if that server is lost, take the home over"
+    )]
+    HeldBy {
+        /// Who.
+        holder: ServerId,
+        /// When its newest commit was made, by its clock.
+        since: Timestamp,
+    },
+    /// The head is no longer where the caller's work began.
+    #[error("the home moved from commit {expected} to commit {found}")]
+    Moved {
+        /// The commit that the work began on.
+        expected: u64,
+        /// The head now.
+        found: u64,
+    },
+    /// The home was deleted.
+    #[error("home {home} has been deleted")]
+    Deleted {
+        /// Which.
+        home: HomeId,
+    },
+    /// It is not known whether commit `seq` was stored. `Log::settle` finds out.
+    #[error("it is not known yet whether commit {seq} was stored; settle it first")]
+    InDoubt {
+        /// Its number.
+        seq: u64,
+    },
+    /// This `Log` did not claim the home, or has released it.
+    #[error("this home is not claimed; claim it before writing")]
+    Unclaimed,
+    /// Others committed each time that we tried to claim.
+    #[error("could not claim the home: it was written {attempts} times meanwhile; try again")]
+    Contended {
+        /// How often we tried.
+        attempts: u32,
+    },
+    /// More than the format holds.
+    #[error("{what} is larger than the {max} that a home can have")]
+    TooLarge {
+        /// What.
+        what: &'static str,
+        /// The bound, with the unit that `what` implies.
+        max: u64,
+    },
+    /// An object does not hold what it must.
+    #[error("object {key} is damaged: {why}")]
+    Corrupt {
+        /// Its key.
+        key: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A local file does not hold what it must.
+    #[error("local file {} is damaged: {why}", path.display())]
+    CorruptLocal {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A local file could not be read or written.
+    #[error("could not {verb} {}", path.display())]
+    Local {
+        /// What was tried.
+        verb: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The program is shutting down.
+    #[error("the program is shutting down")]
+    Stopping,
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] objstore::Error),
+}
+
+impl Error {
+    /// What the caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Fenced { .. } | Self::HeldBy { .. } => ErrorKind::Fenced,
+            Self::Moved { .. } | Self::InDoubt { .. } | Self::Unclaimed => ErrorKind::Conflict,
+            Self::Deleted { .. } => ErrorKind::NotFound,
+            Self::Contended { .. } | Self::Stopping => ErrorKind::Unavailable,
+            Self::TooLarge { .. } => ErrorKind::TooLarge,
+            Self::Corrupt { .. } | Self::CorruptLocal { .. } => ErrorKind::Corrupt,
+            Self::Local { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Exhausted,
+                _ => ErrorKind::Internal,
+            },
+            Self::Store(error) => error.kind(),
+        }
+    }
+
+    pub(crate) fn corrupt(key: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Corrupt { key: key.into(), why: why.into() }
+    }
+
+    pub(crate) fn local<'a>(
+        verb: &'static str,
+        path: &'a Path,
+    ) -> impl FnOnce(io::Error) -> Self + 'a {
+        move |source| Self::Local { verb, path: path.to_owned(), source }
+    }
+}
+
+/// Bytes that are not what the format says, before it is known which object they are from.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub(crate) struct Damaged {
+    why: String,
+}
+
+impl Damaged {
+    pub(crate) fn new(why: impl Into<String>) -> Self {
+        Self { why: why.into() }
+    }
+
+    /// The same, of this object.
+    pub(crate) fn of(self, key: impl Into<String>) -> Error {
+        Error::corrupt(key, self.why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losing_a_home_is_told_from_losing_the_store() {
+        let fenced = Error::Fenced { ours: Epoch(1), theirs: Epoch(2) };
+        assert_eq!(fenced.kind(), ErrorKind::Fenced);
+        let store = Error::from(objstore::Error::Unavailable { message: "down".into() });
+        assert_eq!(store.kind(), ErrorKind::Unavailable);
+        assert_eq!(Damaged::new("too short").of("k").kind(), ErrorKind::Corrupt);
+        let full = Error::local("write", Path::new("f"))(io::ErrorKind::StorageFull.into());
+        assert_eq!(full.kind(), ErrorKind::Exhausted);
+    }
+}

@@ -1,0 +1,42 @@
+//! The log of a home: what makes its metadata durable, and who may write it.
+//!
+//! ```text
+//! container  header     the bytes of a commit or a base (pure)
+//! pages                 where pages come from
+//! log  claim  append    the head, taking a home over, adding commits
+//! boundary              commits that may be gone; homes that are
+//! collect  base         pages into a commit, the whole database into a base
+//! fetch    restore      back from the store into a file
+//! delete                a home's end
+//! state                 what is remembered locally
+//! ```
+//!
+//! Order of a commit: packs and chunks that its metadata names are stored (the caller's part), then
+//! page objects, then the commit itself with `create`. A step starts when the one before is in the
+//! store.
+//!
+//! Invariants:
+//! - Commits are numbered from 1 without holes, over all epochs. Whoever creates *n* first has it.
+//! - An epoch belongs to one writer: it is taken by the commit that creates it.
+//! - A writer that lost a number is fenced for good, and every later call says so.
+//! - Nothing read from the store is believed before its checksum holds.
+//!
+//! Not here: what the pages mean (`meta`), where file content lies (`data`), when to commit.
+
+pub(crate) mod append;
+pub(crate) mod base;
+pub(crate) mod boundary;
+pub(crate) mod claim;
+pub(crate) mod collect;
+pub(crate) mod container;
+pub(crate) mod delete;
+pub(crate) mod error;
+pub(crate) mod fetch;
+pub(crate) mod header;
+pub(crate) mod limits;
+pub(crate) mod log;
+pub(crate) mod pages;
+pub(crate) mod restore;
+pub(crate) mod state;
+#[cfg(test)]
+pub(crate) mod testing;

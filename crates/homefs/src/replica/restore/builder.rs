@@ -1,0 +1,197 @@
+//! The file that a restore makes, and which of its pages are still missing.
+//!
+//! Everything here blocks.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::layout::{shm_of, temporary_of, wal_of};
+use crate::replica::container::decode_group;
+use crate::replica::error::{Damaged, Error, Result};
+use crate::replica::header::{Group, Header};
+use crate::replica::log::Head;
+use crate::replica::pages::{DatabaseFile, PageSource, corrupt_local, page_offset};
+
+/// A file in the making. Dropped before [`Builder::finish`], it leaves nothing behind.
+#[derive(Debug)]
+pub(super) struct Builder {
+    path: PathBuf,
+    temporary: PathBuf,
+    file: File,
+    page_size: u32,
+    page_count: u32,
+    /// Pages that have their final content, one bit each.
+    written: Vec<u64>,
+    /// Pages up to `limit` that do not.
+    missing: u32,
+    /// Pages above were cut off by a commit that has been seen: older content does not count.
+    limit: u32,
+    /// Pages that the file had before; 0 where it is built from nothing.
+    pages_before: u32,
+    finished: bool,
+}
+
+impl Builder {
+    /// A file of which no page is known.
+    pub(super) fn from_nothing(path: &Path, target: &Head) -> Result<Self> {
+        let temporary = temporary_of(path);
+        remove(&temporary)?;
+        Self::new(path, temporary, target, 0)
+    }
+
+    /// A copy of the file at `path`, to be brought forward.
+    pub(super) fn advance(path: &Path, target: &Head) -> Result<Self> {
+        if fs::metadata(wal_of(path)).is_ok_and(|wal| wal.len() > 0) {
+            return Err(corrupt_local(path, "it has a WAL, so it is not what was committed"));
+        }
+        let pages_before = match fs::metadata(path).map_err(Error::local("look at", path))?.len() {
+            0 => 0,
+            _ => {
+                let old = DatabaseFile::open(path)?;
+                if old.page_size() != target.page_size {
+                    return Err(corrupt_local(path, "its page size is not that of the home"));
+                }
+                old.page_count()
+            }
+        };
+        let temporary = temporary_of(path);
+        remove(&temporary)?;
+        fs::copy(path, &temporary).map_err(Error::local("copy", path))?;
+        Self::new(path, temporary, target, pages_before)
+    }
+
+    fn new(path: &Path, temporary: PathBuf, target: &Head, pages_before: u32) -> Result<Self> {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&temporary)
+            .map_err(Error::local("create", &temporary))?;
+        let builder = Self {
+            path: path.to_owned(),
+            temporary,
+            file,
+            page_size: target.page_size,
+            page_count: target.page_count,
+            written: vec![0; (target.page_count as usize).div_ceil(64)],
+            missing: target.page_count,
+            limit: target.page_count,
+            pages_before,
+            finished: false,
+        };
+        let size = u64::from(builder.page_count) * u64::from(builder.page_size);
+        builder.file.set_len(size).map_err(Error::local("grow", &builder.temporary))?;
+        Ok(builder)
+    }
+
+    /// True where no older commit can have anything that is needed.
+    pub(super) fn is_complete(&self) -> bool {
+        self.missing == 0
+    }
+
+    /// Turns to a commit older than those before.
+    pub(super) fn begin(&mut self, header: &Header) -> Result<(), Damaged> {
+        if header.page_size != self.page_size && header.page_count > 0 && self.page_count > 0 {
+            return Err(Damaged::new("its page size is not that of later commits"));
+        }
+        if header.page_count < self.limit {
+            self.limit = header.page_count;
+            self.missing = (1..=self.limit).filter(|page| !self.has(*page)).fold(0, |n, _| n + 1);
+        }
+        Ok(())
+    }
+
+    /// True where a page of the group is missing.
+    pub(super) fn wants(&self, group: &Group) -> bool {
+        group.pages().any(|page| self.wants_page(page))
+    }
+
+    /// Writes those pages of `groups` that are missing. `packed` are the groups one after the
+    /// other, from the object `key`.
+    pub(super) fn write(&mut self, key: &str, groups: &[Group], mut packed: &[u8]) -> Result<()> {
+        for group in groups {
+            let cut_off = || Damaged::new("a group of pages is cut off").of(key);
+            let (own, rest) = packed.split_at_checked(group.len as usize).ok_or_else(cut_off)?;
+            packed = rest;
+            if !self.wants(group) {
+                continue;
+            }
+            let plain =
+                decode_group(group, self.page_size, own).map_err(|damage| damage.of(key))?;
+            for (page, content) in group.pages().zip(plain.chunks_exact(self.page_size as usize)) {
+                if self.wants_page(page) {
+                    self.write_page(page, content)?;
+                    self.missing -= 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the file where it belongs.
+    pub(super) fn finish(mut self) -> Result<()> {
+        let zeros = vec![0; self.page_size as usize];
+        // Content that the file had before, of pages that were cut off since.
+        for page in self.limit + 1..=self.pages_before.min(self.page_count) {
+            if !self.has(page) {
+                self.write_page(page, &zeros)?;
+            }
+        }
+        self.file.sync_all().map_err(Error::local("sync", &self.temporary))?;
+        // Before the rename: SQLite would play the old log over the new file.
+        remove(&wal_of(&self.path))?;
+        remove(&shm_of(&self.path))?;
+        fs::rename(&self.temporary, &self.path).map_err(Error::local("replace", &self.path))?;
+        self.finished = true;
+        sync_directory(&self.path)
+    }
+
+    fn wants_page(&self, page: u32) -> bool {
+        page <= self.limit && !self.has(page)
+    }
+
+    fn has(&self, page: u32) -> bool {
+        let bit = page as usize - 1;
+        self.written[bit / 64] >> (bit % 64) & 1 == 1
+    }
+
+    fn write_page(&mut self, page: u32, content: &[u8]) -> Result<()> {
+        self.file
+            .write_all_at(content, page_offset(page, self.page_size))
+            .map_err(Error::local("write", &self.temporary))?;
+        let bit = page as usize - 1;
+        self.written[bit / 64] |= 1 << (bit % 64);
+        Ok(())
+    }
+}
+
+impl Drop for Builder {
+    fn drop(&mut self) {
+        if !self.finished {
+            if let Err(error) = remove(&self.temporary) {
+                tracing::warn!(%error, "a file that was not finished stays behind");
+            }
+        }
+    }
+}
+
+/// Removes a file; a missing one is no error.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::local("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes a rename in the directory of `path` outlast a power cut.
+pub(in crate::replica) fn sync_directory(path: &Path) -> Result<()> {
+    let Some(directory) = path.parent() else { return Ok(()) };
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(Error::local("sync", directory))
+}
