@@ -1,0 +1,169 @@
+//! What only the host knows about this boot: name, time, entropy, name servers.
+//!
+//! Everything is checked before anything is changed; then each part is done even where another
+//! fails, and the first failure is reported.
+
+use std::fs::{self, File};
+use std::net::IpAddr;
+use std::path::Path;
+
+use agent_proto::Configure;
+use nix::errno::Errno;
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_settime};
+use nix::unistd::sethostname;
+
+use crate::limits::{ENTROPY_BYTES_MAX, HOSTNAME_BYTES_MAX, HOSTS_LINES_MAX, NAMESERVERS_MAX};
+use crate::{Error, sys};
+
+/// A `Configure` that was found to be sound.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Checked {
+    hostname: String,
+    clock: TimeSpec,
+    entropy: Vec<u8>,
+    resolv_conf: Option<String>,
+    hosts: String,
+}
+
+/// Checks every part.
+pub(crate) fn check(configure: &Configure) -> Result<Checked, Error> {
+    let hostname = configure.hostname.clone();
+    let sound = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    if hostname.is_empty() || hostname.len() > HOSTNAME_BYTES_MAX || !hostname.chars().all(sound) {
+        return Err(Error::Invalid(format!("not a host name: {hostname:?}")));
+    }
+    let nanos = configure.unix_nanos;
+    if nanos < 0 {
+        return Err(Error::Invalid("a time before 1970".to_owned()));
+    }
+    let entropy = hex::decode(&configure.entropy).ok().filter(|e| e.len() <= ENTROPY_BYTES_MAX);
+    let entropy = entropy.ok_or_else(|| {
+        Error::Invalid(format!("entropy must be hex, at most {ENTROPY_BYTES_MAX} bytes"))
+    })?;
+    Ok(Checked {
+        clock: TimeSpec::new(nanos / 1_000_000_000, nanos % 1_000_000_000),
+        entropy,
+        resolv_conf: resolv_conf(&configure.nameservers)?,
+        hosts: hosts(&hostname, &configure.hosts)?,
+        hostname,
+    })
+}
+
+fn resolv_conf(nameservers: &[String]) -> Result<Option<String>, Error> {
+    if nameservers.len() > NAMESERVERS_MAX {
+        return Err(Error::Invalid(format!("more than {NAMESERVERS_MAX} name servers")));
+    }
+    let mut text = String::new();
+    for server in nameservers {
+        let address: IpAddr = server
+            .parse()
+            .map_err(|_| Error::Invalid(format!("not the address of a name server: {server:?}")))?;
+        text.push_str(&format!("nameserver {address}\n"));
+    }
+    Ok(Some(text).filter(|text| !text.is_empty()))
+}
+
+fn hosts(hostname: &str, lines: &[String]) -> Result<String, Error> {
+    if lines.len() > HOSTS_LINES_MAX || lines.iter().any(|line| line.contains(['\n', '\0'])) {
+        return Err(Error::Invalid(format!(
+            "at most {HOSTS_LINES_MAX} lines for /etc/hosts, each of one line"
+        )));
+    }
+    let mut text = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n".to_owned();
+    text.push_str(&format!("127.0.1.1 {hostname}\n"));
+    for line in lines {
+        text.push_str(line);
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+impl Checked {
+    /// Does it. Only a guest may; a developer's machine has a name and a clock already.
+    pub(crate) fn apply(&self) -> Result<(), Error> {
+        let results = [
+            clock_settime(ClockId::CLOCK_REALTIME, self.clock).map_err(Error::sys("set the clock")),
+            add_entropy(&self.entropy),
+            sethostname(&self.hostname).map_err(Error::sys("set the host name")),
+            replace("/etc/hostname", &format!("{}\n", self.hostname)),
+            replace("/etc/hosts", &self.hosts),
+            self.resolv_conf.as_deref().map_or(Ok(()), write_resolv_conf),
+        ];
+        results.into_iter().collect()
+    }
+}
+
+/// Replaces `/etc/resolv.conf`, also where the image has a link there.
+pub(crate) fn write_resolv_conf(text: &str) -> Result<(), Error> {
+    replace("/etc/resolv.conf", text)
+}
+
+fn add_entropy(bytes: &[u8]) -> Result<(), Error> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let random = File::open("/dev/urandom").map_err(Error::io("open /dev/urandom"))?;
+    sys::add_entropy(random, bytes).map_err(Error::sys("add entropy"))
+}
+
+/// By rename, so that a reader sees the old text or the new one.
+fn replace(path: &str, text: &str) -> Result<(), Error> {
+    let path = Path::new(path);
+    let Some(parent) = path.parent() else {
+        return Err(Error::sys("replace /")(Errno::EISDIR));
+    };
+    let doing = || format!("write {}", path.display());
+    fs::create_dir_all(parent).map_err(Error::io(doing()))?;
+    let new = path.with_extension("dormouse-new");
+    fs::write(&new, text).map_err(Error::io(doing()))?;
+    fs::rename(&new, path).map_err(Error::io(doing()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sound() -> Configure {
+        Configure {
+            hostname: "hello".into(),
+            unix_nanos: 1_700_000_000_123_456_789,
+            entropy: "00ff".into(),
+            nameservers: vec!["10.0.2.3".into(), "fd00::3".into()],
+            hosts: vec!["10.0.0.1 friend".into()],
+        }
+    }
+
+    #[test]
+    fn a_sound_one_becomes_files_and_a_time() {
+        let checked = check(&sound()).ok().unwrap();
+        let resolv_conf = checked.resolv_conf.as_deref();
+        assert_eq!(resolv_conf, Some("nameserver 10.0.2.3\nnameserver fd00::3\n"));
+        assert!(checked.hosts.ends_with("127.0.1.1 hello\n10.0.0.1 friend\n"));
+        assert_eq!((checked.clock.tv_sec(), checked.clock.tv_nsec()), (1_700_000_000, 123_456_789));
+        assert_eq!(checked.entropy, [0, 255]);
+    }
+
+    #[test]
+    fn no_name_servers_leave_the_file_alone() {
+        let checked = check(&Configure { nameservers: vec![], ..sound() }).ok().unwrap();
+        assert_eq!(checked.resolv_conf, None);
+    }
+
+    #[test]
+    fn what_would_write_other_lines_is_refused() {
+        for wrong in [
+            Configure { hostname: String::new(), ..sound() },
+            Configure { hostname: "a\nb".into(), ..sound() },
+            Configure { hostname: "x".repeat(65), ..sound() },
+            Configure { unix_nanos: -1, ..sound() },
+            Configure { entropy: "zz".into(), ..sound() },
+            Configure { entropy: "00".repeat(513), ..sound() },
+            Configure { nameservers: vec!["10.0.0.1\noptions x".into()], ..sound() },
+            Configure { nameservers: vec!["10.0.0.1".into(); 4], ..sound() },
+            Configure { hosts: vec!["10.0.0.1 a\n10.0.0.2 b".into()], ..sound() },
+        ] {
+            assert!(check(&wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

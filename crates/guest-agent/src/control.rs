@@ -1,0 +1,196 @@
+//! Serves the control channel: sessions, one after the other; in each, streams side by side.
+//!
+//! # Failure
+//! A session that ends takes its streams with it, and no process: see [`crate::exec`]. The next
+//! handshake is awaited on the same descriptor, because the bytes of the next host may be right
+//! behind those that ended the session.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use agent_proto::mux::{AgentMux, MuxStream};
+use agent_proto::{FrameReader, FrameWriter, Hello, PROTOCOL_VERSION, Reply, Request, handshake};
+use nix::errno::Errno;
+use nix::unistd::Pid;
+use tokio::io::split;
+use tokio::sync::mpsc;
+
+use crate::boot::Booted;
+use crate::boot::root::OldRoot;
+use crate::console::say;
+use crate::exec::{self, Reader, Writer};
+use crate::home::Home;
+use crate::limits::LAST_WORD_TIMEOUT;
+use crate::port::Control;
+use crate::reaper::Reaper;
+use crate::{Error, configure, shutdown};
+
+/// What the requests of all sessions share.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    reaper: Arc<Reaper>,
+    /// `None` outside of a guest: nothing of the machine that it runs on is changed then.
+    old_root: Option<std::sync::Mutex<Option<OldRoot>>>,
+    home: Result<Home, String>,
+    stopping: AtomicBool,
+    /// Told once the guest may end.
+    stopped: mpsc::Sender<()>,
+}
+
+impl Agent {
+    /// The agent of a booted guest. The receiver hears when it may be powered off.
+    pub(crate) fn in_guest(booted: Booted, reaper: Arc<Reaper>) -> (Arc<Self>, mpsc::Receiver<()>) {
+        let old_root = Some(std::sync::Mutex::new(Some(booted.old_root)));
+        Self::new(reaper, old_root, booted.home)
+    }
+
+    /// An agent for tests of the protocol, beside other processes.
+    pub(crate) fn beside_others(reaper: Arc<Reaper>) -> (Arc<Self>, mpsc::Receiver<()>) {
+        Self::new(reaper, None, Err("not in a guest".to_owned()))
+    }
+
+    fn new(
+        reaper: Arc<Reaper>,
+        old_root: Option<std::sync::Mutex<Option<OldRoot>>>,
+        home: Result<Home, String>,
+    ) -> (Arc<Self>, mpsc::Receiver<()>) {
+        let (stopped, heard) = mpsc::channel(1);
+        let stopping = AtomicBool::new(false);
+        (Arc::new(Self { reaper, old_root, home, stopping, stopped }), heard)
+    }
+
+    fn hello(&self) -> Hello {
+        let trouble = match &self.home {
+            Ok(home) => home.trouble(),
+            Err(why) => Some(why.clone()),
+        };
+        Hello {
+            protocol: PROTOCOL_VERSION,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: uptime_ms().unwrap_or(0),
+            home_mounted: trouble.is_none(),
+            detail: trouble,
+        }
+    }
+
+    fn configure(&self, configure: &agent_proto::Configure) -> Result<(), Error> {
+        let checked = configure::check(configure)?;
+        if self.old_root.is_some() { checked.apply() } else { Ok(()) }
+    }
+
+    async fn barrier(&self, seq: u64) -> Result<(), Error> {
+        match &self.home {
+            Ok(home) => home.barrier(seq).await.map_err(Error::sys("wait for the caches")),
+            Err(why) => Err(Error::sys(format!("no home to wait for ({why})"))(Errno::ENODEV)),
+        }
+    }
+
+    async fn shut_down(&self, grace: Duration) -> Result<(), Error> {
+        if self.stopping.swap(true, Ordering::AcqRel) {
+            return Err(Error::sys("shut down")(Errno::EALREADY));
+        }
+        say("shutting down");
+        shutdown::end_processes(&self.reaper, grace, self.old_root.is_some()).await;
+        let old_root = self.old_root.as_ref().and_then(|old_root| {
+            old_root.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+        });
+        if let Some(old_root) = old_root {
+            shutdown::unmount(old_root, self.home.is_ok()).await;
+        }
+        Ok(())
+    }
+}
+
+/// Serves the port of a guest, for ever.
+pub(crate) async fn serve_port(agent: Arc<Agent>, device: PathBuf) -> Error {
+    loop {
+        match Control::open(&device).await {
+            Ok(control) => serve_stream(&agent, control).await,
+            Err(error) => return error,
+        }
+    }
+}
+
+/// Serves sessions on one descriptor until its other end is closed.
+pub(crate) async fn serve_stream(agent: &Arc<Agent>, mut control: Control) {
+    loop {
+        match handshake::agent(&mut control).await {
+            Ok(()) => {}
+            Err(agent_proto::Error::NoHandshake { .. }) => continue,
+            Err(_) => return,
+        }
+        let mut mux = AgentMux::start(control.clone());
+        loop {
+            match mux.accept().await {
+                Ok(stream) => drop(tokio::spawn(serve_request(Arc::clone(agent), stream))),
+                Err(ended) => break say(&ended.to_string()),
+            }
+        }
+    }
+}
+
+async fn serve_request(agent: Arc<Agent>, stream: MuxStream) {
+    let (reader, writer) = split(stream);
+    let (mut reader, mut writer) = (FrameReader::new(reader), FrameWriter::new(writer));
+    let request = match reader.message::<Request>("request").await {
+        Ok(request) => request,
+        // Dropping the stream resets it; other streams go on.
+        Err(error) => return say(&format!("a request that is none: {error}")),
+    };
+    let result = match request {
+        Request::Exec(exec) if !agent.stopping.load(Ordering::Acquire) => {
+            return exec::serve(exec, reader, writer, Arc::clone(&agent.reaper)).await;
+        }
+        Request::Exec(_) => {
+            Err(Error::sys("start a process while shutting down")(Errno::ESHUTDOWN))
+        }
+        Request::Hello => return answer(&mut writer, &Reply::Hello(agent.hello())).await,
+        Request::Configure(configure) => agent.configure(&configure),
+        Request::Barrier { seq } => agent.barrier(seq).await,
+        Request::Kill { pid, signal } => kill(&agent, pid, signal),
+        Request::Shutdown { grace_ms } => {
+            let result = agent.shut_down(Duration::from_millis(grace_ms)).await;
+            let done = result.is_ok();
+            answer(&mut writer, &reply(result)).await;
+            if done {
+                last_word_heard(reader).await;
+                // Nobody waits for it only where the guest is ending already.
+                let _ = agent.stopped.try_send(());
+            }
+            return;
+        }
+    };
+    answer(&mut writer, &reply(result)).await;
+}
+
+fn kill(agent: &Agent, pid: u32, signal: i32) -> Result<(), Error> {
+    let killed = agent.reaper.signal_group(Pid::from_raw(pid.cast_signed()), signal);
+    killed.map_err(Error::sys(format!("signal process {pid}")))
+}
+
+fn reply(result: Result<(), Error>) -> Reply {
+    result.map_or_else(|error| error.reply(), |()| Reply::Done)
+}
+
+async fn answer(writer: &mut Writer, reply: &Reply) {
+    // A host that does not wait for the answer does not need it.
+    if writer.message(reply).await.is_ok() {
+        drop(writer.close().await);
+    }
+}
+
+/// The host closes its stream once it has read the reply.
+async fn last_word_heard(mut reader: Reader) {
+    let closed = async { while let Ok(Some(_)) = reader.next().await {} };
+    drop(tokio::time::timeout(LAST_WORD_TIMEOUT, closed).await);
+}
+
+fn uptime_ms() -> Option<u64> {
+    let text = fs::read_to_string("/proc/uptime").ok()?;
+    let (seconds, rest) = text.split_once('.')?;
+    let hundredths = rest.get(..2)?;
+    Some(seconds.parse::<u64>().ok()? * 1000 + hundredths.parse::<u64>().ok()? * 10)
+}

@@ -1,0 +1,132 @@
+//! The machine's home: mounted on `/root`, served by the host, relayed by three threads.
+//!
+//! # Threads
+//! `fuse-requests` reads `/dev/fuse` and writes the port; `fuse-replies` reads the port and writes
+//! `/dev/fuse`; `fuse-notify` hands notifications to the kernel, which may keep it waiting until
+//! an earlier *reply* arrives, so it must not be the thread that delivers replies.
+//!
+//! # Failure
+//! A host that is gone leaves requests waiting: the machine ends with its host anyway. A host that
+//! sends what is no FUSE message has lost the framing; the connection is aborted, so that programs
+//! get errors instead of hanging, and `Hello` says why.
+
+mod notify;
+mod relay;
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::Mode;
+use tokio::sync::watch;
+
+use crate::Error;
+use crate::console::say;
+use crate::limits::BARRIER_TIMEOUT;
+use crate::port;
+use notify::Notifications;
+
+/// Where the home is mounted.
+pub(crate) const HOME: &str = "/root";
+
+/// A mounted home.
+#[derive(Debug)]
+pub(crate) struct Home {
+    trouble: Arc<Trouble>,
+    /// How many notifications the kernel has taken.
+    taken: watch::Receiver<u64>,
+}
+
+/// Why the home no longer works, once it does not.
+#[derive(Debug, Default)]
+struct Trouble(Mutex<Option<String>>);
+
+impl Trouble {
+    fn set(&self, text: String) {
+        say(&format!("home: {text}"));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+    }
+
+    fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Home {
+    /// Mounts the home and starts the relay.
+    ///
+    /// Returns before the host has answered anything: the kernel keeps programs waiting until it has.
+    pub(crate) fn mount() -> Result<Self, Error> {
+        let port = port::open_blocking(&port::find(agent_proto::FUSE_PORT)?)?;
+        let device = open("/dev/fuse", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
+            .map_err(Error::sys("open /dev/fuse"))?;
+        mount_device(&device)?;
+
+        let (device, port) = (Arc::new(device), Arc::new(port));
+        let trouble = Arc::new(Trouble::default());
+        let (notifications, taken) = Notifications::start(Arc::clone(&device))?;
+        spawn("fuse-requests", &trouble, {
+            let (device, port) = (Arc::clone(&device), Arc::clone(&port));
+            move || relay::requests(&device, &port)
+        })?;
+        spawn("fuse-replies", &trouble, move || relay::replies(&device, &port, &notifications))?;
+        Ok(Self { trouble, taken })
+    }
+
+    /// Why it does not work, if it does not.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.trouble.get()
+    }
+
+    /// Returns once the kernel has taken the first `seq` notifications.
+    ///
+    /// # Errors
+    /// `ETIMEDOUT` after [`BARRIER_TIMEOUT`], `ENODEV` where the relay has ended.
+    pub(crate) async fn barrier(&self, seq: u64) -> Result<(), Errno> {
+        let mut taken = self.taken.clone();
+        let all = taken.wait_for(|taken| *taken >= seq);
+        match tokio::time::timeout(BARRIER_TIMEOUT, all).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(Errno::ENODEV),
+            Err(_) => Err(Errno::ETIMEDOUT),
+        }
+    }
+}
+
+fn mount_device(device: &OwnedFd) -> Result<(), Error> {
+    use std::os::fd::AsRawFd;
+    let options = format!(
+        "fd={},rootmode=40755,user_id=0,group_id=0,allow_other,default_permissions",
+        device.as_raw_fd()
+    );
+    // No MS_NOSUID, no MS_NODEV: whoever owns the machine may do with the home as with any disk.
+    mount(Some("dormouse"), HOME, Some("fuse.dormouse"), MsFlags::empty(), Some(&options[..]))
+        .map_err(Error::sys(format!("mount {HOME}")))
+}
+
+fn spawn(
+    name: &str,
+    trouble: &Arc<Trouble>,
+    work: impl FnOnce() -> relay::End + Send + 'static,
+) -> Result<(), Error> {
+    let trouble = Arc::clone(trouble);
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+        // A panic ends only this thread; what it was for is lost with it, so say so and abort.
+        let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        match end {
+            Ok(relay::End::Unmounted) => {}
+            Ok(relay::End::Failed(why)) => abort(&trouble, why),
+            Err(_) => abort(&trouble, "the relay failed".to_owned()),
+        }
+    });
+    thread.map(drop).map_err(Error::io(format!("start {name}")))
+}
+
+fn abort(trouble: &Trouble, why: String) {
+    trouble.set(why);
+    // It may be unmounted already.
+    let _ = umount2(HOME, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH);
+}

@@ -1,0 +1,115 @@
+//! The one place that waits for processes. PID 1 gets every orphan, so nobody else may wait.
+//!
+//! # Invariants
+//! - A child is in the table before it can be reaped: [`Reaper::adopt`] forks under the lock that
+//!   reaping takes. So no exit is lost, whoever is faster.
+//! - A signal goes only to a process that is not reaped yet, so its number cannot be another's.
+//!
+//! # Order
+//! SIGCHLD wakes one task, which reaps all there is; statuses of children in the table go to
+//! whoever adopted them, the others are dropped.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+
+use crate::Error;
+use crate::sys::{self, Ended, Reaped};
+
+type Children = HashMap<Pid, oneshot::Sender<Ended>>;
+
+/// Knows every child that someone waits for.
+#[derive(Debug)]
+pub(crate) struct Reaper {
+    children: Mutex<Children>,
+    /// True while there is no child at all, adopted or orphaned; and as we get every orphan, no
+    /// process besides us.
+    childless: watch::Sender<bool>,
+}
+
+impl Reaper {
+    /// Starts reaping, on the tokio runtime that this is called on.
+    pub(crate) fn start() -> Result<Arc<Self>, Error> {
+        let mut signals =
+            signal(SignalKind::child()).map_err(Error::io("listen for ended processes"))?;
+        let reaper =
+            Arc::new(Self { children: Mutex::default(), childless: watch::Sender::new(true) });
+        let reaping = Arc::clone(&reaper);
+        drop(tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                reaping.reap();
+            }
+        }));
+        Ok(reaper)
+    }
+
+    /// Runs `fork` and watches the child that it makes.
+    pub(crate) fn adopt(
+        &self,
+        fork: impl FnOnce() -> Result<Pid, Errno>,
+    ) -> Result<(Pid, oneshot::Receiver<Ended>), Errno> {
+        let (sender, ended) = oneshot::channel();
+        let mut children = self.lock();
+        let pid = fork()?;
+        children.insert(pid, sender);
+        self.childless.send_replace(false);
+        Ok((pid, ended))
+    }
+
+    /// Signals the process group of a child that is still there.
+    ///
+    /// # Errors
+    /// `ESRCH` where it has ended or never was one of ours, `EINVAL` for a signal that is none.
+    pub(crate) fn signal_group(&self, pid: Pid, signal: i32) -> Result<(), Errno> {
+        let children = self.lock();
+        if !children.contains_key(&pid) {
+            return Err(Errno::ESRCH);
+        }
+        sys::kill_group(pid, signal)
+    }
+
+    /// Signals the groups of all children that someone waits for.
+    pub(crate) fn signal_groups(&self, signal: i32) {
+        for pid in self.lock().keys() {
+            // One that has ended but is not reaped yet has nobody to signal.
+            let _ = sys::kill_group(*pid, signal);
+        }
+    }
+
+    /// Returns once there is no child left.
+    pub(crate) async fn no_children(&self) {
+        self.reap();
+        let mut childless = self.childless.subscribe();
+        // It fails only where the sender is gone, and that is in us.
+        drop(childless.wait_for(|childless| *childless).await);
+    }
+
+    fn reap(&self) {
+        let mut children = self.lock();
+        loop {
+            match sys::reap_one() {
+                Reaped::Child(pid, ended) => {
+                    // Whoever adopted it may have gone away.
+                    let _ = children.remove(&pid).map(|sender| sender.send(ended));
+                }
+                Reaped::NoneEnded => {
+                    self.childless.send_replace(false);
+                    return;
+                }
+                Reaped::NoChildren => {
+                    self.childless.send_replace(true);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Children> {
+        // Nothing in here panics half-way, and PID 1 has to go on in any case.
+        self.children.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
