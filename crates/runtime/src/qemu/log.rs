@@ -61,14 +61,24 @@ impl Tail {
         self.bytes.extend(bytes);
     }
 
-    /// The last lines as text that is safe to print: a guest chose these bytes.
+    /// The last lines as text that is safe to print.
     pub(crate) fn text(&self) -> String {
+        let lines = self.lines();
+        lines[lines.len().saturating_sub(TAIL_LINES_MAX)..].join("\n")
+    }
+
+    /// The last line that contains `wanted`, safe to print.
+    pub(crate) fn find(&self, wanted: &str) -> Option<String> {
+        self.lines().into_iter().rfind(|line| line.contains(wanted))
+    }
+
+    /// All lines but empty ones, without control characters: a guest chose these bytes.
+    fn lines(&self) -> Vec<String> {
         let (front, back) = self.bytes.as_slices();
         let text = String::from_utf8_lossy(&[front, back].concat()).replace('\r', "");
-        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-        let last = &lines[lines.len().saturating_sub(TAIL_LINES_MAX)..];
-        let printable = |c: char| if c == '\n' || !c.is_control() { c } else { '\u{fffd}' };
-        last.join("\n").chars().map(printable).collect()
+        let printable = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+        let lines = text.lines().filter(|line| !line.trim().is_empty());
+        lines.map(|line| line.chars().map(printable).collect()).collect()
     }
 }
 

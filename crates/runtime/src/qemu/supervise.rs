@@ -270,8 +270,8 @@ impl Logs {
 
 /// How it ended. A guest that panics reboots, which ends QEMU like a power-off: the console tells.
 fn exit_of(status: ExitStatus, was_killed: bool, logs: &Logs) -> Exit {
-    let console = logs.tail.lock().unwrap_or_else(PoisonError::into_inner).text();
-    let panic = console.lines().find(|line| line.contains("Kernel panic - not syncing"));
+    let tail = logs.tail.lock().unwrap_or_else(PoisonError::into_inner);
+    let panic = tail.find("Kernel panic - not syncing");
     match (status.success(), panic) {
         _ if was_killed => Exit::Crashed("killed, as it did not power off in time".to_owned()),
         (true, None) => Exit::PoweredOff,

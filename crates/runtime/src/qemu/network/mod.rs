@@ -46,6 +46,8 @@ pub(crate) fn link_name(slot: u16) -> String {
 pub(crate) struct Link {
     name: String,
     namespace: OwnedFd,
+    /// The namespace of the host, for whoever takes the link down from inside the other.
+    outside: OwnedFd,
     registry: Registry,
     /// A `resolv.conf` for QEMU, where the host's names only loopback addresses.
     resolv_conf: Option<tempfile::NamedTempFile>,
@@ -75,10 +77,12 @@ impl Link {
         let resolv_conf = resolvers.replacement().map_err(failed("write a resolv.conf"))?;
 
         forward().map_err(failed("switch on net.ipv4.ip_forward"))?;
+        let outside = current_namespace().map_err(failed("open the network namespace"))?;
         let namespace = new_namespace().map_err(failed("make a network namespace"))?;
         let name = link_name(slot.number());
         // From here on, dropping the link undoes.
-        let link = Self { name, namespace, registry: slot.registry().clone(), resolv_conf };
+        let registry = slot.registry().clone();
+        let link = Self { name, namespace, outside, registry, resolv_conf };
         link.plug(subnet, &resolvers).map_err(failed("connect a network namespace"))?;
         Ok(link)
     }
@@ -136,10 +140,12 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         let exclusive = self.registry.exclusive();
-        let removed = remove_link(&self.name).and_then(|()| match &exclusive {
-            // This link's own slot is still held.
-            Ok(_) if self.registry.holds_one() => remove_table(),
-            _ => Ok(()),
+        // This link's own slot is still held.
+        let is_last = exclusive.is_ok() && self.registry.holds_one();
+        let removed = in_thread(|| {
+            setns(&self.outside, CloneFlags::CLONE_NEWNET)?;
+            remove_link(&self.name)?;
+            if is_last { remove_table() } else { Ok(()) }
         });
         if let Err(error) = removed {
             tracing::warn!(link = self.name, %error, "take down a network");
@@ -167,8 +173,12 @@ fn remove_table() -> io::Result<()> {
 fn new_namespace() -> io::Result<OwnedFd> {
     in_thread(|| {
         unshare(CloneFlags::CLONE_NEWNET)?;
-        fs::File::open("/proc/thread-self/ns/net").map(OwnedFd::from)
+        current_namespace()
     })
+}
+
+fn current_namespace() -> io::Result<OwnedFd> {
+    fs::File::open("/proc/thread-self/ns/net").map(OwnedFd::from)
 }
 
 /// Namespaces belong to threads: changes one for `work` only, in a thread that then ends.

@@ -1,0 +1,219 @@
+//! Boots, talks, is confined, and leaves nothing behind.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{TcpListener, UdpSocket};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use runtime::{Error, Exit, Network, Qemu, QemuSettings, Runtime};
+
+use crate::guest::{Guest, image, spec};
+
+/// Set for the process that plays the keeper that gets killed: the folder of its guest.
+const KEEPER_DIR: &str = "DORMOUSE_TEST_KEEPER_DIR";
+
+fn is_alive(pid: u32) -> bool {
+    // A zombie is dead.
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().starts_with(" Z"))
+}
+
+/// Index of the host's end of an instance's way out.
+fn link_of(pid: u32) -> String {
+    let shown = Command::new("nsenter")
+        .args(["-t", &pid.to_string(), "-n", "ip", "-json", "link", "show", "eth0"])
+        .output()
+        .unwrap();
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    shown[0]["link_index"].to_string()
+}
+
+fn link_exists(index: &str) -> bool {
+    fs::read_dir("/sys/class/net").unwrap().flatten().any(|entry| {
+        fs::read_to_string(entry.path().join("ifindex")).is_ok_and(|found| found.trim() == index)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_runs_confined_and_powers_off() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut guest = Guest::start(&spec(&image, dir.path(), Network::None)).await;
+    let pid = guest.instance.pid();
+
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    assert_ne!(field("Uid:"), "0");
+    assert_eq!(field("CapEff:"), "0000000000000000");
+    assert_eq!(field("NoNewPrivs:"), "1");
+    assert_eq!(field("Seccomp:"), "2");
+
+    assert_eq!(guest.shell("echo hello; exit 7"), (7, "hello".to_owned()));
+    assert_eq!(guest.shell("nproc").1, "1");
+    assert_eq!(guest.shell("ls /sys/class/net").1, "lo");
+    let serials = guest.shell("cat /sys/block/vda/serial; echo; cat /sys/block/vdb/serial").1;
+    assert_eq!(serials, "root\nupper");
+    assert_eq!(guest.shell("cat /sys/block/vda/ro /sys/block/vdb/ro").1, "1\n0");
+    let clock = guest.shell("cat /sys/devices/system/clocksource/clocksource0/current_clocksource");
+    assert_eq!(clock.1, "tsc", "with another the clock runs slow");
+
+    guest.send("poweroff");
+    assert_eq!(guest.instance.wait().await, Exit::PoweredOff);
+    assert!(!is_alive(pid));
+    assert_eq!(guest.instance.stop(Duration::ZERO).await, Exit::PoweredOff, "asked again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_has_the_clock_of_its_host() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut guest = Guest::start(&spec(&image, dir.path(), Network::None)).await;
+    let mut uptime = || -> (f64, Instant) {
+        let text = guest.shell("cut -d' ' -f1 /proc/uptime").1;
+        (text.parse().unwrap(), Instant::now())
+    };
+    let (guest_before, host_before) = uptime();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let (guest_after, host_after) = uptime();
+    let passed = (host_after - host_before).as_secs_f64();
+    let difference = (guest_after - guest_before) - passed;
+    // Each reading is some 20 ms late, more on a loaded host; a wrong frequency gives far more.
+    assert!(difference.abs() < 0.15, "{difference:.3} s off in {passed:.3} s");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_reaches_the_world_and_not_its_host() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut guest = Guest::start(&spec(&image, dir.path(), Network::Isolated)).await;
+
+    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let probe = UdpSocket::bind("0.0.0.0:0").unwrap();
+    probe.connect("192.0.2.200:9").unwrap();
+    let host = probe.local_addr().unwrap().ip().to_string();
+    for address in ["10.0.2.2", host.as_str(), "127.0.0.1", "169.254.169.254"] {
+        let connect = format!(
+            "python3 -c \"import socket; socket.create_connection(('{address}', {port}), 2)\""
+        );
+        let (code, said) = guest.shell(&connect);
+        assert_ne!(code, 0, "{address}: {said}");
+    }
+
+    if Command::new("curl")
+        .args([
+            "-fsIo",
+            "/dev/null",
+            "-m",
+            "10",
+            "http://deb.debian.org/debian/dists/bookworm/InRelease",
+        ])
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        let (code, said) = guest.shell("apt-get -q update");
+        assert_eq!(code, 0, "{said}");
+        assert!(said.contains("Reading package lists"), "{said}");
+    } else {
+        eprintln!("skipped in part: the host itself does not reach the archive");
+    }
+
+    let link = link_of(guest.instance.pid());
+    assert!(link_exists(&link));
+    let exit = guest.instance.stop(Duration::ZERO).await;
+    assert!(matches!(exit, Exit::Crashed(_)), "{exit:?}");
+    assert!(!link_exists(&link), "the link outlived its guest");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_whose_kernel_panics_has_crashed() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut spec = spec(&image, dir.path(), Network::None);
+    spec.agent_args.push(("test".to_owned(), "panic".to_owned()));
+    let started = Qemu::new(QemuSettings::default()).start(&spec).await.unwrap();
+    let exit = started.instance.wait().await;
+    let Exit::Crashed(why) = &exit else { panic!("{exit:?}") };
+    assert!(why.contains("Kernel panic"), "{why}");
+    let console = fs::read_to_string(dir.path().join("log/console.log")).unwrap();
+    assert!(console.contains("as asked"), "{console}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropping_an_instance_ends_the_guest() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let spec = spec(&image, dir.path(), Network::Isolated);
+    let started = Qemu::new(QemuSettings::default()).start(&spec).await.unwrap();
+    let (pid, link) = (started.instance.pid(), link_of(started.instance.pid()));
+    assert!(is_alive(pid) && link_exists(&link));
+    drop(started);
+    assert!(!is_alive(pid) && !link_exists(&link));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_writable_layer_cannot_have_two_guests() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let spec = spec(&image, dir.path(), Network::None);
+    let _first = Guest::start(&spec).await;
+    let second = Qemu::new(QemuSettings::default()).start(&spec).await.unwrap();
+    let exit = second.instance.wait().await;
+    assert!(matches!(&exit, Exit::Crashed(why) if why.contains("lock")), "{exit:?}");
+}
+
+#[tokio::test]
+async fn a_missing_image_says_what_to_do() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut spec = spec(&image, dir.path(), Network::None);
+    spec.kernel = "/nonexistent/vmlinux".into();
+    let error = Qemu::new(QemuSettings::default()).start(&spec).await.unwrap_err();
+    assert!(matches!(error, Error::Missing { .. }));
+    assert!(error.to_string().contains("cargo xtask setup"), "{error}");
+}
+
+/// Not a test by itself: the process that [`a_killed_keeper_takes_its_guest_along`] kills.
+#[tokio::test(flavor = "multi_thread")]
+async fn keeper_to_be_killed() {
+    let Some(dir) = std::env::var_os(KEEPER_DIR) else { return };
+    let image = image().unwrap();
+    let guest = Guest::start(&spec(&image, Path::new(&dir), Network::Isolated)).await;
+    println!("QEMU {}", guest.instance.pid());
+    tokio::time::sleep(Duration::from_secs(300)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_keeper_takes_its_guest_along() {
+    if image().is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut keeper = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "boot::keeper_to_be_killed", "--nocapture"])
+        .env(KEEPER_DIR, dir.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(keeper.stdout.take().unwrap()).lines();
+    let pid: u32 = lines
+        .map(Result::unwrap)
+        .find_map(|line| line.split_once("QEMU ")?.1.parse().ok())
+        .unwrap();
+    let link = link_of(pid);
+    assert!(is_alive(pid) && link_exists(&link));
+
+    keeper.kill().unwrap();
+    keeper.wait().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while (is_alive(pid) || link_exists(&link)) && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!is_alive(pid), "qemu outlived its keeper");
+    assert!(!link_exists(&link), "the link outlived its keeper");
+}
