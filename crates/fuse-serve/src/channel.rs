@@ -1,0 +1,141 @@
+//! Serves a guest over a byte stream.
+//!
+//! # Order at sleep
+//! The guest's agent stops relaying and waits until nothing is outstanding; then
+//! [`Channel::freeze`], [`Session::save`], and the memory may be saved. After the wake a new channel
+//! over [`Session::resume`] goes on, or [`Channel::thaw`] where the process lived on.
+//!
+//! # Failure
+//! The end of the stream or a frame that lies about its length closes the channel; requests under
+//! way are finished in the file system and not answered. The session keeps what the guest held
+//! until it is dropped or [`Session::end`]ed.
+
+mod stream;
+
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::link::Link;
+use crate::pool::{Pool, Threads};
+use crate::{Error, Notifier, Session};
+use stream::StreamLink;
+
+/// A session being served. Dropping it closes the stream and waits for requests under way.
+#[derive(Debug)]
+pub struct Channel {
+    server: Server,
+}
+
+impl Channel {
+    /// Serves `session` over `stream` until either side closes it.
+    ///
+    /// # Errors
+    /// `Setup` where threads cannot be started.
+    pub fn serve(
+        session: Arc<Session>,
+        stream: UnixStream,
+        threads: Threads,
+    ) -> Result<Self, Error> {
+        let link = Arc::new(StreamLink::new(stream).map_err(Error::Setup)?);
+        Ok(Self { server: Server::start(session, link, threads)? })
+    }
+
+    /// The way to tell the guest's kernel about changes made elsewhere.
+    #[must_use]
+    pub fn notifier(&self) -> Notifier {
+        self.server.notifier.clone()
+    }
+
+    /// Stops at the border between two messages: everything taken is answered, every notification
+    /// queued before is sent, and nothing more is read or written until [`thaw`](Self::thaw).
+    ///
+    /// # Errors
+    /// `Busy` past `patience`, and the channel runs on; `Closed` where the guest is gone.
+    pub fn freeze(&self, patience: Duration) -> Result<(), Error> {
+        self.server.pool.freeze(patience)?;
+        let paused = self.server.notifier.pause(patience);
+        if paused.is_err() {
+            self.thaw();
+        }
+        paused
+    }
+
+    /// Goes on after [`freeze`](Self::freeze).
+    pub fn thaw(&self) {
+        self.server.notifier.unpause();
+        self.server.pool.thaw();
+    }
+
+    /// True once the guest has closed the stream or broken the protocol.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.server.pool.is_closed()
+    }
+
+    /// Waits for that, at most `patience`; true where it came.
+    #[must_use]
+    pub fn wait_closed(&self, patience: Duration) -> bool {
+        self.server.pool.wait_closed(patience)
+    }
+}
+
+/// What serves one link, whatever it is.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) pool: Pool,
+    pub(crate) notifier: Notifier,
+    notifying: Option<JoinHandle<()>>,
+    link: Arc<dyn Link>,
+    /// Whether shutting the link down makes a blocked notification return.
+    notifications_first: bool,
+}
+
+impl Server {
+    pub(crate) fn start(
+        session: Arc<Session>,
+        link: Arc<dyn Link>,
+        threads: Threads,
+    ) -> Result<Self, Error> {
+        let (notifier, notifying) = Notifier::start(Arc::clone(&session), Arc::clone(&link))?;
+        let pool = match Pool::start(session, Arc::clone(&link), threads) {
+            Ok(pool) => pool,
+            Err(error) => {
+                notifier.close();
+                return Err(error);
+            }
+        };
+        let notifying = Some(notifying);
+        Ok(Self { pool, notifier, notifying, link, notifications_first: false })
+    }
+
+    /// For a link where a notification blocks in our own kernel until requests are answered: at the
+    /// end the notifier is waited for while the pool still answers.
+    pub(crate) fn notifications_first(mut self) -> Self {
+        self.notifications_first = true;
+        self
+    }
+
+    fn join_notifier(&mut self) {
+        if let Some(handle) = self.notifying.take() {
+            // It does not panic; and if it did, it has left.
+            drop(handle.join());
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.notifier.close();
+        if self.notifications_first {
+            self.join_notifier();
+        }
+        self.link.shut_down();
+        self.pool.stop();
+        self.join_notifier();
+    }
+}
+
+#[cfg(test)]
+mod tests;
