@@ -25,25 +25,29 @@ pub fn below_fs(raw_path: &str) -> Result<TreePath, ApiError> {
 /// As [`below_fs`].
 pub fn parse(encoded: &str) -> Result<TreePath, ApiError> {
     let mut decoded = Vec::with_capacity(encoded.len());
-    for (index, component) in encoded.split('/').enumerate() {
+    for (index, text) in encoded.split('/').enumerate() {
         if index > 0 {
             decoded.push(b'/');
         }
-        let name = percent_decode(component).ok_or_else(|| {
-            ApiError::invalid(format!(
-                "path component {:?} has a % that no two hex digits follow; write %25 for a %",
-                show(component.as_bytes())
-            ))
-        })?;
-        if name.contains(&b'/') {
-            return Err(ApiError::invalid(format!(
-                "path component {:?} contains an encoded slash; no name can have one",
-                show(component.as_bytes())
-            )));
-        }
-        decoded.extend_from_slice(&name);
+        decoded.extend_from_slice(&component(text)?);
     }
     Ok(TreePath::parse(&decoded)?)
+}
+
+/// Decodes one component of a path.
+///
+/// # Errors
+/// 400 that names it: an encoded slash, a `%` without two hex digits.
+pub fn component(encoded: &str) -> Result<Vec<u8>, ApiError> {
+    let named = |what: &str| {
+        ApiError::invalid(format!("path component {:?} {what}", show(encoded.as_bytes())))
+    };
+    let name = percent_decode(encoded)
+        .ok_or_else(|| named("has a % that no two hex digits follow; write %25 for a %"))?;
+    if name.contains(&b'/') {
+        return Err(named("contains an encoded slash; no name can have one"));
+    }
+    Ok(name)
 }
 
 fn percent_decode(text: &str) -> Option<Vec<u8>> {

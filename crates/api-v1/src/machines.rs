@@ -1,0 +1,103 @@
+//! Machines and their lifecycle (contract, sections 5 to 8).
+//!
+//! A call writes down what is wanted and waits a little for it: 200 where the machine is there, 202
+//! where it is still on its way. Both carry the same body.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use control::{IfMatch, Machine};
+use http::header::{ETAG, IF_MATCH};
+use http::{HeaderMap, StatusCode};
+use http_kit::preconditions::etag_header;
+use http_kit::{ApiError, JsonBody, Query, prefer};
+
+use crate::ctx::{Ctx, Target};
+use crate::limits::SETTLE_WAIT_DEFAULT;
+use crate::shapes::machine::{MachineBody, MachineCreate, MachineUpdate};
+use crate::shapes::page::{PageBody, PageParams};
+
+pub(crate) async fn create(
+    State(ctx): State<Ctx>,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<MachineCreate>,
+) -> Result<Response, ApiError> {
+    let machine = ctx.control.machines().create(body.into()).await?;
+    Ok(settled(&ctx, machine, &headers).await)
+}
+
+pub(crate) async fn list(
+    State(ctx): State<Ctx>,
+    Query(page): Query<PageParams>,
+) -> Result<Json<PageBody<MachineBody>>, ApiError> {
+    let page = ctx.control.machines().list(&page.query()?).await?;
+    Ok(Json(PageBody::of(page, MachineBody::from)))
+}
+
+pub(crate) async fn get(
+    State(ctx): State<Ctx>,
+    Target(machine): Target,
+) -> Result<Response, ApiError> {
+    Ok(reply(StatusCode::OK, ctx.control.machines().get(&machine).await?))
+}
+
+pub(crate) async fn update(
+    State(ctx): State<Ctx>,
+    Target(machine): Target,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<MachineUpdate>,
+) -> Result<Response, ApiError> {
+    let machine = ctx.control.machines().update(&machine, body.into(), &if_match(&headers)?).await?;
+    Ok(settled(&ctx, machine, &headers).await)
+}
+
+pub(crate) async fn delete(
+    State(ctx): State<Ctx>,
+    Target(machine): Target,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let machine = ctx.control.machines().delete(&machine, &if_match(&headers)?).await?;
+    Ok(settled(&ctx, machine, &headers).await)
+}
+
+pub(crate) async fn sleep(
+    State(ctx): State<Ctx>,
+    Target(machine): Target,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let machine = ctx.control.machines().sleep(&machine, &if_match(&headers)?).await?;
+    Ok(settled(&ctx, machine, &headers).await)
+}
+
+pub(crate) async fn wake(
+    State(ctx): State<Ctx>,
+    Target(machine): Target,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let machine = ctx.control.machines().wake(&machine, &if_match(&headers)?).await?;
+    Ok(settled(&ctx, machine, &headers).await)
+}
+
+/// The revision that a client believes in. Absent means any: newer clients never send it.
+fn if_match(headers: &HeaderMap) -> Result<IfMatch, ApiError> {
+    let text = headers.get(IF_MATCH).map(|value| value.to_str()).transpose();
+    let text = text.map_err(|_| ApiError::invalid("the If-Match header is not plain text"))?;
+    Ok(IfMatch::parse(text))
+}
+
+/// Waits for the outcome as long as the client likes.
+async fn settled(ctx: &Ctx, machine: Machine, headers: &HeaderMap) -> Response {
+    let wait = prefer::wait(headers, SETTLE_WAIT_DEFAULT);
+    let machine = ctx.control.machines().settle(machine, wait).await;
+    let status = if machine.is_converged() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    reply(status, machine)
+}
+
+fn reply(status: StatusCode, machine: Machine) -> Response {
+    let etag = etag_header(&machine.revision);
+    let mut response = (status, Json(MachineBody::from(machine))).into_response();
+    if let Some(etag) = etag {
+        response.headers_mut().insert(ETAG, etag);
+    }
+    response
+}
