@@ -5,7 +5,8 @@
 //! frame follows. So what it reports is whole committed transactions and nothing else.
 //!
 //! Order for whoever checkpoints: [`WalTail::poll`], then see that no [`PageView`] is left
-//! ([`WalTail::has_views`]), then checkpoint, with no commit in between. A poll that finds another
+//! ([`WalTail::has_views`]), then checkpoint, with no commit in between, and where all frames were
+//! moved say so ([`WalTail::note_checkpoint`]). A poll that finds another
 //! generation than the one it read says so (`restarted`); frames of the old one that came after
 //! the poll before are then unknown, and whoever did not checkpoint right after that poll must take
 //! the set of changed pages as unknown too.
@@ -59,6 +60,8 @@ pub(crate) struct WalTail {
     generation: Option<Generation>,
     /// Page to its newest frame's offset, committed frames of this generation only.
     frames: Arc<HashMap<u32, u64>>,
+    /// Held by every view too; the map above is not, once it grew under a view.
+    views: Arc<()>,
     page_size: u32,
     page_count: u32,
 }
@@ -87,6 +90,7 @@ impl WalTail {
             wal: None,
             generation: None,
             frames: Arc::default(),
+            views: Arc::default(),
             page_size: 0,
             page_count: 0,
         };
@@ -114,6 +118,7 @@ impl WalTail {
             wal: self.wal.clone(),
             salts: self.generation.map(|generation| generation.salts),
             frames: self.frames.clone(),
+            _alive: self.views.clone(),
             page_size: self.page_size,
             page_count: self.page_count,
         }
@@ -121,7 +126,13 @@ impl WalTail {
 
     /// True while a view is alive: a checkpoint would pull the pages from under it.
     pub(crate) fn has_views(&self) -> bool {
-        Arc::strong_count(&self.frames) > 1
+        Arc::strong_count(&self.views) > 1
+    }
+
+    /// Says that a checkpoint moved every frame up to the last poll into the database, so that
+    /// later views do not look for pages in a log that is about to begin anew.
+    pub(crate) fn note_checkpoint(&mut self) {
+        self.frames = Arc::default();
     }
 
     /// Bytes of a page; 0 while there is no database.
@@ -259,6 +270,7 @@ pub(crate) struct PageView {
     wal: Option<Arc<File>>,
     salts: Option<[u8; 8]>,
     frames: Arc<HashMap<u32, u64>>,
+    _alive: Arc<()>,
     page_size: u32,
     page_count: u32,
 }

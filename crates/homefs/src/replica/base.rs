@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::container;
-use super::error::Result;
+use super::error::{Error, Result};
 use super::header::{Header, Kind};
 use super::limits::{BYTES_ABOVE_BASE, COMMITS_ABOVE_BASE};
 use super::log::{Head, Log};
@@ -27,11 +27,10 @@ impl Log {
     /// Stores the base of commit `head`, whose state `source` must be. The commit must be known to
     /// be in the log. The writer then says [`Log::note_base`].
     pub(crate) async fn write_base(&self, head: &Head, source: Arc<dyn PageSource>) -> Result<()> {
-        debug_assert_eq!(
-            source.page_count(),
-            head.page_count,
-            "the state must be that of the head"
-        );
+        // Cheap, and catches a source that was taken too early or too late by whole pages.
+        if (source.page_count(), source.page_size()) != (head.page_count, head.page_size) {
+            return Err(Error::OtherState { seq: head.seq });
+        }
         let pages = self.collect_all(source).await?;
         let header = Header {
             seq: head.seq,
@@ -89,5 +88,16 @@ mod tests {
         log.write_base(&again, Arc::new(pages)).await.unwrap();
         assert_eq!(store.objects.lock()[&log.keys().base(9)], first);
         assert_eq!(log.read_base(9).await.unwrap().header().page_count, 40);
+    }
+
+    #[tokio::test]
+    async fn a_base_of_another_state_is_refused() {
+        let (store, log) = TestStore::with_log();
+        let head = Head { page_count: 40, page_size: 512, ..Head::from(&header(9)) };
+        for source in [MemoryPages::numbered(512, 41), MemoryPages::numbered(1024, 40)] {
+            let written = log.write_base(&head, Arc::new(source)).await;
+            assert!(matches!(written, Err(Error::OtherState { seq: 9 })));
+        }
+        assert!(store.keys().is_empty());
     }
 }

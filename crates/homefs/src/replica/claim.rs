@@ -51,10 +51,9 @@ impl Log {
             if let Some(head) = head.as_ref().filter(|head| head.claim && head.nonce == nonce) {
                 return self.resume(head.clone()).await;
             }
-            if let Some(head) = head.as_ref().filter(|head| !head.released) {
-                if head.holder != holder && !take_over {
-                    return Err(held(head));
-                }
+            let others = |head: &&Head| !head.released && head.holder != holder;
+            if let Some(head) = head.as_ref().filter(others).filter(|_| !take_over) {
+                return Err(held(head));
             }
             let claim = self.next_claim(head.as_ref(), holder.clone(), nonce).await?;
             let body = container::encode(&claim, b"", b"")?;

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use super::append::Pages;
 use super::container::encode_group;
 use super::error::{Error, Result};
-use super::header::{Group, Section};
+use super::header::Section;
 use super::limits::{GROUP_PAGES_MAX, SECTION_BYTES};
 use super::log::Log;
 use super::pages::PageSource;
@@ -49,13 +49,17 @@ impl Log {
         let (mut sections, mut at) = (Vec::new(), 0);
         loop {
             let source = source.clone();
-            let section;
-            (section, pages, at) = blocking(move || {
-                let (section, next) = fill_section(&*source, &pages, at, section_bytes)?;
-                Ok((section, pages, next))
+            let (groups, bytes);
+            (groups, bytes, pages, at) = blocking(move || {
+                let (mut groups, mut bytes, mut at) = (Vec::new(), Vec::new(), at);
+                while at < pages.len() && (bytes.len() as u64) < section_bytes {
+                    let end = pages.len().min(at + GROUP_PAGES_MAX as usize);
+                    groups.push(encode_group(&*source, &pages[at..end], &mut bytes)?);
+                    at = end;
+                }
+                Ok((groups, bytes, pages, at))
             })
             .await?;
-            let (groups, bytes) = section;
             if at == pages.len() {
                 if !groups.is_empty() {
                     sections.push(Section { object: None, groups });
@@ -67,22 +71,6 @@ impl Log {
             sections.push(Section { object: Some(key), groups });
         }
     }
-}
-
-/// Groups and their bytes, up to `section_bytes` and one group more; and where `pages` goes on.
-fn fill_section(
-    source: &dyn PageSource,
-    pages: &[u32],
-    mut at: usize,
-    section_bytes: u64,
-) -> Result<((Vec<Group>, Vec<u8>), usize)> {
-    let (mut groups, mut bytes) = (Vec::new(), Vec::new());
-    while at < pages.len() && (bytes.len() as u64) < section_bytes {
-        let end = pages.len().min(at + GROUP_PAGES_MAX as usize);
-        groups.push(encode_group(source, &pages[at..end], &mut bytes)?);
-        at = end;
-    }
-    Ok(((groups, bytes), at))
 }
 
 /// Runs `work` where it may block.
@@ -100,6 +88,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::header::Group;
     use super::super::testing::{MemoryPages, TestStore};
     use super::*;
 

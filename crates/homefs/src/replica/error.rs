@@ -10,7 +10,7 @@ pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A failed call on the log.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// Somebody else writes this home now. Final for the `Log` value that says it.
     #[error("another writer (epoch {theirs}) has taken this home from us (epoch {ours})")]
     Fenced {
@@ -93,6 +93,12 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
+    /// A base was to be made of another state than its commit's. A defect of ours.
+    #[error("the database at hand is not that of commit {seq}")]
+    OtherState {
+        /// The commit.
+        seq: u64,
+    },
     /// The program is shutting down.
     #[error("the program is shutting down")]
     Stopping,
@@ -104,7 +110,7 @@ pub enum Error {
 impl Error {
     /// What the caller can do about it.
     #[must_use]
-    pub fn kind(&self) -> ErrorKind {
+    pub(crate) fn kind(&self) -> ErrorKind {
         match self {
             Self::Fenced { .. } | Self::HeldBy { .. } => ErrorKind::Fenced,
             Self::Moved { .. } | Self::InDoubt { .. } | Self::Unclaimed => ErrorKind::Conflict,
@@ -116,6 +122,7 @@ impl Error {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Exhausted,
                 _ => ErrorKind::Internal,
             },
+            Self::OtherState { .. } => ErrorKind::Internal,
             Self::Store(error) => error.kind(),
         }
     }

@@ -115,7 +115,7 @@ pub(crate) fn page_size_of(file: &File, path: &Path) -> Result<Option<u32>> {
 
 /// Pages in a file of `size` bytes.
 pub(crate) fn page_count_of(size: u64, page_size: u32, path: &Path) -> Result<u32> {
-    if size % u64::from(page_size) != 0 {
+    if !size.is_multiple_of(u64::from(page_size)) {
         return Err(corrupt_local(path, "its size is not a whole number of pages"));
     }
     match u32::try_from(size / u64::from(page_size)) {

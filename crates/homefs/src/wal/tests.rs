@@ -100,6 +100,7 @@ fn a_replica_fed_by_the_tail_equals_the_database() {
                     let advance = tail.poll().unwrap();
                     apply(&mut replica, &tail, &advance);
                     db.checkpoint(["PASSIVE", "RESTART", "TRUNCATE"][dice.below(3) as usize]);
+                    tail.note_checkpoint();
                 }
                 1 => db.run(&format!("DELETE FROM t WHERE id % 5 = {}", dice.below(5))),
                 2 => {
@@ -185,6 +186,32 @@ fn a_view_keeps_its_moment_and_notices_when_it_cannot() {
         .filter(|page_no| view.read_page(**page_no, &mut page).is_err())
         .collect();
     assert_eq!(stale.len(), view.frames.len());
+}
+
+#[test]
+fn a_view_is_known_of_even_when_commits_followed_it() {
+    let db = Db::new(4096);
+    let mut tail = WalTail::open(&db.path()).unwrap();
+    let view = tail.view();
+    db.insert(1, 100);
+    assert_eq!(tail.poll().unwrap().transactions, 1);
+    assert!(tail.has_views());
+    drop(view);
+    assert!(!tail.has_views());
+}
+
+#[test]
+fn a_view_made_after_a_checkpoint_outlives_the_next_commit() {
+    let db = Db::new(4096);
+    db.insert(1, 30_000);
+    let mut tail = WalTail::open(&db.path()).unwrap();
+    db.checkpoint("RESTART");
+    tail.note_checkpoint();
+    let (view, before) = (tail.view(), db.checkpointed_copy());
+    db.insert(1, 20_000);
+    assert_eq!(content(&view), before);
+    assert_eq!(tail.poll().unwrap().transactions, 1);
+    assert_eq!(content(&tail.view()), db.checkpointed_copy());
 }
 
 #[test]

@@ -121,7 +121,7 @@ async fn a_claim_starts_from_the_newest_base() {
     let (store, home, server) = released().await;
     let log = store.log(&home);
     let head = log.head(None).await.unwrap().unwrap();
-    let pages = Arc::new(super::super::testing::MemoryPages::numbered(512, 0));
+    let pages = Arc::new(super::super::testing::MemoryPages::numbered(0, 0));
     log.write_base(&head, pages).await.unwrap();
     let mut log = store.log(&home);
     log.claim(server, false, [2; 16]).await.unwrap();

@@ -169,10 +169,11 @@ impl Builder {
 
 impl Drop for Builder {
     fn drop(&mut self) {
-        if !self.finished {
-            if let Err(error) = remove(&self.temporary) {
-                tracing::warn!(%error, "a file that was not finished stays behind");
-            }
+        if self.finished {
+            return;
+        }
+        if let Err(error) = remove(&self.temporary) {
+            tracing::warn!(%error, "a file that was not finished stays behind");
         }
     }
 }

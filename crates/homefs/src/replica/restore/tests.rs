@@ -121,6 +121,38 @@ async fn every_commit_can_be_restored_from_nothing_and_from_every_earlier_one() 
 }
 
 #[tokio::test]
+async fn any_history_is_restored_as_it_was_made() {
+    for seed in 0..12_u64 {
+        let mut random = seed + 1;
+        let mut below = move |bound: u32| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_041);
+            (random >> 33) as u32 % bound
+        };
+        let mut home = Home::new().await;
+        let mut last = 1;
+        for mark in 1..=20 {
+            let count = 1 + below(120);
+            let mut changed = BTreeSet::from([1]);
+            changed.extend((0..below(60)).map(|_| 1 + below(count)));
+            let changed: Vec<u32> = changed.into_iter().collect();
+            let section = [8 << 20, 150][below(2) as usize];
+            last = home.commit_in_sections(count, &changed, mark, section).await;
+            if below(6) == 0 {
+                home.base().await;
+            }
+        }
+        let mut at = None;
+        while at != Some(last) {
+            let from = at.filter(|_| below(4) > 0);
+            let next = (at.unwrap_or(1) + 1 + u64::from(below(5))).min(last);
+            home.restore(Some(next), from).await.unwrap();
+            home.assert_restored(next);
+            at = Some(next);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_real_database_survives_the_store() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("live.db");
