@@ -19,8 +19,8 @@ use nix::sys::stat::Mode;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::Error;
 use crate::limits::{DEVICE_TIMEOUT, HOST_POLL_INTERVAL, POLL_INTERVAL};
+use crate::{Error, sys};
 
 /// Where the kernel lists ports, each with its name.
 const PORTS: &str = "/sys/class/virtio-ports";
@@ -73,7 +73,8 @@ impl Control {
         let flags = fcntl(&fd, FcntlArg::F_GETFL).map_err(Error::sys(doing))?;
         let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
         fcntl(&fd, FcntlArg::F_SETFL(flags)).map_err(Error::sys(doing))?;
-        AsyncFd::register(fd).map(|fd| Self(Arc::new(fd))).map_err(Error::io(doing))
+        let watched = sys::watch(fd).map_err(Error::io(doing))?;
+        Ok(Self(Arc::new(watched)))
     }
 
     /// Opens the port at `device` once a host is there.

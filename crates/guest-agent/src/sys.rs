@@ -4,10 +4,12 @@
 #![allow(unsafe_code, reason = "system calls without a safe wrapper")]
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
+use tokio::io::unix::AsyncFd;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,13 +110,18 @@ pub(crate) fn become_subreaper() -> Result<(), Errno> {
 ///
 /// # Errors
 /// `EBADF` where it is not open.
-pub(crate) fn inherited_fd(number: i32) -> Result<std::os::fd::OwnedFd, Errno> {
-    use std::os::fd::FromRawFd;
+pub(crate) fn inherited_fd(number: i32) -> Result<OwnedFd, Errno> {
     if number <= 2 {
         return Err(Errno::EBADF);
     }
     // SAFETY: takes numbers only.
     Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
     // SAFETY: it is open, and `main` calls this once, before anything else opens descriptors.
-    Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(number) })
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Watches a descriptor, on the tokio runtime that this is called on.
+pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` keeps its number, and keeps it open until the watch is dropped.
+    unsafe { AsyncFd::register(fd) }.map_err(|error| error.into_parts().1)
 }

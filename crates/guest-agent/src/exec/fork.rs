@@ -103,6 +103,9 @@ unsafe fn setup(ends: &ChildEnds) -> c_int {
                 return -1;
             }
         }
+        // All of ours are close-on-exec, but not what the agent may itself have inherited. No
+        // kernel that runs a guest lacks this call; elsewhere a failure only leaves things as is.
+        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
         // Rust ignores SIGPIPE, and exec would keep that; handlers it resets by itself.
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         let mut none = std::mem::zeroed();

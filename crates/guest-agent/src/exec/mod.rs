@@ -2,7 +2,7 @@
 //!
 //! # Order
 //! Start, `Started`; then output as it comes, input and signals as they come; after the exit what
-//! is left in the pipes, `Exit`, end of the stream.
+//! is left in the pipes, `Exit`, reset of the stream.
 //!
 //! # Invariants
 //! - Bounded memory: a pipe is read only when the host has taken what was read before.
@@ -74,10 +74,10 @@ pub(crate) async fn serve(exec: Exec, reader: Reader, mut writer: Writer, reaper
         None => (None, None),
     };
     let exited = Exited { code, signal, timed_out: timed_out.load(Ordering::Acquire) };
-    if let Some(mut writer) = writer
-        && writer.json(FrameKind::Exit, &exited).await.is_ok()
-    {
-        drop(writer.close().await);
+    if let Some(mut writer) = writer {
+        // Then the stream is dropped, which resets it once all is sent: a host that still writes
+        // input would wait for ever on one that is only closed.
+        drop(writer.json(FrameKind::Exit, &exited).await);
     }
 }
 

@@ -155,10 +155,12 @@ mod tests {
         let (go, gate) = channel::<()>();
         let forgotten = Arc::new(AtomicU64::new(0));
         let forgetting = Arc::clone(&forgotten);
-        let forget = move || drop(forgetting.fetch_add(1, Ordering::SeqCst));
+        let forget = move || {
+            forgetting.fetch_add(1, Ordering::SeqCst);
+        };
         // The kernel keeps the thread waiting in its first notification.
         let (notifications, mut taken) = Notifications::start_with(4, forget, move |_| {
-            drop(gate.recv());
+            let _ = gate.recv();
             Ok(())
         })
         .unwrap();

@@ -1,17 +1,21 @@
 //! An agent under test and what it takes to talk to it.
 
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::CommandExt;
+use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use agent_proto::{AgentClient, Exec, Exited, Output};
 use base::SystemEntropy;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 
 /// Number of the socket in the agent.
-const CONTROL_FD: i32 = 9;
+const CONTROL_FD: i32 = 100;
 
 /// A running agent. Killed on drop, with every process group it has made.
 #[derive(Debug)]
@@ -34,7 +38,7 @@ impl Agent {
         #[allow(unsafe_code, reason = "the only way to hand a descriptor to a child")]
         unsafe {
             command.pre_exec(move || match libc::dup2(number, CONTROL_FD) {
-                -1 => Err(std::io::Error::last_os_error()),
+                -1 => Err(io::Error::last_os_error()),
                 _ => Ok(()),
             });
         }
@@ -46,7 +50,7 @@ impl Agent {
     pub(crate) async fn connect(&self) -> AgentClient {
         let socket = self.socket.as_ref().unwrap().try_clone().unwrap();
         socket.set_nonblocking(true).unwrap();
-        let stream = UnixStream::from_std(socket).unwrap();
+        let stream = Unclosed(UnixStream::from_std(socket).unwrap());
         soon(AgentClient::connect(stream, &SystemEntropy)).await.unwrap()
     }
 
@@ -69,6 +73,38 @@ impl Drop for Agent {
     fn drop(&mut self) {
         drop(self.process.kill());
         drop(self.process.wait());
+    }
+}
+
+/// A socket that the end of a session leaves open for the next one.
+#[derive(Debug)]
+struct Unclosed(UnixStream);
+
+impl AsyncRead for Unclosed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, into)
+    }
+}
+
+impl AsyncWrite for Unclosed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 
