@@ -297,6 +297,21 @@ mod tests {
         assert!(verify(&[&object[..], b"x"].concat()).is_err());
     }
 
+    /// Written by the first version. It must be readable for as long as its format is.
+    #[test]
+    fn a_commit_of_the_first_version_still_opens() {
+        let golden = include_bytes!("container/commit-format-1.bin");
+        let container = verify(golden).unwrap();
+        let header = &container.header;
+        assert_eq!((header.seq, header.epoch.0, header.page_count), (7, 1, 20));
+        assert_eq!(&golden[container.data_start() as usize..], b"the data section");
+        let pages: Vec<u32> = pages_of(golden).iter().map(|page| page.0).collect();
+        assert_eq!(pages, [1, 2, 5, 19]);
+        for (number, page) in pages_of(golden) {
+            assert_eq!(page, MemoryPages::numbered(512, 20).pages[number as usize - 1]);
+        }
+    }
+
     #[test]
     fn a_later_format_is_refused_and_named() {
         let mut bytes = object(&MemoryPages::numbered(512, 1), &[1], 1, b"").to_vec();
