@@ -1,14 +1,33 @@
 //! The door to everything: opened once, cloned cheaply.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use crate::executions::Executions;
+use base::MachineId;
+use catalog::{Catalog, MachineChange, MachineRow};
+use parking_lot::Mutex;
+use tokio::sync::RwLock;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::executions::{self, Executions};
 use crate::files::Files;
-use crate::health::Health;
-use crate::idempotency::Idempotency;
-use crate::machines::Machines;
+use crate::health::{Health, Prober};
+use crate::homes::HomeAt;
+use crate::host::KeeperPhase;
+use crate::idempotency::{Idempotency, InFlight};
+use crate::lock::DirLock;
+use crate::machines::auto_sleep::Activity;
+use crate::machines::driver::Drivers;
+use crate::machines::watchers::Watchers;
+use crate::machines::{MachineRef, Machines, idle_ticker};
 use crate::settings::{Parts, Settings};
 use crate::{Error, Result};
+
+/// Rows read at once where all of them are wanted.
+const SCAN_MAX: usize = 500;
 
 /// The application layer.
 #[derive(Debug, Clone)]
@@ -16,50 +35,230 @@ pub struct Control {
     inner: Arc<Inner>,
 }
 
+/// What all parts of the application layer share.
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) settings: Settings,
     pub(crate) parts: Parts,
+    pub(crate) activity: Arc<Activity>,
+    pub(crate) drivers: Drivers,
+    pub(crate) watchers: Watchers,
+    pub(crate) in_flight: InFlight,
+    pub(crate) prober: Prober,
+    /// Held while a waiting execution changes.
+    pub(crate) waiting: tokio::sync::Mutex<()>,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    catalog: Arc<Catalog>,
+    drafts: Mutex<HashMap<MachineId, Weak<RwLock<()>>>>,
+    lock: Mutex<Option<DirLock>>,
 }
 
 impl Control {
-    /// Locks the data directory, opens the catalog, adopts running keepers and starts the drivers.
+    /// Locks the data directory, opens the catalog, and starts a driver for every machine that does not
+    /// sleep; the drivers find the keepers that still run.
+    ///
+    /// # Errors
+    /// `Conflict` with `DATA_DIR_LOCKED` where another server has the directory; those of the catalog.
     pub async fn open(settings: Settings, parts: Parts) -> Result<Self> {
-        let inner = Arc::new(Inner { settings, parts });
-        let _ = &inner.parts;
-        let _ = Self { inner };
-        Err(Error::internal("not written yet"))
+        let dir = settings.data_dir.clone();
+        let (lock, catalog) = blocking(move || {
+            std::fs::create_dir_all(dir.join("machines")).map_err(|error| {
+                Error::internal(format!("make the data directory {}: {error}", dir.display()))
+            })?;
+            let lock = DirLock::take(&dir)?;
+            Ok((lock, Catalog::open(&dir.join("catalog.db"))?))
+        })
+        .await?;
+        let inner = Arc::new(Inner {
+            activity: Arc::new(Activity::new(parts.clock.clone())),
+            drivers: Drivers::default(),
+            watchers: Watchers::default(),
+            in_flight: InFlight::default(),
+            prober: Prober::default(),
+            waiting: tokio::sync::Mutex::default(),
+            shutdown: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            catalog: Arc::new(catalog),
+            drafts: Mutex::default(),
+            lock: Mutex::new(Some(lock)),
+            settings,
+            parts,
+        });
+        executions::waiting::settle_after_restart(&inner).await?;
+        for row in inner.active().await? {
+            Drivers::nudge(&inner, &row.id);
+        }
+        inner.tasks.spawn(idle_ticker::run(inner.clone()));
+        inner.tasks.spawn(crate::health::run(inner.clone()));
+        inner.tasks.spawn(crate::idempotency::run(inner.clone()));
+        Ok(Self { inner })
     }
+
     /// Machines.
     #[must_use]
     pub fn machines(&self) -> Machines {
         Machines { inner: self.inner.clone() }
     }
+
     /// Commands run in machines.
     #[must_use]
     pub fn executions(&self) -> Executions {
         Executions { inner: self.inner.clone() }
     }
+
     /// Files of homes.
     #[must_use]
     pub fn files(&self) -> Files {
         Files { inner: self.inner.clone() }
     }
+
     /// Replays of mutating calls.
     #[must_use]
     pub fn idempotency(&self) -> Idempotency {
         Idempotency { inner: self.inner.clone() }
     }
+
     /// Whether this server can do its work.
     #[must_use]
     pub fn health(&self) -> Health {
         Health { inner: self.inner.clone() }
     }
+
     /// What the binary decided.
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.inner.settings
     }
-    /// Stops drivers and tickers; leaves awake machines to their keepers.
-    pub async fn close(&self) {}
+
+    /// Stops drivers and tickers, and gives the data directory back. Awake machines stay with their
+    /// keepers. Calls made after it still read, but nothing converges any more.
+    pub async fn close(&self) {
+        self.inner.shutdown.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+        drop(self.inner.lock.lock().take());
+    }
+}
+
+impl Inner {
+    /// Runs `work` on the catalog, away from the threads that serve.
+    pub(crate) async fn db<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Catalog) -> catalog::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let catalog = self.catalog.clone();
+        blocking(move || Ok(work(&catalog)?)).await
+    }
+
+    /// Changes a machine's row and tells its watchers.
+    pub(crate) async fn edit(
+        &self,
+        machine: &MachineId,
+        decide: impl FnOnce(&MachineRow) -> Result<MachineChange> + Send + 'static,
+    ) -> Result<MachineRow> {
+        let (machine, now) = (machine.clone(), self.parts.clock.now());
+        let row = self.db(move |catalog| catalog.edit_machine(&machine, now, decide)).await??;
+        self.watchers.tell(&row);
+        Ok(row)
+    }
+
+    /// The machine that a caller named.
+    pub(crate) async fn resolve(&self, machine: &MachineRef) -> Result<MachineRow> {
+        let wanted = machine.clone();
+        let found = self
+            .db(move |catalog| match &wanted {
+                MachineRef::Id(id) => catalog.machine(id),
+                MachineRef::Name(name) => catalog.machine_by_name(name),
+            })
+            .await?;
+        found.ok_or_else(|| Error::not_found(format!("there is no machine {machine}")))
+    }
+
+    /// All machines that do not sleep, or have something to do.
+    pub(crate) async fn active(&self) -> Result<Vec<MachineRow>> {
+        let mut rows: Vec<MachineRow> = Vec::new();
+        loop {
+            let after = rows.last().map(|row| row.id.clone());
+            let found =
+                self.db(move |catalog| catalog.active_machines(after.as_ref(), SCAN_MAX)).await?;
+            let last = found.len() < SCAN_MAX;
+            rows.extend(found);
+            if last {
+                return Ok(rows);
+            }
+        }
+    }
+
+    /// Waits at most `wait` until `enough` holds of the machine; returns its row as it is then.
+    pub(crate) async fn wait_for(
+        &self,
+        machine: &MachineId,
+        wait: Duration,
+        enough: impl Fn(&MachineRow) -> bool,
+    ) -> Result<MachineRow> {
+        let deadline = tokio::time::Instant::now() + wait;
+        let mut told = self.watchers.subscribe(machine);
+        let mut row = self.resolve(&MachineRef::Id(machine.clone())).await?;
+        while !enough(&row) {
+            match tokio::time::timeout_at(deadline, told.changed()).await {
+                Ok(Ok(())) => {
+                    // What was told before the row was read may be older than it.
+                    if let Some(newer) = told.borrow_and_update().as_deref()
+                        && newer.revision >= row.revision
+                    {
+                        row.clone_from(newer);
+                    }
+                }
+                // Time is up, or the sender is gone, which only an unwatched machine's is.
+                Ok(Err(_)) | Err(_) => break,
+            }
+        }
+        Ok(row)
+    }
+
+    /// True where a machine without a keeper has its home whole in the store: its last keeper said so,
+    /// or nobody holds it.
+    pub(crate) async fn home_is_whole(&self, row: &MachineRow) -> Result<bool> {
+        let words = self.parts.host.last_words(&row.id).await;
+        if words.is_some_and(|words| words.phase == KeeperPhase::Stopped) {
+            return Ok(true);
+        }
+        Ok(self.parts.homes.head(&row.home).await?.is_none_or(|head| head.released))
+    }
+
+    /// Where a machine's home is.
+    pub(crate) fn home_at(&self, row: &MachineRow) -> HomeAt {
+        HomeAt {
+            home: row.home.clone(),
+            dir: self.machine_dir(&row.id),
+            bytes_max: row.spec.storage_gib.saturating_mul(base::GIB),
+        }
+    }
+
+    fn machine_dir(&self, machine: &MachineId) -> PathBuf {
+        self.settings.data_dir.join("machines").join(machine.as_str())
+    }
+
+    /// The lock of a machine's draft: writes share it, publish and discard have it alone.
+    pub(crate) fn draft_lock(&self, machine: &MachineId) -> Arc<RwLock<()>> {
+        let mut drafts = self.drafts.lock();
+        if let Some(lock) = drafts.get(machine).and_then(Weak::upgrade) {
+            return lock;
+        }
+        drafts.retain(|_, lock| lock.strong_count() > 0);
+        let lock = Arc::new(RwLock::new(()));
+        drafts.insert(machine.clone(), Arc::downgrade(&lock));
+        lock
+    }
+}
+
+/// Runs blocking work on a thread that may block.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(Error::internal("an inner task failed").caused_by(error)),
+    }
 }

@@ -129,11 +129,17 @@ impl From<vfs::FsError> for Error {
 
 impl From<objstore::Error> for Error {
     fn from(error: objstore::Error) -> Self {
-        let kind = match &error {
-            objstore::Error::NotFound { .. } => ErrorKind::NotFound,
-            objstore::Error::Exists { .. } => ErrorKind::Conflict,
-            _ => ErrorKind::Unavailable,
+        let kind = match error.kind() {
+            // It is this server that the store refuses, not the caller.
+            ErrorKind::PermissionDenied => ErrorKind::Unavailable,
+            kind => kind,
         };
         Self::new(kind, error.to_string()).caused_by(error)
+    }
+}
+
+impl From<catalog::Error> for Error {
+    fn from(error: catalog::Error) -> Self {
+        Self::new(error.kind(), error.to_string()).caused_by(error)
     }
 }

@@ -36,6 +36,8 @@ pub enum DraftPublished {
     Committed {
         /// Its number.
         seq: u64,
+        /// How many paths the draft made, changed or took away.
+        changed: u64,
     },
     /// The home moved since the draft was opened: nothing was done.
     Moved,

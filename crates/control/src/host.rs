@@ -5,6 +5,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{ExecutionId, HomeId, MachineId, Timestamp};
@@ -89,7 +90,8 @@ pub struct LastWords {
 #[async_trait]
 pub trait Host: Send + Sync + Debug + 'static {
     /// Starts a keeper for a machine and returns once it can be connected to; the guest may still
-    /// be booting. A keeper that runs already is left alone: `Ok`.
+    /// be booting. The [`last_words`](Self::last_words) of the one before are forgotten. A keeper
+    /// that runs already is left alone: `Ok`.
     ///
     /// # Errors
     /// What is missing (image, runtime) with code `IMAGE_MISSING` or `RUNTIME_MISSING`; whatever kept
@@ -144,6 +146,11 @@ pub trait KeeperLink: FileCalls {
     /// # Errors
     /// `NotFound`; `Timeout` where it does not end.
     async fn cancel(&self, id: &ExecutionId) -> Result<Execution>;
+    /// Waits at most `wait` until an execution is over; returns its record as it is then.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn wait(&self, id: &ExecutionId, wait: Duration) -> Result<Execution>;
     /// Joins an execution: what was kept of its output, then what comes.
     ///
     /// # Errors

@@ -11,12 +11,15 @@
 mod control;
 mod error;
 pub mod executions;
+#[cfg(any(test, feature = "fakes"))]
+pub mod fakes;
 pub mod files;
 pub mod health;
 pub mod homes;
 pub mod host;
 pub mod idempotency;
 pub mod limits;
+mod lock;
 pub mod machines;
 mod page;
 mod settings;

@@ -1,8 +1,11 @@
 //! Pages of lists: opaque cursors, bounded lengths.
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{PAGE_LENGTH_DEFAULT, PAGE_LENGTH_MAX};
+use crate::{Error, Result};
 
 /// Which part of a list is wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -25,6 +28,15 @@ impl PageQuery {
     #[must_use]
     pub fn after(&self) -> Option<&str> {
         self.cursor.as_deref().filter(|cursor| !cursor.is_empty())
+    }
+
+    /// The cursor as what it was made from.
+    pub(crate) fn parse_cursor<T: FromStr>(&self) -> Result<Option<T>> {
+        let parsed = self.after().map(str::parse).transpose();
+        parsed.map_err(|_| {
+            Error::invalid("the cursor is not one of this list; start again without it")
+                .with_detail("field", "cursor")
+        })
     }
 }
 

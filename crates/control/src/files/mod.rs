@@ -1,22 +1,27 @@
 //! Files of a home, whether its machine is awake or asleep.
 
+mod publish;
+mod route;
 mod types;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::StreamExt as _;
 use vfs::path::TreePath;
+pub use vfs::tar::ImportOptions;
 
 pub use types::{
     ByteStream, DeleteOptions, Entry, FileBody, FileMeta, Imported, Precondition, PublishReport,
     PutDone, PutOptions, RangeSpec, View,
 };
 
+use crate::Result;
 use crate::control::Inner;
 use crate::machines::MachineRef;
 use crate::page::{Page, PageQuery};
-use crate::{Error, Result};
+use route::Hold;
 
 /// File calls on one tree: a live home through its keeper, a published state, or a draft.
 #[async_trait]
@@ -33,7 +38,12 @@ pub trait FileCalls: Send + Sync + Debug + 'static {
     /// Entries of a directory.
     async fn list(&self, path: &TreePath, page: &PageQuery) -> Result<Page<Entry>>;
     /// Unpacks a tar below a directory, all of it or nothing.
-    async fn import_tar(&self, path: &TreePath, body: ByteStream) -> Result<Imported>;
+    async fn import_tar(
+        &self,
+        path: &TreePath,
+        body: ByteStream,
+        options: ImportOptions,
+    ) -> Result<Imported>;
     /// A tar of a tree.
     async fn bundle_tar(&self, path: &TreePath) -> Result<ByteStream>;
 }
@@ -46,15 +56,24 @@ pub struct Files {
 
 impl Files {
     /// What stands at a path; a link at its end is not followed.
+    ///
+    /// # Errors
+    /// Here and below: `NotFound` for the machine or the path, `Unavailable` for a machine that stays
+    /// on its way up or down, and those of the tree.
     pub async fn head(
         &self,
         machine: &MachineRef,
         path: &TreePath,
         view: View,
     ) -> Result<FileMeta> {
-        self.read(machine, view).await?.head(path).await
+        let target = route::for_read(&self.inner, machine, view).await?;
+        target.calls.head(path).await
     }
+
     /// A file's bytes, or a part of them.
+    ///
+    /// # Errors
+    /// `InvalidArgument` with `RANGE_NOT_SATISFIABLE` and detail `size`.
     pub async fn get(
         &self,
         machine: &MachineRef,
@@ -62,9 +81,15 @@ impl Files {
         range: Option<RangeSpec>,
         view: View,
     ) -> Result<FileBody> {
-        self.read(machine, view).await?.get(path, range).await
+        let target = route::for_read(&self.inner, machine, view).await?;
+        let FileBody { meta, range, body } = target.calls.get(path, range).await?;
+        Ok(FileBody { meta, range, body: held(body, target.hold) })
     }
+
     /// Creates or replaces a file. A body that breaks off changes nothing.
+    ///
+    /// # Errors
+    /// `PreconditionFailed`, `Conflict` where a directory stands there.
     pub async fn put(
         &self,
         machine: &MachineRef,
@@ -72,18 +97,28 @@ impl Files {
         body: ByteStream,
         options: PutOptions,
     ) -> Result<PutDone> {
-        self.write(machine).await?.put(path, body, options).await
+        let target = route::for_write(&self.inner, machine).await?;
+        target.calls.put(path, body, options).await
     }
+
     /// Removes a path; returns what stood there.
+    ///
+    /// # Errors
+    /// `PreconditionFailed`, `Conflict` for a directory with entries unless `recursive`.
     pub async fn delete(
         &self,
         machine: &MachineRef,
         path: &TreePath,
         options: DeleteOptions,
     ) -> Result<FileMeta> {
-        self.write(machine).await?.delete(path, options).await
+        let target = route::for_write(&self.inner, machine).await?;
+        target.calls.delete(path, options).await
     }
+
     /// Entries of a directory.
+    ///
+    /// # Errors
+    /// `Conflict` for what is not a directory.
     pub async fn list(
         &self,
         machine: &MachineRef,
@@ -91,42 +126,57 @@ impl Files {
         page: &PageQuery,
         view: View,
     ) -> Result<Page<Entry>> {
-        self.read(machine, view).await?.list(path, page).await
+        let target = route::for_read(&self.inner, machine, view).await?;
+        target.calls.list(path, page).await
     }
+
     /// Unpacks a tar below a directory, all of it or nothing.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming the entry that is not allowed.
     pub async fn import_tar(
         &self,
         machine: &MachineRef,
         path: &TreePath,
         body: ByteStream,
+        options: ImportOptions,
     ) -> Result<Imported> {
-        self.write(machine).await?.import_tar(path, body).await
+        let target = route::for_write(&self.inner, machine).await?;
+        target.calls.import_tar(path, body, options).await
     }
+
     /// A tar of a tree.
+    ///
+    /// # Errors
+    /// Those of the tree; one that comes up later ends the stream.
     pub async fn bundle_tar(
         &self,
         machine: &MachineRef,
         path: &TreePath,
         view: View,
     ) -> Result<ByteStream> {
-        self.read(machine, view).await?.bundle_tar(path).await
+        let target = route::for_read(&self.inner, machine, view).await?;
+        Ok(held(target.calls.bundle_tar(path).await?, target.hold))
     }
+
     /// Makes the writes of a draft visible. Without one: nothing to do.
+    ///
+    /// # Errors
+    /// `NotFound`, `Fenced` where another server writes the home, those of the store and the tree.
     pub async fn publish(&self, machine: &MachineRef) -> Result<PublishReport> {
-        let _ = (machine, &self.inner);
-        Err(Error::internal("not written yet"))
+        publish::publish(&self.inner, machine).await
     }
+
     /// Throws a draft away; true where there was one.
+    ///
+    /// # Errors
+    /// `NotFound`, those of the disk.
     pub async fn discard_draft(&self, machine: &MachineRef) -> Result<bool> {
-        let _ = machine;
-        Err(Error::internal("not written yet"))
+        publish::discard(&self.inner, machine).await
     }
-    async fn read(&self, machine: &MachineRef, view: View) -> Result<Arc<dyn FileCalls>> {
-        let _ = (machine, view);
-        Err(Error::internal("not written yet"))
-    }
-    async fn write(&self, machine: &MachineRef) -> Result<Arc<dyn FileCalls>> {
-        let _ = machine;
-        Err(Error::internal("not written yet"))
-    }
+}
+
+/// Holds on to `hold` until the last byte is out.
+fn held(body: ByteStream, hold: Hold) -> ByteStream {
+    body.inspect(move |_| _ = &hold).boxed()
 }

@@ -1,21 +1,39 @@
 //! Machines: what is wanted of them, and how they get there.
+//!
+//! A call here writes a wish into the catalog and nudges the machine's driver; it does not wait.
+//! [`Machines::settle`] waits.
 
+mod adopt;
+pub(crate) mod auto_sleep;
+pub(crate) mod driver;
+mod duration;
+pub(crate) mod idle_ticker;
+pub(crate) mod intent;
+pub(crate) mod lifecycle;
+pub(crate) mod record;
+pub(crate) mod steps;
 mod types;
 mod validate;
+pub(crate) mod watchers;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::BoxStream;
+use base::{HomeId, MachineId};
+use catalog::{MachineRow, Observation};
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
 
+pub use duration::parse_autosleep;
 pub use types::{
     Adopted, CreateMachine, Desired, IfMatch, Machine, MachineRef, MachineStatus, Phase,
     UpdateMachine,
 };
 
+use crate::Result;
 use crate::control::Inner;
 use crate::page::{Page, PageQuery};
-use crate::{Error, Result};
+use driver::Drivers;
 
 /// Machines.
 #[derive(Debug, Clone)]
@@ -24,66 +42,272 @@ pub struct Machines {
 }
 
 impl Machines {
-    /// Writes down that a machine is wanted; it starts on its own. Follow with [`Self::settle`].
+    /// Writes down that a machine is wanted, here and in the object store; it starts on its own.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for sizes and names out of bounds, `AlreadyExists` for a taken name,
+    /// `Unavailable` where the object store did not take the record: nothing was created then.
     pub async fn create(&self, new: CreateMachine) -> Result<Machine> {
-        let _ = (new, &self.inner);
-        Err(Error::internal("not written yet"))
+        let settings = &self.inner.settings;
+        let spec = validate::new_spec(&new, &settings.defaults, &settings.limits)?;
+        let id = MachineId::generate();
+        let name = match new.name {
+            Some(name) => {
+                validate::name(&name)?;
+                name
+            }
+            None => made_up_name(&id),
+        };
+        let now = self.inner.parts.clock.now();
+        let row = MachineRow {
+            id,
+            name,
+            spec,
+            home: HomeId::generate(),
+            desired: Desired::Running,
+            observed: Observation::of(Phase::Accepted, "accepted"),
+            take_over: false,
+            recorded: false,
+            revision: 1,
+            created_at: now,
+            transition_at: now,
+            progress_at: now,
+        };
+        let (stored, max) = (row.clone(), settings.limits.machines_max);
+        self.inner.db(move |catalog| catalog.insert_machine(&stored, max)).await?;
+        let row = match steps::ensure_recorded(&self.inner, &row).await {
+            Ok(row) => row,
+            Err(error) => {
+                // Not in the store, so not promised: take it back and say so.
+                let id = row.id;
+                self.inner.db(move |catalog| catalog.remove_machine(&id)).await?;
+                return Err(error);
+            }
+        };
+        Drivers::nudge(&self.inner, &row.id);
+        Ok(shape(&row))
     }
+
     /// One machine.
+    ///
+    /// # Errors
+    /// `NotFound`.
     pub async fn get(&self, machine: &MachineRef) -> Result<Machine> {
-        let _ = machine;
-        Err(Error::internal("not written yet"))
+        Ok(shape(&self.inner.resolve(machine).await?))
     }
+
     /// Machines in the order of their creation.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a cursor that is not one.
     pub async fn list(&self, page: &PageQuery) -> Result<Page<Machine>> {
-        let _ = page;
-        Err(Error::internal("not written yet"))
+        let after: Option<MachineId> = page.parse_cursor()?;
+        let length = page.length();
+        let rows =
+            self.inner.db(move |catalog| catalog.machines(after.as_ref(), length + 1)).await?;
+        let machines = rows.iter().map(shape).collect();
+        Ok(Page::cut(machines, length, |machine: &Machine| machine.machine_id.to_string()))
     }
-    /// Changes name, sizes or autosleep.
+
+    /// Changes name, sizes or autosleep. Name and sizes reach the guest at its next wake.
+    ///
+    /// # Errors
+    /// `NotFound`, `InvalidArgument`, `AlreadyExists` for a taken name, `Conflict` with
+    /// `REVISION_MISMATCH` or `INVALID_STATE`.
     pub async fn update(
         &self,
         machine: &MachineRef,
         update: UpdateMachine,
         if_match: &IfMatch,
     ) -> Result<Machine> {
-        let _ = (machine, update, if_match);
-        Err(Error::internal("not written yet"))
+        let limits = self.inner.settings.limits.clone();
+        let if_match = if_match.clone();
+        self.wish(machine, move |row| intent::update(row, &update, &if_match, &limits)).await
     }
+
     /// Asks for the machine and its home to be removed; works in every phase.
+    ///
+    /// # Errors
+    /// `NotFound`, `Conflict` with `REVISION_MISMATCH`.
     pub async fn delete(&self, machine: &MachineRef, if_match: &IfMatch) -> Result<Machine> {
-        let _ = (machine, if_match);
-        Err(Error::internal("not written yet"))
+        let if_match = if_match.clone();
+        self.wish(machine, move |row| intent::delete(row, &if_match)).await
     }
+
     /// Asks for the machine to sleep.
+    ///
+    /// # Errors
+    /// `NotFound`, `Conflict` with `REVISION_MISMATCH` or `INVALID_STATE`.
     pub async fn sleep(&self, machine: &MachineRef, if_match: &IfMatch) -> Result<Machine> {
-        let _ = (machine, if_match);
-        Err(Error::internal("not written yet"))
+        let if_match = if_match.clone();
+        self.wish(machine, move |row| intent::sleep(row, &if_match, "sleep_requested")).await
     }
+
     /// Asks for the machine to be awake.
+    ///
+    /// # Errors
+    /// `NotFound`, `Conflict` with `REVISION_MISMATCH` or `INVALID_STATE`.
     pub async fn wake(&self, machine: &MachineRef, if_match: &IfMatch) -> Result<Machine> {
-        let _ = (machine, if_match);
-        Err(Error::internal("not written yet"))
+        let if_match = if_match.clone();
+        self.wish(machine, move |row| intent::wake(row, &if_match)).await
     }
+
+    async fn wish(
+        &self,
+        machine: &MachineRef,
+        decide: impl FnOnce(&MachineRow) -> Result<catalog::MachineChange> + Send + 'static,
+    ) -> Result<Machine> {
+        let id = self.inner.resolve(machine).await?.id;
+        let row = self.inner.edit(&id, decide).await?;
+        Drivers::nudge(&self.inner, &id);
+        Ok(shape(&row))
+    }
+
     /// Waits at most `wait` until the machine is settled ([`Machine::is_settled`]); returns it as it is
-    /// then: a face answers 200 where `is_converged`, else 202. Also works for one being destroyed.
+    /// then: a face answers 200 where [`Machine::is_converged`], else 202. A machine that is gone comes
+    /// back as `destroyed`.
     pub async fn settle(&self, machine: Machine, wait: Duration) -> Machine {
-        let _ = wait;
-        machine
+        let id = machine.machine_id.clone();
+        let settled = self.inner.wait_for(&id, wait, |row| shape(row).is_settled()).await;
+        match settled {
+            Ok(row) => shape(&row),
+            Err(error) if error.kind() == base::ErrorKind::NotFound => gone(machine),
+            // The catalog cannot be read: what the caller knows is the best there is.
+            Err(_) => machine,
+        }
     }
+
     /// The machine now and after every change, until it is settled. `last_event_id` is a revision
-    /// seen before: the state with that very revision is not sent again unless it is the last.
+    /// seen before: that very state is not sent again, unless it is the last.
+    ///
+    /// # Errors
+    /// `NotFound`.
     pub async fn watch(
         &self,
         machine: &MachineRef,
         last_event_id: Option<&str>,
     ) -> Result<BoxStream<'static, Machine>> {
-        let _ = (machine, last_event_id);
-        Err(Error::internal("not written yet"))
+        let id = self.inner.resolve(machine).await?.id;
+        let told = self.inner.watchers.subscribe(&id);
+        let row = self.inner.resolve(&MachineRef::Id(id)).await?;
+        let first = shape(&row);
+        let seen = last_event_id == Some(first.revision.as_str()) && !first.is_settled();
+        let rest = if first.is_settled() { None } else { Some((told, row.revision)) };
+        let later = stream::unfold(rest, |rest| async move {
+            let (mut told, revision) = rest?;
+            loop {
+                told.changed().await.ok()?;
+                // What was told before the row was read is not news.
+                let news = told.borrow_and_update().clone().filter(|row| row.revision > revision);
+                if let Some(row) = news {
+                    let machine = shape(&row);
+                    let rest = (!machine.is_settled()).then_some((told, row.revision));
+                    return Some((machine, rest));
+                }
+            }
+        });
+        let first = stream::iter((!seen).then_some(first));
+        Ok(first.chain(later).boxed())
     }
+
     /// Takes machines whose records are in the store, and that the catalog does not know, into the
-    /// catalog, asleep. With `take_over` their next wake may take homes that were never released.
+    /// catalog, asleep. With `take_over` their next wake may take homes that were never released, also
+    /// for machines that were adopted before without it.
+    ///
+    /// # Errors
+    /// Those of the store. Records that cannot be read are logged and left out.
     pub async fn adopt(&self, take_over: bool) -> Result<Vec<Adopted>> {
-        let _ = take_over;
-        Err(Error::internal("not written yet"))
+        adopt::adopt(&self.inner, take_over).await
+    }
+
+    /// Asks every machine that is awake or on its way to sleep, and waits at most `wait` for all of them;
+    /// returns those that are not asleep then.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub async fn sleep_all(&self, wait: Duration) -> Result<Vec<Machine>> {
+        let mut asked = Vec::new();
+        for row in self.inner.active().await? {
+            if row.desired == Desired::Running && row.observed.phase != Phase::Failed {
+                asked.push(self.sleep(&MachineRef::Id(row.id), &IfMatch::Any).await?);
+            } else if row.desired == Desired::Sleeping {
+                asked.push(shape(&row));
+            }
+        }
+        let settled = asked.into_iter().map(|machine| self.settle(machine, wait));
+        let machines: Vec<Machine> = futures::future::join_all(settled).await;
+        Ok(machines.into_iter().filter(|machine| !machine.is_converged()).collect())
+    }
+}
+
+/// A name for a machine whose creator gave none: unique as its id is, and short enough to type.
+fn made_up_name(id: &MachineId) -> String {
+    let digits: String = id.as_str().chars().filter(char::is_ascii_hexdigit).collect();
+    let tail = digits.len().saturating_sub(12);
+    format!("m-{}", &digits[tail..])
+}
+
+/// A row as faces see it.
+pub(crate) fn shape(row: &MachineRow) -> Machine {
+    let revision = row.revision.to_string();
+    Machine {
+        machine_id: row.id.clone(),
+        name: row.name.clone(),
+        image: row.spec.image.clone(),
+        home_id: row.home.clone(),
+        vcpu: row.spec.vcpu,
+        memory_mib: row.spec.memory_mib,
+        storage_gib: row.spec.storage_gib,
+        autosleep_seconds: row.spec.autosleep_seconds,
+        desired_state: row.desired,
+        phase: row.observed.phase,
+        revision: revision.clone(),
+        created_at: row.created_at,
+        status: MachineStatus {
+            phase: row.observed.phase,
+            reason: row.observed.reason.clone(),
+            retryable: row.observed.retryable,
+            revision,
+            last_transition_at: row.transition_at,
+            last_progress_at: row.progress_at,
+            last_error: row.observed.last_error.clone(),
+            memory_configured_mib: row.spec.memory_mib,
+        },
+    }
+}
+
+fn gone(mut machine: Machine) -> Machine {
+    machine.desired_state = Desired::Destroyed;
+    machine.phase = Phase::Destroyed;
+    machine.status.phase = Phase::Destroyed;
+    "destroyed".clone_into(&mut machine.status.reason);
+    machine
+}
+
+#[cfg(test)]
+mod lifecycle_tests;
+
+#[cfg(test)]
+pub(crate) fn test_row(name: &str) -> MachineRow {
+    let at = base::Timestamp::UNIX_EPOCH;
+    MachineRow {
+        id: MachineId::generate(),
+        name: name.to_owned(),
+        spec: catalog::MachineSpec {
+            vcpu: 1.0,
+            memory_mib: 512,
+            storage_gib: 10,
+            autosleep_seconds: 300,
+            image: "base".to_owned(),
+        },
+        home: HomeId::generate(),
+        desired: Desired::Running,
+        observed: Observation::of(Phase::Accepted, "accepted"),
+        take_over: false,
+        recorded: true,
+        revision: 1,
+        created_at: at,
+        transition_at: at,
+        progress_at: at,
     }
 }

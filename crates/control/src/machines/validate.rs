@@ -1,15 +1,183 @@
-//! Checks of what callers ask for.
+//! Checks of what callers ask for, before anything is written down.
 
+use catalog::MachineSpec;
+
+use super::duration::{check_autosleep, parse_autosleep};
+use super::types::{CreateMachine, UpdateMachine};
+use crate::limits::{IMAGE_LENGTH_MAX, MEMORY_MIB_MIN, NAME_LENGTH_MAX};
+use crate::settings::{Defaults, SizeLimits};
 use crate::{Error, Result};
 
-/// A possible machine name.
+/// A possible machine name: what a DNS label allows, so that it can be a host name.
 pub(crate) fn name(text: &str) -> Result<()> {
     let fits = !text.is_empty()
-        && text.len() <= crate::limits::NAME_LENGTH_MAX
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if fits {
+        && text.len() <= NAME_LENGTH_MAX
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-');
+    if !fits {
+        return Err(field(
+            "name",
+            "a machine's name has 1 to 63 characters out of a-z, 0-9 and -, with no - at its ends",
+        ));
+    }
+    // An id in the place of a name could then mean two machines.
+    if text.parse::<base::MachineId>().is_ok() {
+        return Err(field("name", "a machine's name must not look like a machine's id"));
+    }
+    Ok(())
+}
+
+/// The spec of a new machine.
+pub(crate) fn new_spec(
+    new: &CreateMachine,
+    defaults: &Defaults,
+    limits: &SizeLimits,
+) -> Result<MachineSpec> {
+    let spec = MachineSpec {
+        vcpu: new.vcpu.unwrap_or(defaults.vcpu),
+        memory_mib: new.memory_mib.unwrap_or(defaults.memory_mib),
+        storage_gib: new.storage_gib.unwrap_or(defaults.storage_gib),
+        autosleep_seconds: autosleep(new.autosleep.as_deref(), new.autosleep_seconds)?
+            .unwrap_or(defaults.autosleep_seconds),
+        image: new.image.clone().unwrap_or_else(|| defaults.image.clone()),
+    };
+    image(&spec.image)?;
+    sizes(&spec, limits)?;
+    Ok(spec)
+}
+
+/// The spec after an update.
+pub(crate) fn updated_spec(
+    before: &MachineSpec,
+    update: &UpdateMachine,
+    limits: &SizeLimits,
+) -> Result<MachineSpec> {
+    let spec = MachineSpec {
+        vcpu: update.vcpu.unwrap_or(before.vcpu),
+        memory_mib: update.memory_mib.unwrap_or(before.memory_mib),
+        storage_gib: update.storage_gib.unwrap_or(before.storage_gib),
+        autosleep_seconds: autosleep(update.autosleep.as_deref(), update.autosleep_seconds)?
+            .unwrap_or(before.autosleep_seconds),
+        image: before.image.clone(),
+    };
+    if spec.storage_gib < before.storage_gib {
+        return Err(field(
+            "storage_gib",
+            format!("storage only grows: it is {} GiB now", before.storage_gib),
+        ));
+    }
+    // Sizes that were granted once stay valid when the limits are lowered later.
+    if (spec.vcpu, spec.memory_mib, spec.storage_gib)
+        != (before.vcpu, before.memory_mib, before.storage_gib)
+    {
+        sizes(&spec, limits)?;
+    }
+    Ok(spec)
+}
+
+fn autosleep(text: Option<&str>, seconds: Option<u64>) -> Result<Option<u64>> {
+    match (text, seconds) {
+        (Some(text), _) => parse_autosleep(text).map(Some),
+        (None, Some(seconds)) => check_autosleep(seconds).map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
+fn image(text: &str) -> Result<()> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b);
+    let fits = !text.is_empty() && text.len() <= IMAGE_LENGTH_MAX && text.bytes().all(allowed);
+    if fits && !text.contains("..") && !text.starts_with('/') {
         Ok(())
     } else {
-        Err(Error::invalid("a machine's name has 1 to 63 characters out of a-z, 0-9 and -"))
+        Err(field(
+            "image",
+            "an image's name has 1 to 255 characters out of a-z, A-Z, 0-9, . _ - / : @",
+        ))
+    }
+}
+
+fn sizes(spec: &MachineSpec, limits: &SizeLimits) -> Result<()> {
+    let quarters = spec.vcpu * 4.0;
+    if !(quarters.is_finite() && quarters >= 1.0 && quarters.fract() == 0.0) {
+        return Err(field("vcpu", "vcpu goes in quarter steps from 0.25"));
+    }
+    if spec.vcpu > limits.vcpu_max {
+        return Err(field("vcpu", format!("vcpu is at most {} on this server", limits.vcpu_max)));
+    }
+    if !(MEMORY_MIB_MIN..=limits.memory_mib_max).contains(&spec.memory_mib) {
+        return Err(field(
+            "memory_mib",
+            format!("memory_mib is {MEMORY_MIB_MIN} to {} on this server", limits.memory_mib_max),
+        ));
+    }
+    if !(1..=limits.storage_gib_max).contains(&spec.storage_gib) {
+        return Err(field(
+            "storage_gib",
+            format!("storage_gib is 1 to {} on this server", limits.storage_gib_max),
+        ));
+    }
+    Ok(())
+}
+
+fn field(name: &str, message: impl Into<String>) -> Error {
+    Error::invalid(message).with_detail("field", name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn create(change: impl FnOnce(&mut CreateMachine)) -> Result<MachineSpec> {
+        let mut new = CreateMachine::default();
+        change(&mut new);
+        new_spec(&new, &Defaults::default(), &SizeLimits::default())
+    }
+
+    #[test]
+    fn a_machine_needs_nothing_said() {
+        let spec = create(|_| ()).unwrap();
+        assert_eq!((spec.vcpu, spec.autosleep_seconds), (1.0, 300));
+    }
+
+    #[test]
+    fn sizes_out_of_bounds_name_their_field() {
+        let bad: [(&str, fn(&mut CreateMachine)); 9] = [
+            ("vcpu", |new| new.vcpu = Some(0.0)),
+            ("vcpu", |new| new.vcpu = Some(0.3)),
+            ("vcpu", |new| new.vcpu = Some(f64::NAN)),
+            ("vcpu", |new| new.vcpu = Some(1e9)),
+            ("memory_mib", |new| new.memory_mib = Some(127)),
+            ("memory_mib", |new| new.memory_mib = Some(u64::MAX)),
+            ("storage_gib", |new| new.storage_gib = Some(0)),
+            ("autosleep", |new| new.autosleep = Some("soon".to_owned())),
+            ("image", |new| new.image = Some("../../etc".to_owned())),
+        ];
+        for (name, change) in bad {
+            let error = create(change).unwrap_err();
+            assert_eq!(error.details["field"], name, "{error}");
+        }
+        assert_eq!(create(|new| new.vcpu = Some(0.25)).unwrap().vcpu, 0.25);
+    }
+
+    #[test]
+    fn storage_only_grows() {
+        let before = create(|_| ()).unwrap();
+        let update = |gib| UpdateMachine { storage_gib: Some(gib), ..Default::default() };
+        let limits = SizeLimits::default();
+        assert_eq!(updated_spec(&before, &update(11), &limits).unwrap().storage_gib, 11);
+        let error = updated_spec(&before, &update(9), &limits).unwrap_err();
+        assert_eq!(error.details["field"], "storage_gib");
+    }
+
+    #[test]
+    fn names_are_host_names_and_never_ids() {
+        for good in ["a", "user-42", "0", &"x".repeat(63)] {
+            assert!(name(good).is_ok(), "{good}");
+        }
+        let id = base::MachineId::generate();
+        for bad in ["", "A", "a_b", "a.b", "-a", "a-", "ä", &"x".repeat(64), id.as_str()] {
+            assert!(name(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -1,0 +1,433 @@
+//! Keepers, execution records and sleeping homes on a [`FakeHost`].
+//!
+//! An execution whose program is `sleep` runs until it is cancelled; any other succeeds at once and
+//! has written its arguments.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base::{ErrorKind, ExecutionId, HomeId, MachineId, Timestamp};
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use vfs::path::TreePath;
+use vfs::tar::ImportOptions;
+
+use super::FakeTree;
+use super::world::{FakeHome, FakeHost, no_such};
+use crate::executions::{
+    AttachOutput, Attachment, EventType, Execution, ExecutionEvent, ExecutionOutput,
+    ExecutionStatus, NewExecution,
+};
+use crate::files::{
+    ByteStream, DeleteOptions, Entry, FileBody, FileCalls, FileMeta, Imported, PutDone, PutOptions,
+    RangeSpec,
+};
+use crate::homes::{DraftChanges, DraftPublished, HomeAt, HomeHead, Homes};
+use crate::host::{
+    ExecutionRecords, Host, KeeperLink, KeeperPhase, KeeperSpec, KeeperStatus, LastWords,
+};
+use crate::{Error, Page, PageQuery, Result};
+
+/// A keeper in memory.
+#[derive(Debug)]
+pub(crate) struct FakeKeeper {
+    machine: MachineId,
+    home: HomeId,
+    tree: FakeTree,
+    phase: Mutex<KeeperPhase>,
+    ended: watch::Sender<bool>,
+}
+
+impl FakeKeeper {
+    pub(crate) fn make_ready(&self) {
+        let mut phase = self.phase.lock();
+        if *phase == KeeperPhase::Starting {
+            *phase = KeeperPhase::Ready;
+        }
+    }
+
+    pub(crate) fn finish_stopping(&self, host: &FakeHost) {
+        if *self.phase.lock() == KeeperPhase::Stopping {
+            self.release(host);
+        }
+    }
+
+    pub(crate) fn end(&self) {
+        self.ended.send_replace(true);
+    }
+
+    /// The home is published and given up, and the keeper ends.
+    pub(crate) fn release(&self, host: &FakeHost) {
+        let mut state = host.state.lock();
+        let home = state.homes.entry(self.home.clone()).or_default();
+        home.published = self.tree.copy();
+        home.local = None;
+        home.seq += 1;
+        home.held = false;
+        let words = LastWords { phase: KeeperPhase::Stopped, failure: None };
+        state.words.insert(self.machine.clone(), words);
+        state.keepers.remove(&self.machine);
+        drop(state);
+        self.end();
+    }
+}
+
+/// One running keeper and the host it runs on.
+#[derive(Debug)]
+struct FakeLink {
+    keeper: Arc<FakeKeeper>,
+    host: FakeHost,
+}
+
+impl FakeLink {
+    fn set(&self, id: &ExecutionId, status: ExecutionStatus) -> Result<Execution> {
+        let mut state = self.host.state.lock();
+        let executions = state.executions.entry(self.keeper.machine.clone()).or_default();
+        let execution = executions.get_mut(id).ok_or_else(|| no_such(id))?;
+        if !execution.status.is_final() {
+            execution.status = status;
+        }
+        Ok(execution.clone())
+    }
+}
+
+#[async_trait]
+impl Host for FakeHost {
+    async fn start_keeper(&self, spec: &KeeperSpec) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.keepers.contains_key(&spec.machine) {
+            return Ok(());
+        }
+        state.starts += 1;
+        state.words.remove(&spec.machine);
+        if let Some((kind, code)) = state.start_errors.pop_front() {
+            return Err(Error::new(kind, format!("{code}: mend it")).with_code(code));
+        }
+        if let Some(failure) = state.dies_while_starting.pop_front() {
+            let words = LastWords { phase: KeeperPhase::Failed, failure: Some(failure) };
+            state.words.insert(spec.machine.clone(), words);
+            return Ok(());
+        }
+        state.took_over |= spec.take_over;
+        let phase = if state.hold_starting { KeeperPhase::Starting } else { KeeperPhase::Ready };
+        let home = state.homes.entry(spec.home.clone()).or_default();
+        if home.held && home.local.is_none() && !spec.take_over {
+            return Err(Error::new(ErrorKind::Fenced, "another server holds the home"));
+        }
+        let tree = home.local.clone().unwrap_or_else(|| home.published.copy());
+        home.local = Some(tree.clone());
+        home.held = true;
+        home.seq += 1;
+        let keeper = FakeKeeper {
+            machine: spec.machine.clone(),
+            home: spec.home.clone(),
+            tree,
+            phase: Mutex::new(phase),
+            ended: watch::Sender::new(false),
+        };
+        state.keepers.insert(spec.machine.clone(), Arc::new(keeper));
+        Ok(())
+    }
+
+    async fn connect(&self, machine: &MachineId) -> Option<Arc<dyn KeeperLink>> {
+        let keeper = self.state.lock().keepers.get(machine).cloned()?;
+        Some(Arc::new(FakeLink { keeper, host: self.clone() }))
+    }
+
+    async fn last_words(&self, machine: &MachineId) -> Option<LastWords> {
+        self.state.lock().words.get(machine).cloned()
+    }
+
+    fn executions(&self, machine: &MachineId) -> Arc<dyn ExecutionRecords> {
+        Arc::new(FakeRecords { machine: machine.clone(), host: self.clone() })
+    }
+
+    async fn remove(&self, machine: &MachineId) -> Result<()> {
+        self.state.lock().executions.remove(machine);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl KeeperLink for FakeLink {
+    async fn status(&self) -> Result<KeeperStatus> {
+        let state = self.host.state.lock();
+        let executions = state.executions.get(&self.keeper.machine);
+        let running = executions.map_or(0, |executions| {
+            executions.values().filter(|one| one.status == ExecutionStatus::Running).count()
+        });
+        Ok(KeeperStatus {
+            phase: *self.keeper.phase.lock(),
+            failure: None,
+            executions_running: u32::try_from(running).unwrap_or(u32::MAX),
+            last_activity: None,
+        })
+    }
+
+    async fn sleep(&self) -> Result<()> {
+        *self.keeper.phase.lock() = KeeperPhase::Stopping;
+        let hold = self.host.state.lock().hold_stopping;
+        if !hold {
+            self.keeper.finish_stopping(&self.host);
+        }
+        Ok(())
+    }
+
+    async fn kill(&self) -> Result<()> {
+        self.host.crash(&self.keeper.machine);
+        Ok(())
+    }
+
+    async fn ended(&self) {
+        let mut ended = self.keeper.ended.subscribe();
+        // The sender lives in the keeper that this link holds.
+        ended.wait_for(|ended| *ended).await.ok();
+    }
+
+    async fn execute(&self, id: &ExecutionId, new: &NewExecution) -> Result<Execution> {
+        let runs = new.command.first().is_some_and(|program| program == "sleep");
+        let status = if runs { ExecutionStatus::Running } else { ExecutionStatus::Succeeded };
+        let execution = Execution {
+            execution_id: id.clone(),
+            machine_id: self.keeper.machine.clone(),
+            status,
+            command: new.command.clone(),
+            created_at: Timestamp::UNIX_EPOCH,
+            started_at: Some(Timestamp::UNIX_EPOCH),
+            completed_at: None,
+            cwd: new.cwd.clone(),
+            env_keys: new.env.keys().cloned().collect(),
+            exit_code: if runs { None } else { Some(0) },
+            signal: None,
+            error_code: None,
+            error_message: None,
+            retry_after_ms: None,
+            stdout_bytes: 0,
+            stderr_bytes: 0,
+            stdout_truncated: false,
+            stderr_truncated: false,
+            log_capture: std::collections::BTreeMap::new(),
+        };
+        let mut state = self.host.state.lock();
+        let executions = state.executions.entry(self.keeper.machine.clone()).or_default();
+        Ok(executions.entry(id.clone()).or_insert(execution).clone())
+    }
+
+    async fn cancel(&self, id: &ExecutionId) -> Result<Execution> {
+        self.set(id, ExecutionStatus::Cancelled)
+    }
+
+    async fn wait(&self, id: &ExecutionId, wait: Duration) -> Result<Execution> {
+        let execution = self.set(id, ExecutionStatus::Running)?;
+        if !execution.status.is_final() {
+            tokio::time::sleep(wait).await;
+        }
+        self.set(id, ExecutionStatus::Running)
+    }
+
+    async fn attach(&self, id: &ExecutionId) -> Result<Attachment> {
+        let execution = self.set(id, ExecutionStatus::Running)?;
+        let (input, mut inputs) = tokio::sync::mpsc::channel(4);
+        // Echoes its input until that ends.
+        let echo = stream::poll_fn(move |context| inputs.poll_recv(context)).map(|input| {
+            let crate::executions::AttachInput::Stdin(bytes) = input else {
+                return Ok(AttachOutput::Stdout(Bytes::new()));
+            };
+            Ok(AttachOutput::Stdout(bytes))
+        });
+        let end = stream::iter([Ok(AttachOutput::Ended(Box::new(execution)))]);
+        Ok(Attachment { input, output: echo.chain(end).boxed() })
+    }
+
+    async fn graft(&self, removals: Vec<Vec<u8>>, tar: ByteStream) -> Result<()> {
+        self.keeper.tree.graft(&removals, tar).await.map(drop)
+    }
+}
+
+#[async_trait]
+impl FileCalls for FakeLink {
+    async fn head(&self, path: &TreePath) -> Result<FileMeta> {
+        self.keeper.tree.head(path).await
+    }
+    async fn get(&self, path: &TreePath, range: Option<RangeSpec>) -> Result<FileBody> {
+        self.keeper.tree.get(path, range).await
+    }
+    async fn put(&self, path: &TreePath, body: ByteStream, options: PutOptions) -> Result<PutDone> {
+        self.keeper.tree.put(path, body, options).await
+    }
+    async fn delete(&self, path: &TreePath, options: DeleteOptions) -> Result<FileMeta> {
+        self.keeper.tree.delete(path, options).await
+    }
+    async fn list(&self, path: &TreePath, page: &PageQuery) -> Result<Page<Entry>> {
+        self.keeper.tree.list(path, page).await
+    }
+    async fn import_tar(
+        &self,
+        path: &TreePath,
+        body: ByteStream,
+        options: ImportOptions,
+    ) -> Result<Imported> {
+        self.keeper.tree.import_tar(path, body, options).await
+    }
+    async fn bundle_tar(&self, path: &TreePath) -> Result<ByteStream> {
+        self.keeper.tree.bundle_tar(path).await
+    }
+}
+
+/// Execution records of one machine.
+#[derive(Debug)]
+struct FakeRecords {
+    machine: MachineId,
+    host: FakeHost,
+}
+
+#[async_trait]
+impl ExecutionRecords for FakeRecords {
+    async fn list(&self, after: Option<ExecutionId>, max: usize) -> Result<Vec<Execution>> {
+        let state = self.host.state.lock();
+        let all = state.executions.get(&self.machine).into_iter().flat_map(|all| all.values());
+        let wanted = all.filter(|one| after.as_ref().is_none_or(|after| one.execution_id > *after));
+        Ok(wanted.take(max).cloned().collect())
+    }
+
+    async fn get(&self, id: &ExecutionId) -> Result<Execution> {
+        let state = self.host.state.lock();
+        let found = state.executions.get(&self.machine).and_then(|all| all.get(id));
+        let mut execution = found.cloned().ok_or_else(|| no_such(id))?;
+        if !execution.status.is_final() && !state.keepers.contains_key(&self.machine) {
+            execution.status = ExecutionStatus::Failed;
+            execution.error_code = Some("MACHINE_STOPPED".to_owned());
+        }
+        Ok(execution)
+    }
+
+    async fn output(&self, id: &ExecutionId, _max: u64) -> Result<ExecutionOutput> {
+        let execution = self.get(id).await?;
+        let stdout = execution.command[1..].join(" ");
+        Ok(ExecutionOutput {
+            execution_id: id.clone(),
+            stdout_bytes: stdout.len() as u64,
+            stdout,
+            stderr: String::new(),
+            stderr_bytes: 0,
+            stdout_truncated: false,
+            stderr_truncated: false,
+        })
+    }
+
+    async fn events(
+        &self,
+        id: &ExecutionId,
+        after: u64,
+        max: usize,
+    ) -> Result<Vec<ExecutionEvent>> {
+        let execution = self.get(id).await?;
+        let event = ExecutionEvent {
+            sequence: 1,
+            event_type: EventType::Lifecycle,
+            at: execution.created_at,
+            chunk: None,
+            status: Some(execution.status),
+            exit_code: execution.exit_code,
+            signal: None,
+            error_code: None,
+            error_message: None,
+        };
+        Ok([event].into_iter().filter(|event| event.sequence > after).take(max).collect())
+    }
+
+    async fn forget(&self, id: &ExecutionId) -> Result<()> {
+        if let Some(all) = self.host.state.lock().executions.get_mut(&self.machine) {
+            all.remove(id);
+        }
+        Ok(())
+    }
+}
+
+impl FakeHost {
+    fn home<T>(&self, at: &HomeAt, work: impl FnOnce(&mut FakeHome) -> T) -> T {
+        work(self.state.lock().homes.entry(at.home.clone()).or_default())
+    }
+}
+
+#[async_trait]
+impl Homes for FakeHost {
+    async fn create(&self, home: &HomeId) -> Result<()> {
+        self.state.lock().homes.entry(home.clone()).or_default();
+        Ok(())
+    }
+
+    async fn delete(&self, at: &HomeAt) -> Result<()> {
+        self.state.lock().homes.remove(&at.home);
+        Ok(())
+    }
+
+    async fn head(&self, home: &HomeId) -> Result<Option<HomeHead>> {
+        let state = self.state.lock();
+        let home = state.homes.get(home).filter(|home| home.seq > 0);
+        Ok(home.map(|home| HomeHead { seq: home.seq, released: !home.held }))
+    }
+
+    async fn published(&self, at: &HomeAt) -> Result<Arc<dyn FileCalls>> {
+        Ok(Arc::new(self.home(at, |home| home.published.copy())))
+    }
+
+    async fn has_draft(&self, at: &HomeAt) -> bool {
+        self.home(at, |home| home.draft.is_some())
+    }
+
+    async fn draft(&self, at: &HomeAt) -> Result<Arc<dyn FileCalls>> {
+        Ok(Arc::new(self.home(at, |home| {
+            let (published, seq) = (&home.published, home.seq);
+            let open = || (published.copy(), published.copy(), seq);
+            home.draft.get_or_insert_with(open).0.clone()
+        })))
+    }
+
+    async fn publish(&self, at: &HomeAt) -> Result<DraftPublished> {
+        Ok(self.home(at, |home| match home.draft.take() {
+            Some((draft, base, seq)) if seq == home.seq => {
+                let (made, gone) = draft.against(&base);
+                home.published = draft;
+                home.seq += 1;
+                let changed = (made.len() + gone.len()) as u64;
+                DraftPublished::Committed { seq: home.seq, changed }
+            }
+            moved => {
+                home.draft = moved;
+                DraftPublished::Moved
+            }
+        }))
+    }
+
+    async fn changes(&self, at: &HomeAt) -> Result<DraftChanges> {
+        self.home(at, |home| {
+            let (draft, base, _) = home.draft.as_ref().ok_or_else(|| no_such("draft"))?;
+            let now = home.local.as_ref().unwrap_or(&home.published);
+            let (changed, removed) = draft.against(base);
+            let (theirs, gone) = now.against(base);
+            let both = changed.iter().chain(&removed);
+            let both = both.filter(|path| theirs.contains(path) || gone.contains(path));
+            let conflicts = both.cloned().collect();
+            Ok(DraftChanges { tar: draft.bundle(&changed), removed, changed, conflicts })
+        })
+    }
+
+    async fn apply(&self, at: &HomeAt, changes: DraftChanges) -> Result<()> {
+        let tree = self.home(at, |home| home.published.copy());
+        tree.graft(&changes.removed, changes.tar).await?;
+        self.home(at, |home| {
+            home.published = tree;
+            home.seq += 1;
+        });
+        Ok(())
+    }
+
+    async fn discard(&self, at: &HomeAt) -> Result<()> {
+        self.home(at, |home| home.draft = None);
+        Ok(())
+    }
+}

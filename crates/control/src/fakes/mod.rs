@@ -1,0 +1,13 @@
+//! A host, homes, a store and a clock for tests: everything below this crate, in memory.
+//!
+//! For this crate's own tests and, with the feature `fakes`, for those of the faces. Nothing here is
+//! in a release build.
+
+mod host;
+mod store;
+mod tree;
+mod world;
+
+pub use store::MemoryStore;
+pub use tree::FakeTree;
+pub use world::{FakeHost, HandClock, World, eventually};

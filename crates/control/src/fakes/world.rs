@@ -1,0 +1,286 @@
+//! Everything below `control`, in memory, with the switches that tests need.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use base::{Clock, Entropy, ErrorKind, ExecutionId, HomeId, MachineId, ServerId, Timestamp};
+use parking_lot::Mutex;
+
+use super::host::FakeKeeper;
+use super::{FakeTree, MemoryStore};
+use crate::executions::Execution;
+use crate::host::{KeeperFailure, LastWords};
+use crate::{Control, Error, Parts, Settings, Timing};
+
+/// A clock that a test moves by hand.
+#[derive(Debug, Default)]
+pub struct HandClock {
+    nanos: AtomicI64,
+}
+
+impl HandClock {
+    /// A clock at its zero.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Moves it.
+    pub fn advance(&self, by: Duration) {
+        let by = i64::try_from(by.as_nanos()).unwrap_or(i64::MAX);
+        self.nanos.fetch_add(by, Ordering::SeqCst);
+    }
+}
+
+impl Clock for HandClock {
+    fn now(&self) -> Timestamp {
+        let nanos = 1_700_000_000_000_000_000 + i128::from(self.nanos.load(Ordering::SeqCst));
+        Timestamp::from_nanosecond(nanos).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_nanos(u64::try_from(self.nanos.load(Ordering::SeqCst)).unwrap_or(0))
+    }
+}
+
+#[derive(Debug)]
+struct NoEntropy;
+
+impl Entropy for NoEntropy {
+    fn fill(&self, into: &mut [u8]) {
+        into.fill(4);
+    }
+}
+
+/// One home.
+#[derive(Debug, Default)]
+pub(crate) struct FakeHome {
+    pub(crate) published: FakeTree,
+    /// What the host's disk knows; newer than `published` while a keeper holds the home.
+    pub(crate) local: Option<FakeTree>,
+    pub(crate) seq: u64,
+    pub(crate) held: bool,
+    /// The draft, the published state it was opened on, and its number.
+    pub(crate) draft: Option<(FakeTree, FakeTree, u64)>,
+}
+
+/// What the fakes share.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) homes: HashMap<HomeId, FakeHome>,
+    pub(crate) keepers: HashMap<MachineId, Arc<FakeKeeper>>,
+    pub(crate) words: HashMap<MachineId, LastWords>,
+    pub(crate) executions: HashMap<MachineId, BTreeMap<ExecutionId, Execution>>,
+    pub(crate) start_errors: VecDeque<(ErrorKind, &'static str)>,
+    pub(crate) dies_while_starting: VecDeque<KeeperFailure>,
+    pub(crate) hold_starting: bool,
+    pub(crate) hold_stopping: bool,
+    pub(crate) starts: u32,
+    pub(crate) took_over: bool,
+}
+
+/// The host and the homes, in memory.
+#[derive(Debug, Clone, Default)]
+pub struct FakeHost {
+    pub(crate) state: Arc<Mutex<State>>,
+}
+
+impl FakeHost {
+    /// The next starts fail so, one after the other.
+    pub fn fail_starts(&self, errors: &[(ErrorKind, &'static str)]) {
+        self.state.lock().start_errors.extend(errors);
+    }
+
+    /// The next keepers end while starting, saying this.
+    pub fn die_while_starting(&self, failures: &[KeeperFailure]) {
+        self.state.lock().dies_while_starting.extend(failures.iter().cloned());
+    }
+
+    /// Keepers stay in `starting` while this is set; then those that wait become ready.
+    pub fn hold_starting(&self, hold: bool) {
+        let mut state = self.state.lock();
+        state.hold_starting = hold;
+        let waiting: Vec<_> = state.keepers.values().cloned().collect();
+        drop(state);
+        if !hold {
+            waiting.iter().for_each(|keeper| keeper.make_ready());
+        }
+    }
+
+    /// Keepers stay in `stopping` while this is set; then those that wait end.
+    pub fn hold_stopping(&self, hold: bool) {
+        let mut state = self.state.lock();
+        state.hold_stopping = hold;
+        let waiting: Vec<_> = state.keepers.values().cloned().collect();
+        drop(state);
+        if !hold {
+            waiting.iter().for_each(|keeper| keeper.finish_stopping(self));
+        }
+    }
+
+    /// The keeper of a machine ends without a word, as by `kill -9`.
+    pub fn crash(&self, machine: &MachineId) {
+        let keeper = self.state.lock().keepers.remove(machine);
+        if let Some(keeper) = keeper {
+            keeper.end();
+        }
+    }
+
+    /// The guest of a machine powers off by itself.
+    pub fn power_off(&self, machine: &MachineId) {
+        let keeper = self.state.lock().keepers.get(machine).cloned();
+        if let Some(keeper) = keeper {
+            keeper.release(self);
+        }
+    }
+
+    /// True where a machine has a keeper.
+    #[must_use]
+    pub fn is_running(&self, machine: &MachineId) -> bool {
+        self.state.lock().keepers.contains_key(machine)
+    }
+
+    /// How many keepers were started.
+    #[must_use]
+    pub fn starts(&self) -> u32 {
+        self.state.lock().starts
+    }
+
+    /// Whether a keeper was ever allowed to take a home over.
+    #[must_use]
+    pub fn took_over(&self) -> bool {
+        self.state.lock().took_over
+    }
+
+    /// This host is lost: its disk and its keepers are gone, the homes in the store stay.
+    pub fn lose(&self) {
+        let mut state = self.state.lock();
+        for (_, keeper) in std::mem::take(&mut state.keepers) {
+            keeper.end();
+        }
+        state.words.clear();
+        state.executions.clear();
+        for home in state.homes.values_mut() {
+            home.local = None;
+            home.draft = None;
+        }
+    }
+
+    /// Files of a home as published.
+    #[must_use]
+    pub fn published(&self, home: &HomeId) -> Vec<(String, String)> {
+        self.state.lock().homes.get(home).map(|home| home.published.texts()).unwrap_or_default()
+    }
+
+    /// True where the home exists.
+    #[must_use]
+    pub fn has_home(&self, home: &HomeId) -> bool {
+        self.state.lock().homes.contains_key(home)
+    }
+}
+
+/// A data directory, a store, a host and a clock. Servers are opened on it one after the other.
+#[derive(Debug)]
+pub struct World {
+    /// The object store.
+    pub store: Arc<MemoryStore>,
+    /// The host and the homes.
+    pub host: Arc<FakeHost>,
+    /// The clock.
+    pub clock: Arc<HandClock>,
+    /// How often and how long; small numbers.
+    pub timing: Timing,
+    server_id: ServerId,
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    /// An empty one.
+    ///
+    /// # Panics
+    /// Where no temporary directory can be made.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::on(MemoryStore::new(), Arc::default())
+    }
+
+    /// Another data directory on the same store, as after the loss of a host.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self::on(self.store.clone(), self.host.clone())
+    }
+
+    fn on(store: Arc<MemoryStore>, host: Arc<FakeHost>) -> Self {
+        let ms = Duration::from_millis;
+        Self {
+            store,
+            host,
+            clock: Arc::new(HandClock::new()),
+            timing: Timing {
+                start_max: ms(2_000),
+                stop_max: ms(2_000),
+                backoff_min: ms(1),
+                backoff_max: ms(20),
+                tries_max: 3,
+                idle_every: ms(10),
+                probe_every: ms(10),
+            },
+            server_id: ServerId::generate(),
+            dir: tempfile::tempdir().expect("a test can make a temporary directory"),
+        }
+    }
+
+    /// What a server of this world is told.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        let mut settings = Settings::new(self.dir.path().to_owned(), self.server_id.clone());
+        settings.timing = self.timing.clone();
+        settings
+    }
+
+    /// What a server of this world stands on.
+    #[must_use]
+    pub fn parts(&self) -> Parts {
+        Parts {
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            entropy: Arc::new(NoEntropy),
+            host: self.host.clone(),
+            homes: self.host.clone(),
+        }
+    }
+
+    /// A server. Close it before the next.
+    ///
+    /// # Panics
+    /// Where it does not open.
+    pub async fn open(&self) -> Control {
+        Control::open(self.settings(), self.parts()).await.expect("a server opens on a fresh world")
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Waits until `holds` does.
+///
+/// # Panics
+/// Where it does not within five seconds.
+pub async fn eventually(holds: impl Fn() -> bool) {
+    for _ in 0..1_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("it did not come to hold within five seconds");
+}
+
+pub(crate) fn no_such(what: impl std::fmt::Display) -> Error {
+    Error::not_found(format!("there is no {what}"))
+}

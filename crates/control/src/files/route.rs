@@ -1,0 +1,158 @@
+//! Awake or asleep: the one place that asks.
+//!
+//! # Invariants
+//! - What is acknowledged goes to one place: the live home while a keeper has it, the draft while the
+//!   machine sleeps. A machine in between is waited for, then refused for now.
+//! - A home that is not whole in the store is neither read nor drafted: what is on the lost keeper's
+//!   disk would be missing.
+
+use std::sync::Arc;
+
+use base::ErrorKind;
+use catalog::MachineRow;
+use tokio::sync::OwnedRwLockReadGuard;
+
+use super::{FileCalls, View};
+use crate::control::Inner;
+use crate::homes::HomeAt;
+use crate::host::KeeperLink;
+use crate::limits::TRANSITION_WAIT;
+use crate::machines::auto_sleep::ActivityGuard;
+use crate::machines::{MachineRef, Phase};
+use crate::{Error, Result};
+
+/// Where a home is now.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// With its keeper.
+    Awake(Arc<dyn KeeperLink>),
+    /// In the store.
+    Asleep,
+}
+
+/// A tree to work on, and what must stay as it is meanwhile.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) calls: Arc<dyn FileCalls>,
+    pub(crate) hold: Hold,
+}
+
+/// Keeps a machine awake, or a draft in place.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    _awake: Option<ActivityGuard>,
+    _draft: Option<OwnedRwLockReadGuard<()>>,
+}
+
+/// Finds a machine's home, waiting for a machine on its way up or down.
+pub(crate) async fn locate(inner: &Inner, machine: &MachineRef) -> Result<(MachineRow, Place)> {
+    let row = inner.resolve(machine).await?;
+    let row = inner.wait_for(&row.id, TRANSITION_WAIT, |row| !in_between(row)).await?;
+    let place = match row.observed.phase {
+        Phase::Running => match inner.parts.host.connect(&row.id).await {
+            Some(link) => Place::Awake(link),
+            None => return Err(in_transition(&row)),
+        },
+        Phase::Sleeping => Place::Asleep,
+        Phase::Failed if inner.parts.host.connect(&row.id).await.is_none() => {
+            if !inner.home_is_whole(&row).await? {
+                return Err(not_whole(&row));
+            }
+            Place::Asleep
+        }
+        Phase::Destroying | Phase::Destroyed => {
+            return Err(Error::not_found(format!("machine {} is being deleted", row.name)));
+        }
+        _ => return Err(in_transition(&row)),
+    };
+    Ok((row, place))
+}
+
+/// The tree that a read sees.
+pub(crate) async fn for_read(
+    inner: &Arc<Inner>,
+    machine: &MachineRef,
+    view: View,
+) -> Result<Target> {
+    let (row, place) = locate(inner, machine).await?;
+    let at = inner.home_at(&row);
+    let homes = &inner.parts.homes;
+    match (place, view) {
+        (Place::Awake(link), View::Current) => {
+            let hold = Hold { _awake: Some(inner.activity.begin(&row.id)), _draft: None };
+            Ok(Target { calls: link, hold })
+        }
+        (Place::Asleep, View::Current) => {
+            Ok(Target { calls: homes.published(&at).await?, hold: Hold::none() })
+        }
+        (place, View::Draft) => {
+            let draft = inner.draft_lock(&row.id).read_owned().await;
+            if homes.has_draft(&at).await {
+                return open_draft(inner, &at, draft).await;
+            }
+            match place {
+                Place::Asleep => {
+                    Ok(Target { calls: homes.published(&at).await?, hold: Hold::none() })
+                }
+                Place::Awake(_) => Err(Error::not_found(format!(
+                    "machine {} is awake and has no unpublished draft",
+                    row.name
+                ))),
+            }
+        }
+    }
+}
+
+/// The tree that a write changes.
+pub(crate) async fn for_write(inner: &Arc<Inner>, machine: &MachineRef) -> Result<Target> {
+    let (row, place) = locate(inner, machine).await?;
+    match place {
+        Place::Awake(link) => {
+            let hold = Hold { _awake: Some(inner.activity.begin(&row.id)), _draft: None };
+            Ok(Target { calls: link, hold })
+        }
+        Place::Asleep => {
+            let draft = inner.draft_lock(&row.id).read_owned().await;
+            open_draft(inner, &inner.home_at(&row), draft).await
+        }
+    }
+}
+
+async fn open_draft(inner: &Inner, at: &HomeAt, draft: OwnedRwLockReadGuard<()>) -> Result<Target> {
+    let calls = inner.parts.homes.draft(at).await?;
+    Ok(Target { calls, hold: Hold { _awake: None, _draft: Some(draft) } })
+}
+
+impl Hold {
+    fn none() -> Self {
+        Self { _awake: None, _draft: None }
+    }
+}
+
+fn in_between(row: &MachineRow) -> bool {
+    matches!(
+        row.observed.phase,
+        Phase::Accepted | Phase::PlacementPending | Phase::Starting | Phase::Stopping
+    )
+}
+
+fn in_transition(row: &MachineRow) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        format!("machine {} is {} right now; try again in a moment", row.name, row.observed.phase),
+    )
+    .with_detail("current_observed_state", row.observed.phase)
+    .retry_after(1_000)
+}
+
+fn not_whole(row: &MachineRow) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        format!(
+            "machine {} failed before its home was stored; wake it, then its files can be reached",
+            row.name
+        ),
+    )
+    .with_detail("current_desired_state", row.desired)
+    .with_detail("current_observed_state", row.observed.phase)
+}

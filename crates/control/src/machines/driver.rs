@@ -1,0 +1,298 @@
+//! Brings machines to where they are wanted.
+//!
+//! # Order
+//! Observe, ask [`next_step`], take the step, observe again. A nudge (somebody wants something else)
+//! ends a waiting step early; it never interrupts one that changes something.
+//!
+//! # Invariants
+//! - At most one driver a machine, so its steps never overlap.
+//! - A machine that rests without a keeper has no driver: sleeping machines cost nothing.
+//!
+//! # Failure
+//! A step that may work later is tried again with growing pauses; `last_error` says why it waits.
+//! After [`Timing::tries_max`](crate::Timing) tries, or at once where trying cannot help, the machine
+//! is `failed`. Records and deletions are tried for ever: nothing else could be done.
+//!
+//! # Crash
+//! Nothing here is stored. At start every machine that does not sleep gets a driver, which looks.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::MachineId;
+use catalog::{Desired, MachineRow, Phase};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::lifecycle::{Keeper, Left, Observed, Step, next_step};
+use super::steps::{self, Seen};
+use crate::control::Inner;
+use crate::host::{KeeperLink, KeeperPhase};
+use crate::{Error, Result};
+
+/// The drivers that run.
+#[derive(Debug, Default)]
+pub(crate) struct Drivers {
+    running: Mutex<HashMap<MachineId, Arc<Nudge>>>,
+}
+
+/// A wake-up for a driver that waits.
+#[derive(Debug, Default)]
+pub(crate) struct Nudge {
+    notify: Notify,
+    pending: Mutex<bool>,
+}
+
+impl Nudge {
+    fn give(&self) {
+        *self.pending.lock() = true;
+        self.notify.notify_one();
+    }
+
+    fn take(&self) -> bool {
+        std::mem::take(&mut *self.pending.lock())
+    }
+
+    /// Returns once there is one.
+    pub(crate) async fn given(&self) {
+        while !*self.pending.lock() {
+            self.notify.notified().await;
+        }
+    }
+}
+
+impl Drivers {
+    /// Makes a machine's driver look again, starting it where there is none.
+    pub(crate) fn nudge(inner: &Arc<Inner>, machine: &MachineId) {
+        if inner.shutdown.is_cancelled() {
+            return;
+        }
+        let mut running = inner.drivers.running.lock();
+        if let Some(nudge) = running.get(machine) {
+            nudge.give();
+            return;
+        }
+        let nudge = Arc::new(Nudge::default());
+        running.insert(machine.clone(), nudge.clone());
+        drop(running);
+        let driver = Driver {
+            inner: Arc::clone(inner),
+            machine: machine.clone(),
+            nudge,
+            tries: 0,
+            started: false,
+            waiting: None,
+        };
+        inner.tasks.spawn(async move {
+            let shutdown = driver.inner.shutdown.clone();
+            tokio::select! {
+                () = shutdown.cancelled() => (),
+                () = driver.run() => (),
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+impl Drivers {
+    pub(crate) fn count(&self) -> usize {
+        self.running.lock().len()
+    }
+}
+
+struct Driver {
+    inner: Arc<Inner>,
+    machine: MachineId,
+    nudge: Arc<Nudge>,
+    /// Failures since the machine last got anywhere.
+    tries: u32,
+    /// A keeper was started and has not been seen ready yet: if it is gone, it failed.
+    started: bool,
+    /// Which wait goes on, and since when, over nudges.
+    waiting: Option<(Step, Instant)>,
+}
+
+impl Driver {
+    async fn run(mut self) {
+        loop {
+            self.nudge.take();
+            let machine = self.machine.clone();
+            let row = match self.inner.db(move |catalog| catalog.machine(&machine)).await {
+                Ok(Some(row)) => row,
+                Ok(None) => {
+                    self.leave(true);
+                    return;
+                }
+                Err(error) => {
+                    tracing::error!(machine = %self.machine, %error, "read the catalog");
+                    self.pause().await;
+                    continue;
+                }
+            };
+            let link = self.inner.parts.host.connect(&self.machine).await;
+            let died = link.is_none() && std::mem::take(&mut self.started);
+            if died && row.desired != Desired::Destroyed {
+                let error = steps::ended_words(&self.inner, &row).await;
+                self.trouble(&row, Some(Step::AwaitReady), error).await;
+                continue;
+            }
+            let seen = match self.observe(&row, link.clone()).await {
+                Ok(seen) => seen,
+                Err(error) => {
+                    self.trouble(&row, None, error).await;
+                    continue;
+                }
+            };
+            let step = next_step(row.desired, seen.observed);
+            if step == Step::Rest {
+                self.tries = 0;
+                match link {
+                    Some(link) => {
+                        tokio::select! {
+                            () = self.nudge.given() => (),
+                            () = link.ended() => (),
+                        }
+                    }
+                    None if self.leave(false) => return,
+                    None => (),
+                }
+                continue;
+            }
+            tracing::debug!(machine = %self.machine, desired = %row.desired, ?step, "next step");
+            let since = self.since(step);
+            match steps::take(&self.inner, &row, seen, step, since, &self.nudge).await {
+                Ok(()) => {
+                    match step {
+                        Step::StartKeeper => self.started = true,
+                        Step::AwaitReady => (),
+                        _ => self.started = false,
+                    }
+                    if matches!(step, Step::ReportRunning | Step::ReportSleeping) {
+                        self.tries = 0;
+                    }
+                }
+                Err(error) => {
+                    self.started = false;
+                    self.trouble(&row, Some(step), error).await;
+                }
+            }
+        }
+    }
+
+    /// Takes this driver off the list, unless somebody nudged it meanwhile; true where it is off.
+    fn leave(&self, whatever: bool) -> bool {
+        let mut running = self.inner.drivers.running.lock();
+        if !whatever && *self.nudge.pending.lock() {
+            return false;
+        }
+        running.remove(&self.machine);
+        true
+    }
+
+    /// Since when this wait goes on.
+    fn since(&mut self, step: Step) -> Instant {
+        match self.waiting {
+            Some((waiting, since)) if waiting == step => since,
+            _ => {
+                let now = Instant::now();
+                self.waiting = Some((step, now));
+                now
+            }
+        }
+    }
+
+    async fn observe(&self, row: &MachineRow, link: Option<Arc<dyn KeeperLink>>) -> Result<Seen> {
+        let mut failure = None;
+        let keeper = match &link {
+            Some(link) => match link.status().await {
+                Ok(status) => {
+                    failure = status.failure;
+                    match status.phase {
+                        KeeperPhase::Starting => Keeper::Starting,
+                        KeeperPhase::Ready => Keeper::Ready,
+                        KeeperPhase::Stopping | KeeperPhase::Stopped => Keeper::Stopping,
+                        KeeperPhase::Failed => Keeper::Failed,
+                    }
+                }
+                // Whatever it is doing, it is to be ended.
+                Err(_) if row.desired == Desired::Destroyed => Keeper::Failed,
+                Err(error) => return Err(error),
+            },
+            None => Keeper::Absent(self.left(row).await?),
+        };
+        let observed = Observed { phase: row.observed.phase, recorded: row.recorded, keeper };
+        Ok(Seen { observed, link, failure })
+    }
+
+    /// How the home was left; looked at only where the answer decides something.
+    async fn left(&self, row: &MachineRow) -> Result<Left> {
+        let decides = match row.desired {
+            Desired::Running => row.observed.phase == Phase::Running,
+            Desired::Sleeping => !matches!(row.observed.phase, Phase::Sleeping | Phase::Failed),
+            Desired::Destroyed => false,
+        };
+        let whole = decides && self.inner.home_is_whole(row).await?;
+        Ok(if whole { Left::Whole } else { Left::Held })
+    }
+
+    /// Writes down what went wrong, and waits before the next try. `step` is `None` where the look
+    /// itself failed: a keeper that is there and does not answer is never taken for a lost one.
+    async fn trouble(&mut self, row: &MachineRow, step: Option<Step>, error: Error) {
+        self.tries += 1;
+        self.waiting = None;
+        let for_ever = match step {
+            Some(Step::Record | Step::Destroy | Step::KillKeeper) => true,
+            Some(_) => row.desired == Desired::Destroyed || row.observed.phase == Phase::Running,
+            None => row.observed.phase != Phase::Starting,
+        };
+        let again =
+            for_ever || (error.is_retryable() && self.tries < self.inner.settings.timing.tries_max);
+        tracing::warn!(
+            machine = %self.machine, ?step, tries = self.tries, again, %error,
+            source = ?error.source, "a step failed"
+        );
+        let written = if again {
+            steps::report_trouble(&self.inner, row, &error).await
+        } else {
+            self.tries = 0;
+            steps::report_failed(&self.inner, row, &error).await
+        };
+        if let Err(error) = written {
+            tracing::error!(machine = %self.machine, %error, "write down what went wrong");
+        }
+        if again {
+            self.pause().await;
+        }
+    }
+
+    /// Waits, longer with every failure; a nudge ends it.
+    async fn pause(&self) {
+        let timing = &self.inner.settings.timing;
+        let pause = backoff(timing.backoff_min, timing.backoff_max, self.tries);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => (),
+            () = self.nudge.given() => (),
+        }
+    }
+}
+
+/// Doubles from `min` with every try, up to `max`.
+fn backoff(min: Duration, max: Duration, tries: u32) -> Duration {
+    let doublings = tries.saturating_sub(1).min(16);
+    min.saturating_mul(1 << doublings).min(max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest() {
+        let (min, max) = (Duration::from_millis(200), Duration::from_secs(15));
+        let pauses: Vec<u128> =
+            [0, 1, 2, 3, 7, 8, 4_000].map(|tries| backoff(min, max, tries).as_millis()).into();
+        assert_eq!(pauses, [200, 200, 400, 800, 12_800, 15_000, 15_000]);
+    }
+}

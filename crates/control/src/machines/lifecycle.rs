@@ -1,0 +1,236 @@
+//! The next step of a machine. Pure, total, and the only place that orders lifecycle steps.
+//!
+//! The driver observes, asks [`next_step`], takes the step and observes again. What was observed is
+//! never stored: after a crash it is looked at anew, so start-up, retry and the happy path are one.
+//!
+//! # Invariants
+//! - A machine is reported asleep only where its keeper is gone and its home is whole in the store.
+//! - Nothing starts before the machine's record is in the store: a host may be lost at any time.
+//! - From `failed` nothing moves by itself; only a caller's new wish does (`intent`).
+
+use catalog::{Desired, Phase};
+
+/// The keeper, as seen now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keeper {
+    /// None runs; how the last one left the home.
+    Absent(Left),
+    /// Coming up.
+    Starting,
+    /// Its guest answers.
+    Ready,
+    /// Storing the home; about to end.
+    Stopping,
+    /// Will get no further.
+    Failed,
+}
+
+/// How the home was left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// Whole in the store, or never written to.
+    Whole,
+    /// A writer holds it that is gone: this host's disk may know more than the store.
+    Held,
+}
+
+/// What is seen of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Observed {
+    /// What its row says.
+    pub(crate) phase: Phase,
+    /// Whether the store has its record.
+    pub(crate) recorded: bool,
+    /// Its keeper.
+    pub(crate) keeper: Keeper,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Put the machine's record into the store.
+    Record,
+    /// Report `placement_pending` and `starting`, then start a keeper.
+    StartKeeper,
+    /// Wait until the keeper is ready, fails or ends.
+    AwaitReady,
+    /// Ask the keeper to put the machine to sleep.
+    AskSleep,
+    /// Wait until the keeper has ended.
+    AwaitEnd,
+    /// Report `running`.
+    ReportRunning,
+    /// Report `sleeping`.
+    ReportSleeping,
+    /// Report `sleeping`, and that this is what is wanted: the guest powered off by itself.
+    ReportPoweredOff,
+    /// Report `failed`: the keeper ended without a word.
+    ReportLost,
+    /// Report `failed` with the keeper's own reason, and end the keeper.
+    ReportFailure,
+    /// End the keeper, storing nothing.
+    KillKeeper,
+    /// Remove home, record, local files and row, in this order.
+    Destroy,
+    /// Nothing to do until a caller wants something else or the keeper ends.
+    Rest,
+}
+
+/// The next step.
+#[must_use]
+pub(crate) fn next_step(desired: Desired, seen: Observed) -> Step {
+    match desired {
+        Desired::Running => towards_running(seen),
+        Desired::Sleeping => towards_sleeping(seen),
+        Desired::Destroyed => match seen.keeper {
+            Keeper::Absent(_) => Step::Destroy,
+            _ => Step::KillKeeper,
+        },
+    }
+}
+
+fn towards_running(seen: Observed) -> Step {
+    match (seen.keeper, seen.phase) {
+        (Keeper::Failed, _) => Step::ReportFailure,
+        (Keeper::Stopping, _) => Step::AwaitEnd,
+        (Keeper::Ready, Phase::Running) => rest(seen),
+        (Keeper::Ready, _) => Step::ReportRunning,
+        (Keeper::Starting, _) => Step::AwaitReady,
+        (Keeper::Absent(_), Phase::Failed) => rest(seen),
+        (Keeper::Absent(Left::Whole), Phase::Running) => Step::ReportPoweredOff,
+        (Keeper::Absent(Left::Held), Phase::Running) => Step::ReportLost,
+        (Keeper::Absent(_), _) if !seen.recorded => Step::Record,
+        (Keeper::Absent(_), _) => Step::StartKeeper,
+    }
+}
+
+fn towards_sleeping(seen: Observed) -> Step {
+    match (seen.keeper, seen.phase) {
+        (Keeper::Failed, _) => Step::ReportFailure,
+        (Keeper::Stopping, _) => Step::AwaitEnd,
+        (Keeper::Ready | Keeper::Starting, _) => Step::AskSleep,
+        (Keeper::Absent(_), Phase::Failed | Phase::Sleeping) => rest(seen),
+        (Keeper::Absent(Left::Whole), _) => Step::ReportSleeping,
+        // A sleep asked for after a failure: only a keeper can bring the home into the store.
+        (
+            Keeper::Absent(Left::Held),
+            Phase::Accepted | Phase::PlacementPending | Phase::Starting,
+        ) => {
+            if seen.recorded {
+                Step::StartKeeper
+            } else {
+                Step::Record
+            }
+        }
+        (Keeper::Absent(Left::Held), _) => Step::ReportLost,
+    }
+}
+
+/// Nothing to do, unless an update of the machine is not in the store yet.
+fn rest(seen: Observed) -> Step {
+    if seen.recorded { Step::Rest } else { Step::Record }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: Keeper = Keeper::Absent(Left::Whole);
+    const HELD: Keeper = Keeper::Absent(Left::Held);
+
+    const KEEPERS: [Keeper; 6] =
+        [WHOLE, HELD, Keeper::Starting, Keeper::Ready, Keeper::Stopping, Keeper::Failed];
+
+    fn step(desired: Desired, phase: Phase, keeper: Keeper) -> Step {
+        next_step(desired, Observed { phase, recorded: true, keeper })
+    }
+
+    #[test]
+    fn each_state_has_its_step() {
+        use Desired::{Destroyed, Running, Sleeping};
+        for (desired, phase, keeper, expected) in [
+            (Running, Phase::Accepted, WHOLE, Step::StartKeeper),
+            (Running, Phase::Accepted, HELD, Step::StartKeeper),
+            (Running, Phase::PlacementPending, WHOLE, Step::StartKeeper),
+            (Running, Phase::Starting, WHOLE, Step::StartKeeper),
+            (Running, Phase::Starting, Keeper::Starting, Step::AwaitReady),
+            (Running, Phase::Starting, Keeper::Ready, Step::ReportRunning),
+            (Running, Phase::Starting, Keeper::Failed, Step::ReportFailure),
+            (Running, Phase::Running, Keeper::Ready, Step::Rest),
+            (Running, Phase::Running, HELD, Step::ReportLost),
+            (Running, Phase::Running, WHOLE, Step::ReportPoweredOff),
+            (Running, Phase::Running, Keeper::Failed, Step::ReportFailure),
+            (Running, Phase::Running, Keeper::Stopping, Step::AwaitEnd),
+            (Running, Phase::Stopping, Keeper::Stopping, Step::AwaitEnd),
+            (Running, Phase::Stopping, WHOLE, Step::StartKeeper),
+            (Running, Phase::Stopping, HELD, Step::StartKeeper),
+            (Running, Phase::Failed, WHOLE, Step::Rest),
+            (Running, Phase::Failed, HELD, Step::Rest),
+            (Running, Phase::Failed, Keeper::Ready, Step::ReportRunning),
+            (Sleeping, Phase::Stopping, Keeper::Ready, Step::AskSleep),
+            (Sleeping, Phase::Stopping, Keeper::Starting, Step::AskSleep),
+            (Sleeping, Phase::Stopping, Keeper::Stopping, Step::AwaitEnd),
+            (Sleeping, Phase::Stopping, WHOLE, Step::ReportSleeping),
+            (Sleeping, Phase::Stopping, HELD, Step::ReportLost),
+            (Sleeping, Phase::Running, HELD, Step::ReportLost),
+            (Sleeping, Phase::Stopping, Keeper::Failed, Step::ReportFailure),
+            (Sleeping, Phase::Accepted, HELD, Step::StartKeeper),
+            (Sleeping, Phase::Starting, Keeper::Ready, Step::AskSleep),
+            (Sleeping, Phase::Accepted, WHOLE, Step::ReportSleeping),
+            (Sleeping, Phase::Sleeping, WHOLE, Step::Rest),
+            (Sleeping, Phase::Sleeping, HELD, Step::Rest),
+            (Sleeping, Phase::Failed, HELD, Step::Rest),
+            (Destroyed, Phase::Destroying, Keeper::Ready, Step::KillKeeper),
+            (Destroyed, Phase::Destroying, Keeper::Failed, Step::KillKeeper),
+            (Destroyed, Phase::Destroying, HELD, Step::Destroy),
+        ] {
+            assert_eq!(step(desired, phase, keeper), expected, "{desired} {phase} {keeper:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_reported_asleep_before_its_home_is_whole() {
+        for desired in Desired::ALL {
+            for phase in Phase::ALL {
+                for keeper in KEEPERS.into_iter().filter(|keeper| *keeper != WHOLE) {
+                    let step = step(*desired, *phase, keeper);
+                    assert!(
+                        !matches!(step, Step::ReportSleeping | Step::ReportPoweredOff),
+                        "{desired} {phase} {keeper:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_starts_before_its_record_is_in_the_store() {
+        for desired in Desired::ALL {
+            for phase in Phase::ALL {
+                for keeper in KEEPERS {
+                    let seen = Observed { phase: *phase, recorded: false, keeper };
+                    assert_ne!(next_step(*desired, seen), Step::StartKeeper, "{seen:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn delete_works_from_every_state() {
+        for phase in Phase::ALL {
+            for keeper in KEEPERS {
+                let step = step(Desired::Destroyed, *phase, keeper);
+                assert!(matches!(step, Step::KillKeeper | Step::Destroy), "{phase} {keeper:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_failed_machine_without_a_keeper_waits_for_its_owner() {
+        for desired in [Desired::Running, Desired::Sleeping] {
+            for keeper in [WHOLE, HELD] {
+                assert_eq!(step(desired, Phase::Failed, keeper), Step::Rest);
+            }
+        }
+    }
+}

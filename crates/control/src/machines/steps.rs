@@ -1,0 +1,303 @@
+//! The lifecycle's steps. Each is idempotent: it may be taken again after a crash in its middle.
+//!
+//! # Not here
+//! Which step comes when ([`super::lifecycle`]); what happens when one fails ([`super::driver`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::ErrorKind;
+use catalog::{Desired, MachineChange, MachineRow, Observation, Phase};
+use tokio::time::Instant;
+
+use super::driver::Nudge;
+use super::lifecycle::{Observed, Step};
+use super::record::{self, Record};
+use crate::control::Inner;
+use crate::host::{KeeperFailure, KeeperLink, KeeperPhase, KeeperSpec};
+use crate::{Error, Result};
+
+/// First pause between two looks at a keeper that is coming up or going down; grows to the second.
+const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
+
+/// What was seen of a machine, with the means to act on it.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) observed: Observed,
+    pub(crate) link: Option<Arc<dyn KeeperLink>>,
+    pub(crate) failure: Option<KeeperFailure>,
+}
+
+/// Takes one step. `since` is when a waiting step began.
+pub(crate) async fn take(
+    inner: &Arc<Inner>,
+    row: &MachineRow,
+    seen: Seen,
+    step: Step,
+    since: Instant,
+    nudge: &Nudge,
+) -> Result<()> {
+    match (step, seen.link) {
+        (Step::Record, _) => ensure_recorded(inner, row).await.map(drop),
+        (Step::StartKeeper, _) => start_keeper(inner, row).await,
+        (Step::AwaitReady, Some(link)) => await_ready(inner, row, &*link, since, nudge).await,
+        (Step::AskSleep, Some(link)) => ask_sleep(inner, row, &*link).await,
+        (Step::AwaitEnd, Some(link)) => await_end(inner, row, &*link, since, nudge).await,
+        (Step::ReportFailure, Some(link)) => report_failure(inner, row, &*link, seen.failure).await,
+        (Step::KillKeeper, Some(link)) => link.kill().await,
+        (Step::ReportRunning, _) => report_running(inner, row).await,
+        (Step::ReportSleeping, _) => {
+            inner.activity.forget(&row.id);
+            report(inner, row, Observation::of(Phase::Sleeping, "asleep")).await
+        }
+        (Step::ReportPoweredOff, _) => report_powered_off(inner, row).await,
+        (Step::ReportLost, _) => {
+            let error = ended_words(inner, row).await;
+            report_failed(inner, row, &error).await
+        }
+        (Step::Destroy, _) => destroy(inner, row).await,
+        // The keeper ended between the look and the step: look again.
+        (_, None) | (Step::Rest, _) => Ok(()),
+    }
+}
+
+/// Puts the record into the store and notes that it is there, unless the row changed meanwhile.
+pub(crate) async fn ensure_recorded(inner: &Inner, row: &MachineRow) -> Result<MachineRow> {
+    record::put(&*inner.parts.store, &Record::of(row)).await?;
+    let (name, spec) = (row.name.clone(), row.spec.clone());
+    inner
+        .edit(&row.id, move |now| {
+            let same = now.name == name && now.spec == spec;
+            let recorded = if same { Some(true) } else { None };
+            Ok(MachineChange { recorded, ..MachineChange::default() })
+        })
+        .await
+}
+
+async fn start_keeper(inner: &Inner, row: &MachineRow) -> Result<()> {
+    if !matches!(row.observed.phase, Phase::PlacementPending | Phase::Starting) {
+        report(inner, row, Observation::of(Phase::PlacementPending, "placing")).await?;
+    }
+    report(inner, row, Observation::of(Phase::Starting, "starting")).await?;
+    let spec = KeeperSpec {
+        machine: row.id.clone(),
+        name: row.name.clone(),
+        home: row.home.clone(),
+        vcpu: row.spec.vcpu,
+        memory_mib: row.spec.memory_mib,
+        storage_gib: row.spec.storage_gib,
+        image: row.spec.image.clone(),
+        take_over: row.take_over,
+    };
+    inner.parts.host.start_keeper(&spec).await
+}
+
+async fn await_ready(
+    inner: &Inner,
+    row: &MachineRow,
+    link: &dyn KeeperLink,
+    since: Instant,
+    nudge: &Nudge,
+) -> Result<()> {
+    if row.observed.phase != Phase::Starting {
+        report(inner, row, Observation::of(Phase::Starting, "starting")).await?;
+    }
+    let deadline = since + inner.settings.timing.start_max;
+    let mut pause = LOOK_EVERY.0;
+    loop {
+        tokio::select! {
+            () = nudge.given() => return Ok(()),
+            () = link.ended() => return Err(ended_words(inner, row).await),
+            () = tokio::time::sleep(pause) => (),
+        }
+        if link.status().await?.phase != KeeperPhase::Starting {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            link.kill().await?;
+            return Err(Error::new(
+                ErrorKind::Internal,
+                format!(
+                    "the guest did not answer within {} s; wake the machine again, and look at its \
+                     console log if it stays silent",
+                    inner.settings.timing.start_max.as_secs()
+                ),
+            )
+            .with_code("GUEST_SILENT"));
+        }
+        pause = (pause * 2).min(LOOK_EVERY.1);
+    }
+}
+
+/// What a keeper that ended unasked had to say.
+pub(crate) async fn ended_words(inner: &Inner, row: &MachineRow) -> Error {
+    match inner.parts.host.last_words(&row.id).await.and_then(|words| words.failure) {
+        Some(failure) => failure_error(&failure),
+        None => keeper_lost(row),
+    }
+}
+
+async fn ask_sleep(inner: &Inner, row: &MachineRow, link: &dyn KeeperLink) -> Result<()> {
+    if row.observed.phase != Phase::Stopping {
+        report(inner, row, Observation::of(Phase::Stopping, "sleep_requested")).await?;
+    }
+    link.sleep().await?;
+    // The keeper answers before it begins; do not ask it a thousand times meanwhile.
+    tokio::time::sleep(LOOK_EVERY.0).await;
+    Ok(())
+}
+
+/// A keeper that takes long to store its home is never ended for it: what it holds may be nowhere
+/// else. The row says that it takes long.
+async fn await_end(
+    inner: &Inner,
+    row: &MachineRow,
+    link: &dyn KeeperLink,
+    since: Instant,
+    nudge: &Nudge,
+) -> Result<()> {
+    let patience = since + inner.settings.timing.stop_max;
+    let mut pause = LOOK_EVERY.0;
+    let mut said = false;
+    loop {
+        tokio::select! {
+            () = nudge.given() => return Ok(()),
+            () = link.ended() => return Ok(()),
+            () = tokio::time::sleep(pause) => (),
+        }
+        if matches!(link.status().await, Ok(status) if status.phase == KeeperPhase::Failed) {
+            return Ok(());
+        }
+        if !said && Instant::now() >= patience {
+            said = true;
+            let error = Error::new(
+                ErrorKind::Unavailable,
+                "the home is still being stored; check that the object store is reachable",
+            );
+            report_trouble(inner, row, &error).await?;
+        }
+        pause = (pause * 2).min(LOOK_EVERY.1);
+    }
+}
+
+async fn report_running(inner: &Inner, row: &MachineRow) -> Result<()> {
+    inner.activity.touch(&row.id);
+    let desired = row.desired;
+    let change = MachineChange {
+        observed: Some(Observation::of(Phase::Running, "ready")),
+        take_over: Some(false),
+        ..MachineChange::default()
+    };
+    inner.edit(&row.id, move |now| Ok(if_wanted(now, desired, change))).await?;
+    Ok(())
+}
+
+async fn report_powered_off(inner: &Inner, row: &MachineRow) -> Result<()> {
+    inner.activity.forget(&row.id);
+    let change = MachineChange {
+        desired: Some(Desired::Sleeping),
+        observed: Some(Observation::of(Phase::Sleeping, "guest_powered_off")),
+        ..MachineChange::default()
+    };
+    inner.edit(&row.id, move |now| Ok(if_wanted(now, Desired::Running, change))).await?;
+    Ok(())
+}
+
+async fn report_failure(
+    inner: &Inner,
+    row: &MachineRow,
+    link: &dyn KeeperLink,
+    failure: Option<KeeperFailure>,
+) -> Result<()> {
+    link.kill().await?;
+    let error = failure.map_or_else(|| keeper_lost(row), |failure| failure_error(&failure));
+    // On the way up a later try may do; the driver counts them. Awake or on the way down it is
+    // the caller's turn.
+    let on_the_way =
+        matches!(row.observed.phase, Phase::Accepted | Phase::PlacementPending | Phase::Starting);
+    if on_the_way { Err(error) } else { report_failed(inner, row, &error).await }
+}
+
+async fn destroy(inner: &Inner, row: &MachineRow) -> Result<()> {
+    inner.parts.homes.delete(&inner.home_at(row)).await?;
+    record::delete(&*inner.parts.store, &row.id).await?;
+    inner.parts.host.remove(&row.id).await?;
+    inner.activity.forget(&row.id);
+    let id = row.id.clone();
+    inner.db(move |catalog| catalog.remove_machine(&id)).await?;
+    // Told after the row is gone, so that whoever hears it finds the name free.
+    inner.watchers.tell(&MachineRow {
+        observed: Observation::of(Phase::Destroyed, "destroyed"),
+        // Whatever was written meanwhile, this is the last word.
+        revision: row.revision + 1_000,
+        ..row.clone()
+    });
+    Ok(())
+}
+
+/// Writes down where the machine is, unless it is wanted elsewhere by now.
+async fn report(inner: &Inner, row: &MachineRow, observed: Observation) -> Result<()> {
+    let desired = row.desired;
+    let change = MachineChange { observed: Some(observed), ..MachineChange::default() };
+    inner.edit(&row.id, move |now| Ok(if_wanted(now, desired, change))).await?;
+    Ok(())
+}
+
+fn if_wanted(now: &MachineRow, desired: Desired, change: MachineChange) -> MachineChange {
+    if now.desired == desired { change } else { MachineChange::default() }
+}
+
+/// The phase stays; the reason and the message say what is waited for.
+pub(crate) async fn report_trouble(inner: &Inner, row: &MachineRow, error: &Error) -> Result<()> {
+    let (reason, message) = (reason(error), error.message.clone());
+    let desired = row.desired;
+    inner
+        .edit(&row.id, move |now| {
+            let observed = Observation {
+                phase: now.observed.phase,
+                reason,
+                retryable: true,
+                last_error: Some(message),
+            };
+            let change = MachineChange { observed: Some(observed), ..MachineChange::default() };
+            Ok(if_wanted(now, desired, change))
+        })
+        .await?;
+    Ok(())
+}
+
+/// The machine is where nobody wants it, and stays until somebody asks again.
+pub(crate) async fn report_failed(inner: &Inner, row: &MachineRow, error: &Error) -> Result<()> {
+    let observed = Observation {
+        phase: Phase::Failed,
+        reason: reason(error),
+        retryable: error.is_retryable(),
+        last_error: Some(error.message.clone()),
+    };
+    report(inner, row, observed).await
+}
+
+fn reason(error: &Error) -> String {
+    error.code.to_ascii_lowercase()
+}
+
+fn keeper_lost(row: &MachineRow) -> Error {
+    Error::new(
+        ErrorKind::Unreachable,
+        format!(
+            "the process that kept machine {} ended unexpectedly; every acknowledged write is kept: \
+             wake the machine again",
+            row.name
+        ),
+    )
+    .with_code("KEEPER_LOST")
+}
+
+fn failure_error(failure: &KeeperFailure) -> Error {
+    let kind = match (failure.code.as_str(), failure.retryable) {
+        ("fenced", _) => ErrorKind::Fenced,
+        (_, true) => ErrorKind::Unavailable,
+        (_, false) => ErrorKind::Internal,
+    };
+    Error::new(kind, failure.message.clone()).with_code(failure.code.to_ascii_uppercase())
+}
