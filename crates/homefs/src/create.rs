@@ -1,0 +1,76 @@
+//! Making, finding and ending homes.
+
+use std::sync::Arc;
+
+use base::{HomeId, ServerId};
+use bytes::Bytes;
+
+use crate::error::Result;
+use crate::meta::{schema, writer};
+use crate::replica::append::Commit;
+use crate::replica::error::{Error as LogError, Result as LogResult};
+use crate::replica::log::{Head, Log};
+use crate::replica::pages::PageSource;
+use crate::settings::Parts;
+
+/// Makes an empty home, released, so that it can be read and claimed. One that exists is left as
+/// it is.
+///
+/// # Errors
+/// Those of the store; `NotFound` for a home that was deleted.
+pub async fn create_home(parts: &Parts, home: &HomeId, holder: &ServerId) -> Result<()> {
+    let log = Log::new(parts.store.clone(), parts.clock.clone(), home.clone());
+    if log.head(None).await?.is_some() {
+        return Ok(());
+    }
+    let image = Image(schema::image(writer::now_ns(parts.clock.as_ref()))?);
+    let pages = log.collect_all(Arc::new(image)).await?;
+    let commit = Commit { pages, data: Bytes::new(), release: true };
+    match log.publish(0, commit, holder.clone(), parts.entropy.nonce()).await {
+        // Somebody else made it meanwhile.
+        Ok(_) | Err(LogError::Moved { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The newest commit of a home; `None` where there is no such home.
+///
+/// # Errors
+/// Those of the store; `NotFound` for a home that was deleted.
+pub async fn head(parts: &Parts, home: &HomeId) -> Result<Option<Head>> {
+    let log = Log::new(parts.store.clone(), parts.clock.clone(), home.clone());
+    Ok(log.head(None).await?)
+}
+
+/// Ends a home: whoever still writes it is fenced, and all its objects go. Doing it again goes on
+/// where it was broken off.
+///
+/// # Errors
+/// Those of the store.
+pub async fn delete_home(parts: &Parts, home: &HomeId) -> Result<()> {
+    let log = Log::new(parts.store.clone(), parts.clock.clone(), home.clone());
+    log.delete_home().await?;
+    Ok(())
+}
+
+/// A database in memory.
+struct Image(Vec<u8>);
+
+impl PageSource for Image {
+    fn page_size(&self) -> u32 {
+        schema::PAGE_BYTES
+    }
+
+    fn page_count(&self) -> u32 {
+        u32::try_from(self.0.len() / schema::PAGE_BYTES as usize).unwrap_or(0)
+    }
+
+    fn read_page(&self, page: u32, into: &mut [u8]) -> LogResult<()> {
+        let start = (page as usize).saturating_sub(1).saturating_mul(into.len());
+        match self.0.get(start..start.saturating_add(into.len())) {
+            Some(bytes) => into.copy_from_slice(bytes),
+            None => into.fill(0),
+        }
+        Ok(())
+    }
+}

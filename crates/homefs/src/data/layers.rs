@@ -1,0 +1,228 @@
+//! Which bytes of a file come from where: a list of pieces, made from the layers of its rows.
+//!
+//! # Invariants
+//! - Pieces are in order, do not overlap, are not empty. What lies between them is a hole.
+//! - Later generations lie over earlier ones, and all of them over sealed content.
+
+use base::Digest;
+use rusqlite::{Connection, Row, params};
+use vfs::{Ino, Result};
+
+use crate::meta::sql::{self, int, uint};
+
+/// Where a pack is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Only in the local directory.
+    Local,
+    /// An object of its own.
+    Object,
+    /// The data section of this commit.
+    Commit(u64),
+}
+
+impl Place {
+    /// From the columns `place` and `seq`.
+    pub(crate) fn from_columns(place: i64, seq: u64) -> Self {
+        match place {
+            0 => Self::Local,
+            1 => Self::Object,
+            _ => Self::Commit(seq),
+        }
+    }
+
+    /// The columns `place` and `seq`.
+    pub(crate) fn columns(self) -> (i64, u64) {
+        match self {
+            Self::Local => (0, 0),
+            Self::Object => (1, 0),
+            Self::Commit(seq) => (2, seq),
+        }
+    }
+}
+
+/// One pack, as an extent names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PackRef {
+    pub(crate) id: u64,
+    pub(crate) epoch: u64,
+    pub(crate) place: Place,
+}
+
+/// Where the bytes of a piece are. `src` is the offset there of the piece's first byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The row of `blob`, at the piece's own offset.
+    Blob,
+    /// The spool file of this generation, at the piece's own offset.
+    Spool { generation: u64 },
+    /// A pack.
+    Pack { pack: PackRef, src: u64 },
+    /// A chunk.
+    Chunk { digest: Digest, src: u64 },
+}
+
+/// A run of bytes with one source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// Offset in the file.
+    pub(crate) off: u64,
+    /// Bytes, at least one.
+    pub(crate) len: u64,
+    /// Where they are.
+    pub(crate) from: Source,
+}
+
+impl Piece {
+    /// The offset after its last byte.
+    pub(crate) fn end(&self) -> u64 {
+        self.off + self.len
+    }
+
+    /// The part of it from `start` to `end`; `None` where they do not meet.
+    pub(crate) fn cut(&self, start: u64, end: u64) -> Option<Self> {
+        let (off, end) = (self.off.max(start), self.end().min(end));
+        let skipped = off.saturating_sub(self.off);
+        let from = match self.from {
+            Source::Pack { pack, src } => Source::Pack { pack, src: src + skipped },
+            Source::Chunk { digest, src } => Source::Chunk { digest, src: src + skipped },
+            same => same,
+        };
+        (off < end).then(|| Self { off, len: end - off, from })
+    }
+}
+
+/// Bytes that pieces cover.
+pub(crate) fn covered(pieces: &[Piece]) -> u64 {
+    pieces.iter().map(|piece| piece.len).sum()
+}
+
+/// Puts `over` on top of `pieces`.
+pub(crate) fn overlay(pieces: &mut Vec<Piece>, over: Piece) {
+    let first = pieces.partition_point(|piece| piece.end() <= over.off);
+    let last = pieces.partition_point(|piece| piece.off < over.end());
+    let mut between = Vec::with_capacity(3);
+    if first < last {
+        between.extend(pieces[first].cut(0, over.off));
+    }
+    between.push(over);
+    if first < last {
+        between.extend(pieces[last - 1].cut(over.end(), u64::MAX));
+    }
+    pieces.splice(first..last, between);
+}
+
+/// All pieces of `ino` between `start` and `end`.
+pub(crate) fn pieces(conn: &Connection, ino: Ino, start: u64, end: u64) -> Result<Vec<Piece>> {
+    pieces_up_to(conn, ino, start, end, u64::MAX)
+}
+
+/// The same, without generations after `generation`.
+pub(crate) fn pieces_up_to(
+    conn: &Connection,
+    ino: Ino,
+    start: u64,
+    end: u64,
+    generation: u64,
+) -> Result<Vec<Piece>> {
+    let mut pieces = sealed(conn, ino, start, end)?;
+    let mut after = -1;
+    while let Some(found) = next_generation(conn, ino, after)?
+        && found <= generation
+    {
+        for piece in spooled(conn, ino, found, start, end)? {
+            overlay(&mut pieces, piece);
+        }
+        after = int(found);
+    }
+    Ok(pieces)
+}
+
+/// Sealed content only.
+pub(crate) fn sealed(conn: &Connection, ino: Ino, start: u64, end: u64) -> Result<Vec<Piece>> {
+    const EXTENTS: &str = "SELECT e.off,e.len,e.pack,e.digest,e.src,p.epoch,p.place,p.seq \
+         FROM extent e LEFT JOIN pack p ON p.id=e.pack \
+         WHERE e.ino=?1 AND e.off<?3 AND e.off>=COALESCE(\
+         (SELECT max(off) FROM extent WHERE ino=?1 AND off<=?2),?2) ORDER BY e.off";
+    let blob =
+        sql::first(conn, "SELECT length(data) FROM blob WHERE ino=?1", [int(ino)], |r| uint(r, 0))?;
+    if let Some(len) = blob {
+        let whole = Piece { off: 0, len, from: Source::Blob };
+        return Ok(whole.cut(start, end).into_iter().collect());
+    }
+    let rows = sql::all(conn, EXTENTS, params![int(ino), int(start), int(end)], extent)?;
+    Ok(rows.into_iter().filter_map(|piece| piece.cut(start, end)).collect())
+}
+
+fn extent(row: &Row<'_>) -> rusqlite::Result<Piece> {
+    let src = uint(row, 4)?;
+    let from = match row.get::<_, Option<[u8; 32]>>(3)? {
+        Some(digest) => Source::Chunk { digest: Digest::from_bytes(digest), src },
+        None => {
+            let place = Place::from_columns(row.get(6)?, uint(row, 7)?);
+            let pack = PackRef { id: uint(row, 2)?, epoch: uint(row, 5)?, place };
+            Source::Pack { pack, src }
+        }
+    };
+    Ok(Piece { off: uint(row, 0)?, len: uint(row, 1)?, from })
+}
+
+/// The first generation after `after` that has bytes.
+pub(crate) fn next_generation(conn: &Connection, ino: Ino, after: i64) -> Result<Option<u64>> {
+    const SQL: &str = "SELECT gen FROM dirty_extent WHERE ino=?1 AND gen>?2 ORDER BY gen LIMIT 1";
+    sql::first(conn, SQL, params![int(ino), after], |r| uint(r, 0))
+}
+
+/// The pieces of one generation.
+pub(crate) fn spooled(
+    conn: &Connection,
+    ino: Ino,
+    generation: u64,
+    start: u64,
+    end: u64,
+) -> Result<Vec<Piece>> {
+    const SQL: &str = "SELECT off,len FROM dirty_extent \
+         WHERE ino=?1 AND gen=?2 AND off<?4 AND off>=COALESCE(\
+         (SELECT max(off) FROM dirty_extent WHERE ino=?1 AND gen=?2 AND off<=?3),?3) ORDER BY off";
+    let rows =
+        sql::all(conn, SQL, params![int(ino), int(generation), int(start), int(end)], |row| {
+            let from = Source::Spool { generation };
+            Ok(Piece { off: uint(row, 0)?, len: uint(row, 1)?, from })
+        })?;
+    Ok(rows.into_iter().filter_map(|piece| piece.cut(start, end)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(off: u64, len: u64, generation: u64) -> Piece {
+        Piece { off, len, from: Source::Spool { generation } }
+    }
+
+    #[test]
+    fn a_later_layer_hides_what_it_covers_and_nothing_else() {
+        let mut pieces = vec![piece(0, 10, 1), piece(20, 10, 1)];
+        overlay(&mut pieces, piece(5, 20, 2));
+        assert_eq!(pieces, [piece(0, 5, 1), piece(5, 20, 2), piece(25, 5, 1)]);
+        overlay(&mut pieces, piece(40, 1, 3));
+        assert_eq!(pieces.len(), 4);
+        overlay(&mut pieces, piece(7, 2, 3));
+        assert_eq!(
+            pieces[..5],
+            [piece(0, 5, 1), piece(5, 2, 2), piece(7, 2, 3), piece(9, 16, 2), piece(25, 5, 1)]
+        );
+        overlay(&mut pieces, piece(0, 100, 4));
+        assert_eq!(pieces, [piece(0, 100, 4)]);
+    }
+
+    #[test]
+    fn a_cut_moves_the_source_offset_along() {
+        let digest = Digest::of(b"");
+        let whole = Piece { off: 100, len: 50, from: Source::Chunk { digest, src: 7 } };
+        let part = whole.cut(110, 120).unwrap();
+        assert_eq!((part.off, part.len), (110, 10));
+        assert_eq!(part.from, Source::Chunk { digest, src: 17 });
+        assert_eq!(whole.cut(150, 200), None);
+    }
+}

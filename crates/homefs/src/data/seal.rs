@@ -1,0 +1,345 @@
+//! Sealing: moving bytes from the spool into packs and chunks.
+//!
+//! # Order
+//! 1. *Freeze*, a transaction: writes of these inodes go to a new generation from here on.
+//! 2. Copy what is frozen to packs and chunk files in the local directory; flush those to disk.
+//! 3. *Finish*, a transaction: `extent` rows in place of the frozen `dirty_extent` rows.
+//!
+//! # Invariants
+//! - What is being copied does not change, so nothing is ever retried: later writes lie in a
+//!   later generation, and cutting a file off removes rows, which step 3 looks at again.
+//! - Content, attributes and space used are the same before and after.
+//!
+//! # Failure
+//! At any point frozen rows and their files are still there, and the next sealing takes them
+//! along. Files of packs and chunks that no row names are swept when the home is next opened.
+//!
+//! # Not here
+//! What goes where (`seal_plan`), storing it (`replicator`).
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::Arc;
+
+use base::{Digest, Entropy};
+use rusqlite::params;
+use vfs::{Ino, Result};
+
+use super::layers::{self, Piece, Source};
+use super::objects::{ObjectId, Objects};
+use super::pack::PackWriter;
+use super::read::{blob, read_piece};
+use super::seal_plan::{self, Move};
+use super::spool::failed;
+use crate::layout::temporary_of;
+use crate::limits::{PACK_BYTES_MAX, SEAL_BATCH, SLOT_BYTES};
+use crate::meta::inode::{Inode, Tier};
+use crate::meta::readers::Readers;
+use crate::meta::sql::{self, int, uint};
+use crate::meta::tx::{Shared, Tx};
+use crate::meta::writer::Writer;
+use crate::ops::truncate::{remove_sealed, remove_spooled};
+
+/// An inode whose written bytes are frozen up to `generation`.
+#[derive(Debug, Clone, Copy)]
+struct Frozen {
+    ino: Ino,
+    generation: u64,
+    size: u64,
+    mtime: i64,
+    version: u64,
+    tier: Tier,
+}
+
+/// An inode whose frozen bytes were copied.
+#[derive(Debug)]
+struct Copied {
+    frozen: Frozen,
+    /// The ranges with their new sources.
+    moved: Vec<Piece>,
+}
+
+/// What one sealing needs.
+#[derive(Debug)]
+pub(crate) struct Sealer<'a> {
+    pub(crate) writer: &'a Writer,
+    pub(crate) readers: &'a Readers,
+    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) objects: &'a Objects,
+    pub(crate) entropy: &'a dyn Entropy,
+    /// The epoch in the names of new packs.
+    pub(crate) epoch: u64,
+}
+
+/// Copied inodes that wait for their transaction, and the files they went to.
+#[derive(Debug, Default)]
+struct Batch {
+    copied: Vec<Copied>,
+    chunks: Vec<(Digest, u64)>,
+    /// Packs with their bytes so far.
+    packs: Vec<(u64, u64, u64)>,
+}
+
+impl Sealer<'_> {
+    /// Seals these inodes; those that are not dirty, or have no name, are left out.
+    pub(crate) fn seal(&self, inodes: Vec<Ino>) -> Result<()> {
+        let mut pack = None;
+        for part in inodes.chunks(SEAL_BATCH) {
+            let part = part.to_vec();
+            let frozen = self.writer.run(move |tx| freeze(tx, &part))?;
+            let mut batch = Batch::default();
+            for frozen in frozen {
+                let copied = self.copy(frozen, &mut pack, &mut batch)?;
+                batch.copied.push(copied);
+            }
+            if let Some(open) = &pack {
+                self.close(open, &mut batch)?;
+            }
+            self.sync_directories()?;
+            self.writer.run(move |tx| finish(tx, &batch))?;
+        }
+        Ok(())
+    }
+
+    fn copy(
+        &self,
+        frozen: Frozen,
+        pack: &mut Option<PackWriter>,
+        batch: &mut Batch,
+    ) -> Result<Copied> {
+        let Frozen { ino, generation, size, .. } = frozen;
+        let (pieces, content) = self.readers.consistent(|conn| {
+            Ok((layers::pieces_up_to(conn, ino, 0, size, generation)?, blob(conn, ino)?))
+        })?;
+        let mut moved = Vec::new();
+        for step in seal_plan::plan(frozen.tier, &pieces) {
+            match step {
+                Move::Pack(pieces) => {
+                    for piece in pieces {
+                        self.to_pack(ino, piece, &content, pack, batch, &mut moved)?;
+                    }
+                }
+                Move::Chunk(pieces) => {
+                    self.to_chunk(ino, &pieces, &content, batch, &mut moved)?;
+                }
+            }
+        }
+        Ok(Copied { frozen, moved })
+    }
+
+    fn to_pack(
+        &self,
+        ino: Ino,
+        piece: Piece,
+        content: &[u8],
+        pack: &mut Option<PackWriter>,
+        batch: &mut Batch,
+        moved: &mut Vec<Piece>,
+    ) -> Result<()> {
+        // A piece may be as large as a file; it is carried over in parts.
+        let mut at = piece.off;
+        while at < piece.end() {
+            let Some(part) = piece.cut(at, at + SLOT_BYTES) else { break };
+            at = part.end();
+            let bytes = self.bytes(ino, &[part], content)?;
+            if let Some(full) = pack.take_if(|open| open.len + part.len > PACK_BYTES_MAX) {
+                self.close(&full, batch)?;
+            }
+            let open = match pack {
+                Some(open) => open,
+                None => pack.insert(self.new_pack()?),
+            };
+            let src = open.append(&bytes)?;
+            moved.push(Piece { from: Source::Pack { pack: open.pack, src }, ..part });
+        }
+        Ok(())
+    }
+
+    fn to_chunk(
+        &self,
+        ino: Ino,
+        pieces: &[Piece],
+        content: &[u8],
+        batch: &mut Batch,
+        moved: &mut Vec<Piece>,
+    ) -> Result<()> {
+        let bytes = self.bytes(ino, pieces, content)?;
+        let digest = Digest::of(&bytes);
+        let known = self.readers.with(|conn| {
+            const SQL: &str = "SELECT 1 FROM chunk WHERE digest=?1";
+            sql::first(conn, SQL, [digest.as_bytes()], |_| Ok(()))
+        })?;
+        if known.is_none() {
+            self.write_chunk(digest, &bytes)?;
+            batch.chunks.push((digest, bytes.len() as u64));
+        }
+        let mut src = 0;
+        for piece in pieces {
+            moved.push(Piece { from: Source::Chunk { digest, src }, ..*piece });
+            src += piece.len;
+        }
+        Ok(())
+    }
+
+    /// The bytes of these pieces, one after the other. At most a slot of them.
+    fn bytes(&self, ino: Ino, pieces: &[Piece], content: &[u8]) -> Result<Vec<u8>> {
+        let len = usize::try_from(layers::covered(pieces)).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; len];
+        let mut rest = bytes.as_mut_slice();
+        for piece in pieces {
+            let (into, after) = rest.split_at_mut(piece.len as usize);
+            read_piece(piece, ino, content, Some(&self.shared.spool), self.objects, into)?;
+            rest = after;
+        }
+        Ok(bytes)
+    }
+
+    fn new_pack(&self) -> Result<PackWriter> {
+        let mut random = [0; 8];
+        self.entropy.fill(&mut random);
+        // Positive as SQLite has numbers, and never 0.
+        let id = (u64::from_le_bytes(random) >> 1).max(1);
+        let path = self.objects.local_path(ObjectId::Pack { id, epoch: self.epoch });
+        PackWriter::create(path, id, self.epoch)
+    }
+
+    fn close(&self, pack: &PackWriter, batch: &mut Batch) -> Result<()> {
+        pack.sync()?;
+        batch.packs.push((pack.pack.id, pack.pack.epoch, pack.len));
+        Ok(())
+    }
+
+    fn write_chunk(&self, digest: Digest, bytes: &[u8]) -> Result<()> {
+        let path = self.objects.local_path(ObjectId::Chunk(digest));
+        let temporary = temporary_of(&path);
+        let write = || {
+            if let Some(directory) = path.parent() {
+                std::fs::create_dir_all(directory)?;
+            }
+            let mut file = File::create(&temporary)?;
+            file.write_all(bytes)?;
+            file.sync_data()?;
+            std::fs::rename(&temporary, &path)?;
+            path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+        };
+        write().map_err(failed)
+    }
+
+    /// Makes the names of new packs and chunk directories durable.
+    fn sync_directories(&self) -> Result<()> {
+        for directory in [self.objects.dir.packs_dir(), self.objects.dir.chunks_dir()] {
+            File::open(directory).and_then(|opened| opened.sync_all()).map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+/// Starts a new generation for each dirty inode of the list that has a name.
+fn freeze(tx: &mut Tx<'_>, inodes: &[Ino]) -> Result<Vec<Frozen>> {
+    const FIND: &str = "SELECT gen FROM dirty_inode WHERE ino=?1 \
+         AND NOT EXISTS (SELECT 1 FROM orphan o WHERE o.ino=?1)";
+    let mut frozen = Vec::new();
+    for &ino in inodes {
+        let found = sql::first(tx.conn, FIND, [int(ino)], |r| uint(r, 0))?;
+        let (Some(generation), Some(inode)) = (found, Inode::find(tx.conn, ino)?) else {
+            continue;
+        };
+        let next = tx.next_version();
+        const NEXT: &str = "UPDATE dirty_inode SET gen=?2 WHERE ino=?1";
+        sql::run(tx.conn, NEXT, params![int(ino), int(next)])?;
+        let Inode { size, mtime, version, tier, .. } = inode;
+        frozen.push(Frozen { ino, generation, size, mtime, version, tier });
+    }
+    Ok(frozen)
+}
+
+fn finish(tx: &mut Tx<'_>, batch: &Batch) -> Result<()> {
+    for (id, epoch, len) in &batch.packs {
+        const SQL: &str = "INSERT INTO pack VALUES(?1,?2,?3,0,0) \
+             ON CONFLICT(id) DO UPDATE SET len=max(len,?3)";
+        sql::run(tx.conn, SQL, params![int(*id), int(*epoch), int(*len)])?;
+    }
+    for (digest, len) in &batch.chunks {
+        const SQL: &str = "INSERT OR IGNORE INTO chunk VALUES(?1,?2,0)";
+        sql::run(tx.conn, SQL, params![digest.as_bytes(), int(*len)])?;
+    }
+    for copied in &batch.copied {
+        finish_inode(tx, copied)?;
+    }
+    Ok(())
+}
+
+fn finish_inode(tx: &mut Tx<'_>, copied: &Copied) -> Result<()> {
+    let Frozen { ino, generation, .. } = copied.frozen;
+    let Some(inode) = Inode::find(tx.conn, ino)? else { return Ok(()) };
+    for piece in &copied.moved {
+        // What of it is still there: the file may have been cut off meanwhile.
+        let current = layers::pieces_up_to(tx.conn, ino, piece.off, piece.end(), generation)?;
+        remove_sealed(tx, ino, piece.off, piece.end())?;
+        let mut after = -1;
+        while let Some(found) = layers::next_generation(tx.conn, ino, after)?
+            && found <= generation
+        {
+            remove_spooled(tx, ino, found, piece.off, piece.end())?;
+            after = int(found);
+        }
+        for (start, end) in runs(&current) {
+            if let Some(part) = piece.cut(start, end) {
+                insert_extent(tx, ino, &part)?;
+            }
+        }
+    }
+    sql::run(tx.conn, "DELETE FROM blob WHERE ino=?1", [int(ino)])?;
+    settle_generations(tx, copied, &inode)
+}
+
+/// Lets go of the generations that are sealed, and of the inode's dirtiness if none is left.
+fn settle_generations(tx: &mut Tx<'_>, copied: &Copied, inode: &Inode) -> Result<()> {
+    let Frozen { ino, generation, size, mtime, version, .. } = copied.frozen;
+    let left = layers::next_generation(tx.conn, ino, -1)?;
+    if left.is_none_or(|left| left > generation) {
+        tx.spool_garbage.push((ino, generation));
+    }
+    if left.is_none() {
+        const LIVE: &str = "SELECT gen FROM dirty_inode WHERE ino=?1";
+        if let Some(live) = sql::first(tx.conn, LIVE, [int(ino)], |r| uint(r, 0))? {
+            tx.spool_garbage.push((ino, live));
+        }
+        sql::run(tx.conn, "DELETE FROM dirty_inode WHERE ino=?1", [int(ino)])?;
+        return Ok(());
+    }
+    const SEALED: &str = "UPDATE dirty_inode SET sealed_size=?2, sealed_mtime=?3, \
+         sealed_version=?4 WHERE ino=?1";
+    let size = size.min(inode.size);
+    sql::run(tx.conn, SEALED, params![int(ino), int(size), mtime, int(version)])?;
+    Ok(())
+}
+
+/// Adjoining pieces as start and end.
+fn runs(pieces: &[Piece]) -> Vec<(u64, u64)> {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for piece in pieces {
+        match runs.last_mut() {
+            Some((_, end)) if *end == piece.off => *end = piece.end(),
+            _ => runs.push((piece.off, piece.end())),
+        }
+    }
+    runs
+}
+
+fn insert_extent(tx: &Tx<'_>, ino: Ino, piece: &Piece) -> Result<()> {
+    const SQL: &str = "INSERT INTO extent VALUES(?1,?2,?3,?4,?5,?6)";
+    let (off, len) = (int(piece.off), int(piece.len));
+    match piece.from {
+        Source::Pack { pack, src } => {
+            let none = None::<&[u8]>;
+            sql::run(tx.conn, SQL, params![int(ino), off, len, int(pack.id), none, int(src)])?;
+        }
+        Source::Chunk { digest, src } => {
+            let digest = digest.as_bytes();
+            sql::run(tx.conn, SQL, params![int(ino), off, len, None::<i64>, digest, int(src)])?;
+        }
+        Source::Blob | Source::Spool { .. } => {}
+    }
+    Ok(())
+}

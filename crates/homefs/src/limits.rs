@@ -1,0 +1,85 @@
+//! Every bound of the home file system, by name.
+
+use std::time::Duration;
+
+use base::{KIB, MIB};
+
+/// The largest file that lives inline, as a row of `blob`, in bytes.
+pub const INLINE_BYTES_MAX: u64 = 16 * KIB;
+/// The largest file of the pack tier, in bytes; also the size of a chunk's slot.
+pub const PACK_FILE_BYTES_MAX: u64 = 4 * MIB;
+/// The size of one chunk's slot, in bytes.
+pub const SLOT_BYTES: u64 = 4 * MIB;
+/// A pack is sealed before it grows past this, in bytes.
+pub const PACK_BYTES_MAX: u64 = 64 * MIB;
+/// Sealed data up to this many bytes rides in the commit instead of a pack object.
+pub const COMMIT_DATA_BYTES_MAX: u64 = 256 * KIB;
+/// Changes of a slot below this many bytes go beside its chunk instead of rewriting it.
+pub const SLOT_OVERLAY_BYTES_MAX: u64 = 256 * KIB;
+/// A slot, or a file of the pack tier, in more pieces than this is written anew when sealed.
+pub const PIECES_MAX: usize = 64;
+/// The largest file, in bytes: 16 TiB. Beyond: `EFBIG`.
+pub const FILE_BYTES_MAX: u64 = 16 << 40;
+/// The most names of one inode. Beyond: `EMLINK`.
+pub const LINKS_MAX: u32 = 1 << 20;
+/// The longest target of a symbolic link, in bytes.
+pub const SYMLINK_BYTES_MAX: usize = 4_095;
+/// The longest name of an extended attribute, in bytes.
+pub const XATTR_NAME_BYTES_MAX: usize = 255;
+/// The largest value of an extended attribute, in bytes.
+pub const XATTR_VALUE_BYTES_MAX: usize = 64 << 10;
+/// The most bytes of names and values of all extended attributes of one inode.
+pub const XATTRS_BYTES_MAX: u64 = MIB;
+/// The most entries one `readdir` returns, whatever was asked for.
+pub const READDIR_ENTRIES_MAX: usize = 4_096;
+/// The most bytes one `read` returns or one `write` takes.
+pub const IO_BYTES_MAX: usize = 64 << 20;
+/// The deepest directory that may be renamed or grafted into.
+pub const DEPTH_MAX: usize = 1 << 16;
+/// The most paths one graft removes.
+pub const REMOVALS_MAX: usize = 1 << 20;
+
+/// Changes that one transaction of the metadata thread takes in.
+pub(crate) const BATCH_MAX: usize = 256;
+/// Requests that may wait for the metadata thread before callers wait to ask.
+pub(crate) const QUEUE_MAX: usize = 1_024;
+/// Read-only connections kept for reuse.
+pub(crate) const READERS_MAX: usize = 8;
+/// Spool files kept open.
+pub(crate) const SPOOL_FILES_OPEN_MAX: usize = 256;
+/// The write-ahead log is checkpointed past this many bytes.
+pub(crate) const WAL_BYTES_CHECKPOINT: u64 = 32 * MIB;
+
+/// Remote reads of the live home come in blocks of this many bytes.
+pub(crate) const HOME_BLOCK_BYTES: u64 = 512 * KIB;
+/// Remote reads of a snapshot come in blocks of this many bytes: readers want single files.
+pub(crate) const SNAPSHOT_BLOCK_BYTES: u64 = 64 * KIB;
+/// Memory for blocks fetched from the store, in bytes, for each open home.
+pub(crate) const BLOCK_CACHE_BYTES: u64 = 64 * MIB;
+/// Local copies of what is stored already are dropped, oldest first, past this many bytes.
+pub(crate) const LOCAL_COPIES_BYTES_MAX: u64 = 16 << 30;
+
+/// Packs uploaded at a time.
+pub(crate) const PACK_UPLOADS: usize = 2;
+/// Chunks uploaded at a time.
+pub(crate) const CHUNK_UPLOADS: usize = 8;
+/// Inodes that one sealing transaction finishes.
+pub(crate) const SEAL_BATCH: usize = 256;
+/// A file is quiet when it was not written for this long.
+pub(crate) const SEAL_QUIET: Duration = Duration::from_secs(1);
+/// A file that never gets quiet is sealed when it was dirty for this long.
+pub(crate) const SEAL_DIRTY_MAX: Duration = Duration::from_secs(30);
+/// Rounds of replication under load start no more often than this.
+pub(crate) const ROUND_INTERVAL_MIN: Duration = Duration::from_secs(2);
+/// The first wait after a failed round; doubles up to [`RETRY_MAX`].
+pub(crate) const RETRY_MIN: Duration = Duration::from_millis(200);
+/// The longest wait between attempts while the store is down.
+pub(crate) const RETRY_MAX: Duration = Duration::from_secs(15);
+/// How long a caller of `sync` waits while the store is away.
+pub(crate) const SYNC_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How large the database may grow: names, attributes and extents cost space too, and without
+/// this a guest could fill the host with empty files.
+pub(crate) fn metadata_bytes_max(bytes_max: u64) -> u64 {
+    (bytes_max / 4).saturating_add(256 * MIB)
+}

@@ -1,0 +1,58 @@
+//! The database of a home as of some commit: from a clean directory on this host if there is one,
+//! else from the store.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::layout::{HomeDir, temporary_of};
+use crate::replica::log::{Head, Log};
+use crate::replica::restore::materialise;
+use crate::replica::state::ReplicaState;
+
+/// The directory of the home that lies beside a draft or a snapshot.
+pub(crate) fn home_beside(dir: &Path) -> HomeDir {
+    HomeDir::new(dir.parent().unwrap_or(dir).join("home"))
+}
+
+/// Makes `into` the database as of `head`. `from`: the commit whose database `into` holds already.
+pub(crate) async fn fetch(log: &Log, head: &Head, into: &Path, from: Option<u64>) -> Result<()> {
+    if from == Some(head.seq) {
+        return Ok(());
+    }
+    if let Some(parent) = into.parent() {
+        let beside = home_beside(parent);
+        if beside.database() != into && copy_clean(&beside, log, head, into) {
+            return Ok(());
+        }
+    }
+    materialise(log, Some(head.seq), into, from).await?;
+    Ok(())
+}
+
+/// True where the directory held exactly `head`, and `into` is a copy of it.
+fn copy_clean(dir: &HomeDir, log: &Log, head: &Head, into: &Path) -> bool {
+    let is_clean = || {
+        ReplicaState::load(&dir.replica_state()).ok().flatten().is_some_and(|state| {
+            let same = state.home == *log.keys().home() && state.seq == head.seq;
+            same && state.clean && state.epoch == head.epoch
+        })
+    };
+    if !is_clean() {
+        return false;
+    }
+    let copied = copy(&dir.database(), into);
+    // A writer that opened it meanwhile has said so before it changed anything.
+    copied.is_ok() && is_clean()
+}
+
+/// Copies a file, whole or not at all, and to disk.
+pub(crate) fn copy(from: &Path, into: &Path) -> Result<()> {
+    let temporary = temporary_of(into);
+    let copy = || {
+        fs::copy(from, &temporary)?;
+        File::open(&temporary)?.sync_all()?;
+        fs::rename(&temporary, into)
+    };
+    copy().map_err(Error::local("copy a database into"))
+}

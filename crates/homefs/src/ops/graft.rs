@@ -1,0 +1,166 @@
+//! Merging a detached tree into the visible one: how an import becomes visible in one step.
+//!
+//! # Order
+//! Removals, then the merge, all in the transaction of the caller. Only directories that exist on
+//! both sides are walked; everything else moves by its top name, so the cost is that of the
+//! overlap and not of the tree.
+
+use rusqlite::params;
+use vfs::{Errno, FsError, Ino, Kind, Removal, Result, Touched, check_name};
+
+use super::{names, remove, rename};
+use crate::limits::REMOVALS_MAX;
+use crate::meta::inode::Inode;
+use crate::meta::sql::{self, int, uint};
+use crate::meta::tx::Tx;
+
+/// A [`vfs::Graft`] with its paths copied, so that it can go to the metadata thread.
+#[derive(Debug)]
+pub(crate) struct OwnedGraft {
+    pub(crate) from: Ino,
+    pub(crate) into: Ino,
+    pub(crate) removals: Vec<Removal>,
+    pub(crate) root_attrs: bool,
+}
+
+/// Merges; see [`vfs::FileSystem::graft`].
+pub(crate) fn graft(tx: &mut Tx<'_>, graft: &OwnedGraft) -> Result<Touched> {
+    let from = Inode::get_dir(tx.conn, graft.from)?;
+    Inode::get_dir(tx.conn, graft.into)?;
+    if graft.removals.len() > REMOVALS_MAX {
+        return Err(FsError::with(Errno::EINVAL, "too many paths to remove at once"));
+    }
+    if rename::is_within(tx, graft.into, graft.from)? {
+        return Err(FsError::with(Errno::EINVAL, "a tree cannot be merged into itself"));
+    }
+    let mut touched = Touched::default();
+    for path in &graft.removals {
+        remove_path(tx, graft.into, path, &mut touched)?;
+    }
+    let mut open = vec![(from, graft.into)];
+    while let Some((from, into)) = open.pop() {
+        let attrs = graft.root_attrs || from.ino != graft.from;
+        merge(tx, from.ino, into, &mut open, &mut touched)?;
+        if attrs {
+            // Last, because every entry that moves changes the directory's times.
+            take_attrs(tx, &from, into, &mut touched)?;
+        }
+    }
+    touched.inodes.sort_unstable();
+    touched.inodes.dedup();
+    Ok(touched)
+}
+
+fn remove_path(tx: &mut Tx<'_>, into: Ino, path: &Removal, touched: &mut Touched) -> Result<()> {
+    let (name, directories) = path.split_last().ok_or(FsError::new(Errno::EINVAL))?;
+    let mut at = into;
+    for part in directories {
+        check_name(part)?;
+        match Inode::lookup(tx.conn, at, part)? {
+            Some(next) if next.kind == Kind::Directory => at = next.ino,
+            _ => return Ok(()),
+        }
+    }
+    check_name(name)?;
+    remove::remove_tree(tx, at, name, touched)?;
+    Ok(())
+}
+
+/// Moves the entries of one directory into another. Pairs of directories go to `open`.
+fn merge(
+    tx: &mut Tx<'_>,
+    from: Ino,
+    into: Ino,
+    open: &mut Vec<(Inode, Ino)>,
+    touched: &mut Touched,
+) -> Result<()> {
+    const NEXT: &str = "SELECT cookie,name,ino FROM dentry WHERE parent=?1 AND cookie>?2 ORDER BY cookie LIMIT 1024";
+    let mut after = 0;
+    let mut links = 0;
+    loop {
+        let entries = sql::all(tx.conn, NEXT, params![int(from), int(after)], |r| {
+            Ok((uint(r, 0)?, r.get::<_, Vec<u8>>(1)?, uint(r, 2)?))
+        })?;
+        let Some((last, ..)) = entries.last() else { break };
+        after = *last;
+        for (_, name, ino) in entries {
+            let inode = Inode::get(tx.conn, ino)?;
+            let there = Inode::lookup(tx.conn, into, &name)?;
+            links += merge_entry(tx, from, into, &name, inode, there, open, touched)?;
+        }
+    }
+    tx.directory_changed(into, links)?;
+    touched.inodes.push(into);
+    Ok(())
+}
+
+/// How many subdirectories `into` has more afterwards.
+#[allow(clippy::too_many_arguments, reason = "one step of a walk, split off to be read alone")]
+fn merge_entry(
+    tx: &mut Tx<'_>,
+    from: Ino,
+    into: Ino,
+    name: &[u8],
+    mut inode: Inode,
+    there: Option<Inode>,
+    open: &mut Vec<(Inode, Ino)>,
+    touched: &mut Touched,
+) -> Result<i64> {
+    let directory = inode.kind == Kind::Directory;
+    let mut links = i64::from(directory);
+    match there {
+        Some(there) if directory && there.kind == Kind::Directory => {
+            open.push((inode, there.ino));
+            return Ok(0);
+        }
+        Some(there) => {
+            if directory {
+                return Err(in_the_way(name, "a directory would replace something else"));
+            }
+            if there.kind == Kind::Directory {
+                if !remove::is_empty(tx, there.ino)? {
+                    return Err(in_the_way(name, "it would replace a directory with entries"));
+                }
+                links -= 1;
+            }
+            names::retarget(tx, into, name, inode.ino)?;
+            touched.inodes.push(there.ino);
+            remove::lose_name(tx, there)?;
+        }
+        None => names::add_entry(tx, into, name, inode.ino)?,
+    }
+    names::remove_entry(tx, from, name)?;
+    if directory {
+        inode.parent = into;
+        tx.directory_changed(from, -1)?;
+    }
+    // Moving is no change of the file itself: its times are those that the import gave it.
+    inode.version = tx.next_version();
+    // Replacing may have changed the row: a hard link of the file that gave way.
+    if let Some(current) = Inode::find(tx.conn, inode.ino)? {
+        inode.nlink = current.nlink;
+    }
+    inode.save(tx.conn)?;
+    touched.entries.push((into, name.to_vec()));
+    touched.inodes.push(inode.ino);
+    Ok(links)
+}
+
+/// Gives the directory `to` mode, owner, times and extended attributes of `from`.
+fn take_attrs(tx: &mut Tx<'_>, from: &Inode, to: Ino, touched: &mut Touched) -> Result<()> {
+    let mut to = Inode::get_dir(tx.conn, to)?;
+    to.perm = from.perm;
+    to.owner = from.owner;
+    to.atime = from.atime;
+    to.mtime = from.mtime;
+    tx.attrs_changed(&mut to);
+    to.save(tx.conn)?;
+    const COPY: &str = "INSERT OR REPLACE INTO xattr SELECT ?2,name,value FROM xattr WHERE ino=?1";
+    sql::run(tx.conn, COPY, params![int(from.ino), int(to.ino)])?;
+    touched.inodes.push(to.ino);
+    Ok(())
+}
+
+fn in_the_way(name: &[u8], why: &str) -> FsError {
+    FsError::with(Errno::EEXIST, format!("{}: {why}", String::from_utf8_lossy(name)))
+}

@@ -1,0 +1,165 @@
+//! What a home is opened with, and what it says about itself.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{Clock, Entropy, Epoch, HomeId, ServerId};
+use objstore::ObjectStore;
+use vfs::Ino;
+
+/// How long a change waits at most before its replication begins, unless settings say otherwise.
+pub const REPLICATE_AFTER: Duration = Duration::from_secs(2);
+
+/// What [`vfs::FileSystem::sync`] waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SyncMode {
+    /// The object store.
+    #[default]
+    Store,
+    /// The local disk. Replication goes on in the background all the same.
+    Local,
+}
+
+/// What a user tunes. Plain data.
+#[derive(Debug, Clone)]
+pub struct HomeSettings {
+    /// Which home.
+    pub home: HomeId,
+    /// The local directory, for this home alone. A clean `home` beside it is made use of.
+    pub dir: PathBuf,
+    /// The server that opens it.
+    pub holder: ServerId,
+    /// The most bytes of content.
+    pub bytes_max: u64,
+    /// What `sync` waits for.
+    pub sync: SyncMode,
+    /// How long a change waits at most before its replication begins.
+    pub replicate_after: Duration,
+    /// Take the home although another server holds it: that server is lost for certain.
+    pub take_over: bool,
+}
+
+impl HomeSettings {
+    /// Settings as most have them: 100 GiB, `sync` waits for the store, replication after 2 s.
+    #[must_use]
+    pub fn new(home: HomeId, dir: impl Into<PathBuf>, holder: ServerId) -> Self {
+        Self {
+            home,
+            dir: dir.into(),
+            holder,
+            bytes_max: 100 * base::GIB,
+            sync: SyncMode::Store,
+            replicate_after: REPLICATE_AFTER,
+            take_over: false,
+        }
+    }
+}
+
+/// What does the work.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// Where homes live.
+    pub store: Arc<dyn ObjectStore>,
+    /// Times of files, and of quiet.
+    pub clock: Arc<dyn Clock>,
+    /// Names that nobody else draws.
+    pub entropy: Arc<dyn Entropy>,
+    /// Runs calls on the store. Calls on a home block on it, so they must not be made from its
+    /// own tasks (use `spawn_blocking`).
+    pub runtime: tokio::runtime::Handle,
+}
+
+/// Where the tree came from when a home was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recovery {
+    /// The local directory had exactly what the store has.
+    Clean,
+    /// The local directory had more: its process was killed.
+    LocalContinued,
+    /// The store. `lost_local`: what was here had been overtaken by another writer before it was
+    /// replicated; it lies beside the directory as `<dir>.parked-<epoch>`.
+    FromStore {
+        /// Whether local changes were parked.
+        lost_local: bool,
+    },
+}
+
+/// The outcome of opening a home for writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// Our epoch.
+    pub epoch: Epoch,
+    /// The number of our claim.
+    pub seq: u64,
+    /// Where the tree came from.
+    pub recovery: Recovery,
+    /// Files that fell back to what was last synced, because a host was lost with the rest.
+    pub files_reverted: u64,
+}
+
+/// The outcome of giving a home up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Released {
+    /// The epoch that ended.
+    pub epoch: Epoch,
+    /// The commit that ended it.
+    pub seq: u64,
+}
+
+/// The outcome of publishing a draft.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// All of it is visible.
+    Committed {
+        /// The commit that made it so.
+        seq: u64,
+        /// Its epoch.
+        epoch: Epoch,
+    },
+    /// Others wrote meanwhile: nothing was published. Apply [`crate::Draft::changes`] to the live
+    /// home.
+    Moved {
+        /// The commit that the draft began on.
+        draft_base: u64,
+        /// The newest commit.
+        head: u64,
+    },
+}
+
+/// What became of one path in a draft.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathChange {
+    /// Names from the root.
+    pub path: Vec<Vec<u8>>,
+    /// What the draft has there; `None` where it removed it.
+    pub now: Option<vfs::Attr>,
+    /// Inode and version that stood there when the draft began. Where the live home has another
+    /// one now, both sides changed it.
+    pub base: Option<(Ino, u64)>,
+}
+
+/// How an open home is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HomeStatus {
+    /// Our epoch.
+    pub epoch: Epoch,
+    /// The newest commit of ours that is in the store.
+    pub seq: u64,
+    /// Another writer has the home.
+    pub fenced: bool,
+    /// Given up by [`crate::HomeFs::release`].
+    pub released: bool,
+    /// Metadata transactions that the store does not have.
+    pub unreplicated_ops: u64,
+    /// Bytes of content that the store does not have.
+    pub unreplicated_bytes: u64,
+    /// Why the last attempt to replicate failed; gone with the next success.
+    pub replication_error: Option<String>,
+    /// Bytes that may be stored.
+    pub bytes_max: u64,
+    /// Bytes that are.
+    pub bytes_used: u64,
+    /// Inodes that exist.
+    pub inodes_used: u64,
+}
