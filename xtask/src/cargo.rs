@@ -14,7 +14,10 @@ pub(crate) fn cargo() -> Command {
     command.current_dir(paths::root());
     // `cargo run` leaves these of our own package behind; a build script must not see them.
     for (name, _) in env::vars_os() {
-        if name.to_str().is_some_and(|n| n.starts_with("CARGO_PKG_") || n.starts_with("CARGO_MANIFEST")) {
+        if name
+            .to_str()
+            .is_some_and(|n| n.starts_with("CARGO_PKG_") || n.starts_with("CARGO_MANIFEST"))
+        {
             command.env_remove(name);
         }
     }
@@ -34,8 +37,7 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
 /// Runs `command` quietly; its output becomes part of the error where it fails.
 pub(crate) fn run_quietly(command: &mut Command) -> anyhow::Result<Vec<u8>> {
     let shown = shown(command);
-    let output =
-        command.stdin(Stdio::null()).output().with_context(|| format!("start {shown}"))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("start {shown}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("{shown}: {}\n{}", output.status, said.trim());

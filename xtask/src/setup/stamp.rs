@@ -27,8 +27,7 @@ impl Stamp {
 
     /// The step is done.
     pub(crate) fn set(&self) -> anyhow::Result<()> {
-        fs::write(&self.path, &self.input)
-            .with_context(|| format!("write {}", self.path.display()))
+        fs::write(&self.path, &self.input).with_context(|| format!("write {}", self.path.display()))
     }
 }
 

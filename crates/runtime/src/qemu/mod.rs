@@ -45,10 +45,14 @@ use crate::{Error, Missing, Network, Runtime, Spec, Started};
 /// Debian's command for what this runtime runs.
 const INSTALL: &str = "apt-get install --no-install-recommends qemu-system-x86 iproute2 nftables";
 
+/// Where programs are looked for.
+const PROGRAM_DIRS: [&str; 6] =
+    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
 /// How to run QEMU.
 #[derive(Debug, Clone)]
 pub struct QemuSettings {
-    /// The program; looked up in `PATH` where it is a plain name.
+    /// The program; looked up in the usual folders where it is a plain name.
     pub program: PathBuf,
     /// What runs the guest's instructions; `None` finds out.
     pub accelerator: Option<Accelerator>,
@@ -238,16 +242,12 @@ fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// Where `program` is: in `PATH`, or in the sbin folders that a user's `PATH` often lacks.
+/// Where `program` is. Not by `PATH`: that belongs to whoever started us, and we may be root.
 fn find_program(program: &Path) -> Option<PathBuf> {
     if program.components().count() > 1 {
         return program.is_file().then(|| program.to_owned());
     }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))
-        .map(|dir| dir.join(program))
-        .find(|candidate| candidate.is_file())
+    PROGRAM_DIRS.iter().map(|dir| Path::new(dir).join(program)).find(|found| found.is_file())
 }
 
 /// An [`Error::Start`] that says what was being done.
