@@ -109,8 +109,14 @@ impl FsError {
                 ErrorKind::Conflict
             }
             Errno::ESTALE => ErrorKind::PreconditionFailed,
-            Errno::EINVAL | Errno::ENAMETOOLONG | Errno::ELOOP | Errno::EXDEV | Errno::ENXIO
-            | Errno::ERANGE | Errno::EMLINK | Errno::EBADF => ErrorKind::InvalidArgument,
+            Errno::EINVAL
+            | Errno::ENAMETOOLONG
+            | Errno::ELOOP
+            | Errno::EXDEV
+            | Errno::ENXIO
+            | Errno::ERANGE
+            | Errno::EMLINK
+            | Errno::EBADF => ErrorKind::InvalidArgument,
             Errno::EPERM | Errno::EACCES | Errno::EROFS => ErrorKind::PermissionDenied,
             Errno::EFBIG => ErrorKind::TooLarge,
             Errno::ENOSPC | Errno::EDQUOT => ErrorKind::Exhausted,

@@ -23,8 +23,8 @@ mod types;
 
 pub use error::{Errno, FsError, Result};
 pub use types::{
-    Attr, DirEntry, Expect, Graft, Ino, Kind, NAME_BYTES_MAX, Owner, Placed, ROOT, RenameFlags,
-    Removal, SeekFrom, SetAttr, SetTime, StatFs, Time, Touched, XattrMode, check_name,
+    Attr, DirEntry, Expect, Graft, Ino, Kind, NAME_BYTES_MAX, Owner, Placed, ROOT, Removal,
+    RenameFlags, SeekFrom, SetAttr, SetTime, StatFs, Time, Touched, XattrMode, check_name,
 };
 
 use bytes::Bytes;

@@ -316,3 +316,6 @@ pub(crate) fn name_it(error: FsError, path: &TreePath) -> FsError {
         (Some(_), _) => error,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,9 @@ pub const ROOT: Ino = 1;
 pub const NAME_BYTES_MAX: usize = 255;
 
 /// Nanoseconds since 1970, negative before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Time(pub i64);
 
@@ -268,7 +270,10 @@ pub fn check_name(name: &[u8]) -> Result<()> {
     if name.len() > NAME_BYTES_MAX {
         return Err(FsError::new(Errno::ENAMETOOLONG));
     }
-    if name.is_empty() || name == b"." || name == b".." || name.iter().any(|b| matches!(b, b'/' | 0))
+    if name.is_empty()
+        || name == b"."
+        || name == b".."
+        || name.iter().any(|b| matches!(b, b'/' | 0))
     {
         return Err(FsError::new(Errno::EINVAL));
     }

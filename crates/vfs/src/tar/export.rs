@@ -27,6 +27,8 @@ pub struct Bundle<'a> {
     walk: Vec<Level>,
     /// The file whose content goes out now.
     file: Option<Content>,
+    /// Single paths that are still to go, last one first.
+    listed: Vec<(Vec<u8>, Attr)>,
     /// First path of each inode that has several names.
     links: HashMap<Ino, Vec<u8>>,
     state: State,
@@ -59,7 +61,22 @@ impl<'a> Bundle<'a> {
     /// The content of the directory `root`.
     #[must_use]
     pub fn new(fs: &'a dyn FileSystem, root: Ino) -> Self {
-        Self { fs, walk: Vec::new(), file: None, links: HashMap::new(), state: State::Start(root) }
+        Self {
+            fs,
+            walk: Vec::new(),
+            file: None,
+            listed: Vec::new(),
+            links: HashMap::new(),
+            state: State::Start(root),
+        }
+    }
+
+    /// Just these paths, in this order; a directory stands for itself, not for what is in it.
+    #[must_use]
+    pub fn of_paths(fs: &'a dyn FileSystem, paths: Vec<(Vec<u8>, Attr)>) -> Self {
+        let mut listed = paths;
+        listed.reverse();
+        Self { listed, state: State::Walking, ..Self::new(fs, crate::ROOT) }
     }
 
     /// The next piece of the stream, never empty; `None` after the end-of-archive marker.
@@ -100,6 +117,14 @@ impl<'a> Bundle<'a> {
 
     fn next_entry(&mut self) -> Result<Option<Bytes>> {
         loop {
+            if let Some((mut path, attr)) = self.listed.pop() {
+                match attr.kind {
+                    Kind::Socket => continue,
+                    Kind::Directory => path.push(b'/'),
+                    _ => {}
+                }
+                return self.leaf(&attr, path).map(Some);
+            }
             let Some(level) = self.walk.last_mut() else {
                 self.state = State::Ended;
                 return Ok(Some(Bytes::from_static(&[0; 2 * BLOCK])));
@@ -133,7 +158,7 @@ impl<'a> Bundle<'a> {
     }
 
     fn leaf(&mut self, attr: &Attr, path: Vec<u8>) -> Result<Bytes> {
-        if attr.nlink > 1 {
+        if attr.nlink > 1 && attr.kind != Kind::Directory {
             if let Some(first) = self.links.get(&attr.ino) {
                 let first = first.clone();
                 return self.headers(attr, &path, Some(&first));

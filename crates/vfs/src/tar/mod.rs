@@ -25,3 +25,6 @@ pub const ENTRIES_MAX: u64 = 4_000_000;
 pub const EXTENDED_BYTES_MAX: u64 = 1 << 20;
 /// Deepest path in one import, in components.
 pub const DEPTH_MAX: usize = 512;
+
+#[cfg(test)]
+mod tests;

@@ -72,8 +72,8 @@ impl<R: Read> Reader<R> {
                 self.drain()?;
                 return Ok(None);
             };
-            let size =
-                header.entry_size().map_err(|_| self.bad("a header has no readable size"))?;
+            let size = or_blank(&header, 124..136, header.entry_size())
+                .ok_or_else(|| self.bad("a header has no readable size"))?;
             match header.entry_type() {
                 EntryType::XHeader => {
                     let data = self.extended(size, "PAX header")?;
@@ -150,7 +150,8 @@ impl<R: Read> Reader<R> {
         let mtime = match extended.mtime {
             Some(time) => time,
             None => {
-                let seconds = header.mtime().map_err(|_| field("mtime"))?;
+                let seconds =
+                    or_blank(header, 136..148, header.mtime()).ok_or_else(|| field("mtime"))?;
                 Time::from_parts(i64::try_from(seconds).unwrap_or(i64::MAX), 0)
             }
         };
@@ -160,9 +161,15 @@ impl<R: Read> Reader<R> {
                 .or_else(|| header.link_name_bytes().map(|link| link.into_owned()))
                 .unwrap_or_default(),
             kind: header.entry_type(),
-            perm: header.mode().map_err(|_| field("mode"))? & 0o7777,
-            uid: extended.uid.map_or_else(|| header.uid().map_err(|_| field("uid")), Ok)?,
-            gid: extended.gid.map_or_else(|| header.gid().map_err(|_| field("gid")), Ok)?,
+            perm: or_blank(header, 100..108, header.mode()).ok_or_else(|| field("mode"))? & 0o7777,
+            uid: extended
+                .uid
+                .or_else(|| or_blank(header, 108..116, header.uid()))
+                .ok_or_else(|| field("uid"))?,
+            gid: extended
+                .gid
+                .or_else(|| or_blank(header, 116..124, header.gid()))
+                .ok_or_else(|| field("gid"))?,
             size,
             mtime,
             xattrs: extended.xattrs,
@@ -272,6 +279,16 @@ impl<R: Read> Reader<R> {
     fn bad(&self, what: &str) -> FsError {
         FsError::with(Errno::EINVAL, format!("tar, near byte {}: {what}", self.at))
     }
+}
+
+/// A numeric field; one that was left blank is 0, as every tar reads it.
+fn or_blank<T: Default>(
+    header: &Header,
+    field: std::ops::Range<usize>,
+    parsed: std::io::Result<T>,
+) -> Option<T> {
+    let blank = header.as_bytes()[field].iter().all(|b| matches!(b, 0 | b' '));
+    if blank { Some(T::default()) } else { parsed.ok() }
 }
 
 /// A stream that broke off is the sender's doing; one that failed a check carries its own error.
