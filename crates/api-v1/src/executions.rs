@@ -12,15 +12,11 @@ use control::executions::Execution;
 use control::{Executions, MachineRef};
 use http_kit::{ApiError, JsonBody, PathText, Query};
 use serde::Deserialize;
-use tokio::time::{Instant, sleep};
 
 use crate::ctx::{Ctx, Target};
 use crate::limits::EXECUTION_WAIT_MAX;
 use crate::shapes::execution::{EventBody, ExecutionBody, ExecutionCreate, OutputBody};
 use crate::shapes::page::{PageBody, PageParams};
-
-/// First and longest pause between two looks at an execution that is waited for.
-const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct Wait {
@@ -97,19 +93,16 @@ fn named((machine, id): (String, String)) -> Result<(MachineRef, ExecutionId), A
     Ok((machine, id))
 }
 
-/// Looks again until the execution has ended or the time is up.
+/// Holds the reply until the execution has ended or the time is up.
 async fn until_ended(
     executions: &Executions,
     machine: &MachineRef,
-    mut execution: Execution,
+    execution: Execution,
     wait_ms: u64,
 ) -> Result<Execution, ApiError> {
-    let until = Instant::now() + Duration::from_millis(wait_ms).min(EXECUTION_WAIT_MAX);
-    let (mut pause, longest) = LOOK_AGAIN;
-    while !execution.status.is_final() && Instant::now() < until {
-        sleep(pause.min(until - Instant::now())).await;
-        pause = (pause * 2).min(longest);
-        execution = executions.get(machine, &execution.execution_id).await?;
+    if wait_ms == 0 || execution.status.is_final() {
+        return Ok(execution);
     }
-    Ok(execution)
+    let wait = Duration::from_millis(wait_ms).min(EXECUTION_WAIT_MAX);
+    Ok(executions.wait(machine, &execution.execution_id, wait).await?)
 }

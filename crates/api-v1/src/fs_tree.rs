@@ -4,7 +4,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use control::files::View;
+use control::files::{ImportOptions, View};
 use http::header::CONTENT_TYPE;
 use http_kit::{ApiError, Query, StreamBody};
 use serde::Deserialize;
@@ -12,12 +12,22 @@ use serde::Deserialize;
 use crate::ctx::Ctx;
 use crate::fs::target::FsTarget;
 use crate::shapes::file::{EntryBody, ImportedBody};
-use crate::shapes::page::{PageBody, PageParams};
+use crate::shapes::page::{Flag, PageBody, PageParams};
 
 /// What a tree is unpacked from.
 #[derive(Debug, Deserialize)]
 pub(crate) struct ImportParams {
     import: Option<String>,
+    #[serde(default)]
+    keep_owner: Flag,
+    #[serde(default)]
+    outside_links: Flag,
+}
+
+impl ImportParams {
+    fn options(&self) -> ImportOptions {
+        ImportOptions { keep_owner: self.keep_owner.0, outside_links: self.outside_links.0 }
+    }
 }
 
 /// Unpacks a tar, all of it or nothing.
@@ -30,7 +40,8 @@ pub(crate) async fn import(
     check_form(params.import.as_deref().ok_or_else(|| {
         ApiError::invalid("POST unpacks a tree here: say ?import=tar; to write a file use PUT")
     })?)?;
-    let imported = ctx.control.files().import_tar(&target.machine, &target.path, body).await;
+    let files = ctx.control.files();
+    let imported = files.import_tar(&target.machine, &target.path, body, params.options()).await;
     Ok(Json(imported.map_err(|error| target.explain(error))?.into()))
 }
 

@@ -77,11 +77,11 @@ fn endpoints() -> Vec<Endpoint> {
         route(M::HEAD, "/v1/machines/{machine}/fs", FileRead, fs::head)
             .says("Look at the home").query("draft", "true: with unpublished writes").sends(Sends::Nothing),
         stream(M::POST, "/v1/machines/{machine}/fs", FileWrite, fs_tree::import)
-            .says("Unpack a tar into the home").query("import", "tar").takes_bytes("application/x-tar").gives::<ImportedBody>(&[200]),
+            .says("Unpack a tar into the home").unpacks().gives::<ImportedBody>(&[200]),
         route(M::GET, "/v1/machines/{machine}/fs/", FileRead, fs::get)
             .says("List or bundle the home").reads_trees().gives::<PageBody<EntryBody>>(&[200]),
         stream(M::POST, "/v1/machines/{machine}/fs/", FileWrite, fs_tree::import)
-            .says("Unpack a tar into the home").query("import", "tar").takes_bytes("application/x-tar").gives::<ImportedBody>(&[200]),
+            .says("Unpack a tar into the home").unpacks().gives::<ImportedBody>(&[200]),
         stream(M::PUT, "/v1/machines/{machine}/fs/{*path}", FileWrite, fs::put)
             .says("Create or replace a file").query("mode", "permission bits in octal").takes_bytes("application/octet-stream").gives::<WrittenBody>(&[200, 201]),
         route(M::GET, "/v1/machines/{machine}/fs/{*path}", FileRead, fs::get)
@@ -91,7 +91,7 @@ fn endpoints() -> Vec<Endpoint> {
         stream(M::DELETE, "/v1/machines/{machine}/fs/{*path}", FileWrite, fs::delete)
             .says("Remove a path").query("recursive", "true: also a directory with entries").gives::<RemovedBody>(&[200]),
         stream(M::POST, "/v1/machines/{machine}/fs/{*path}", FileWrite, fs_tree::import)
-            .says("Unpack a tar into a directory").query("import", "tar").takes_bytes("application/x-tar").gives::<ImportedBody>(&[200]),
+            .says("Unpack a tar into a directory").unpacks().gives::<ImportedBody>(&[200]),
         stream(M::POST, "/v1/machines/{machine}/fs/publish", FileWrite, fs_tree::publish_or_import)
             .says("Make the writes of a draft visible").gives::<PublishedBody>(&[200]),
         stream(M::DELETE, "/v1/machines/{machine}/fs/draft", FileWrite, fs::discard)

@@ -106,6 +106,14 @@ impl Endpoint {
             .pages()
     }
 
+    /// A tar as request body, and the query parameters of unpacking it.
+    pub(crate) fn unpacks(self) -> Self {
+        self.takes_bytes("application/x-tar")
+            .query("import", "tar")
+            .query("keep_owner", "true: keep user and group ids; else everything is root's")
+            .query("outside_links", "true: take links that point outside the home as they are")
+    }
+
     /// A JSON request body.
     pub(crate) fn takes<T: ToSchema + 'static>(mut self) -> Self {
         self.takes = Some(("application/json", self.schema::<T>()));

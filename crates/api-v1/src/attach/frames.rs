@@ -21,6 +21,9 @@ pub(super) const STDERR: u8 = 2;
 /// Bytes of output in one frame; WebSocket libraries refuse messages past 1 MiB by default.
 const OUTPUT_FRAME_BYTES_MAX: usize = 256 * 1024;
 
+/// The error code of an execution that its own time limit killed.
+const TIMEOUT: &str = "TIMEOUT";
+
 /// What a client can say in text after the first message.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -74,15 +77,10 @@ pub(super) fn exit(execution: &Execution) -> Message {
         "status": status_word(execution.status),
         "exit_code": execution.exit_code,
         "signal": execution.signal,
-        "timed_out": execution.error_code.as_deref().is_some_and(is_timeout),
+        "timed_out": execution.error_code.as_deref() == Some(TIMEOUT),
         "error_code": execution.error_code,
         "error_message": execution.error_message,
     }))
-}
-
-/// Which error codes of an execution mean that its own time limit killed it.
-fn is_timeout(code: &str) -> bool {
-    matches!(code, "TIMEOUT" | "TIMED_OUT" | "EXECUTION_TIMEOUT")
 }
 
 pub(super) fn error(error: &ApiError) -> Message {
