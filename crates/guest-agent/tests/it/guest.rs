@@ -1,0 +1,150 @@
+//! A real guest whose PID 1 is the agent of this checkout.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use agent_proto::AgentClient;
+use base::{MachineId, SystemClock, SystemEntropy};
+use fuse_serve::{Channel, Config, Session, Threads};
+use images::{BASE_IMAGE, Image, Images};
+use runtime::{Exit, Instance, Network, Qemu, QemuSettings, Runtime, Spec};
+use tokio::net::UnixStream;
+use vfs::memfs::MemFs;
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Longest wait for a boot: on a loaded host it takes 10 s.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The base image, or why these tests cannot run.
+pub(crate) fn image() -> Option<Image> {
+    let variable = |name| std::env::var_os(name);
+    let dir =
+        images::default_dir(variable("XDG_CACHE_HOME").as_deref(), variable("HOME").as_deref());
+    let image = match Images::open(dir).get(BASE_IMAGE) {
+        Ok(image) => image,
+        Err(error) => return skip(&error.to_string()),
+    };
+    if !nix::unistd::geteuid().is_root() {
+        return skip("needs root");
+    }
+    match Qemu::new(QemuSettings::default()).missing().first() {
+        Some(missing) => skip(&format!("{} is missing", missing.what)),
+        None => Some(image),
+    }
+}
+
+fn skip<T>(why: &str) -> Option<T> {
+    eprintln!("skipped: {why}");
+    None
+}
+
+/// The static agent, built like the one that images hold.
+fn static_agent() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        // target/debug/dormouse-agent → target
+        let program = Path::new(env!("CARGO_BIN_EXE_dormouse-agent"));
+        let target = program.ancestors().nth(2).unwrap().join("agent");
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--package", "guest-agent", "--target", TARGET])
+            .arg("--target-dir")
+            .arg(&target)
+            .env("RUSTFLAGS", "-C target-feature=+crt-static")
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status();
+        assert!(built.unwrap().success(), "build the static agent");
+        target.join(TARGET).join("debug/dormouse-agent")
+    })
+}
+
+/// The image's initramfs with our `/init` after it: the kernel unpacks one over the other.
+fn initrd(image: &Image, dir: &Path) -> PathBuf {
+    fs::copy(static_agent(), dir.join("init")).unwrap();
+    let mut cpio = Command::new("cpio")
+        .args(["-o", "-H", "newc", "--quiet"])
+        .current_dir(dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    cpio.stdin.take().unwrap().write_all(b"init\n").unwrap();
+    let ours = cpio.wait_with_output().unwrap().stdout;
+    let path = dir.join("initrd.cpio");
+    fs::write(&path, [fs::read(&image.initrd).unwrap(), ours].concat()).unwrap();
+    path
+}
+
+/// A running guest; its home is in memory. Dropping it ends it.
+pub(crate) struct Guest {
+    pub(crate) client: AgentClient,
+    pub(crate) home: Arc<MemFs>,
+    pub(crate) channel: Channel,
+    pub(crate) boot_time: Duration,
+    instance: Box<dyn Instance>,
+    dir: PathBuf,
+}
+
+impl Guest {
+    /// Boots. `dir` keeps the upper, and so the machine, from one boot to the next.
+    pub(crate) async fn boot(image: &Image, dir: &Path, network: Network) -> Self {
+        let upper = dir.join("upper.ext4");
+        if !upper.exists() {
+            images::make_upper(&upper, 1 << 30).unwrap();
+        }
+        let words = [("ip", "10.0.2.15/24"), ("gw", "10.0.2.2"), ("dns", "10.0.2.3")];
+        let agent_args = match network {
+            Network::None => Vec::new(),
+            _ => words.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec(),
+        };
+        let spec = Spec {
+            machine: MachineId::generate(),
+            vcpu: 1.0,
+            memory_mib: 512,
+            kernel: image.kernel.clone(),
+            initrd: initrd(image, dir),
+            root_image: image.root.clone(),
+            upper_image: upper,
+            agent_args,
+            network,
+            log_dir: dir.join("log"),
+        };
+        let begun = Instant::now();
+        let started = Qemu::new(QemuSettings::default()).start(&spec).await.unwrap();
+        let home = Arc::new(MemFs::new(Arc::new(SystemClock::new()), 1 << 30));
+        let session = Arc::new(Session::new(home.clone(), Config::default()));
+        let threads = Threads { kept: 2, max: 8 };
+        let channel = Channel::serve(session, started.fuse, threads).unwrap();
+        started.control.set_nonblocking(true).unwrap();
+        let stream = UnixStream::from_std(started.control).unwrap();
+        let connected =
+            tokio::time::timeout(BOOT_TIMEOUT, AgentClient::connect(stream, &SystemEntropy)).await;
+        let client = match connected {
+            Ok(Ok(client)) => client,
+            failed => panic!("{failed:?}; the console:\n{}", console_of(dir)),
+        };
+        let boot_time = begun.elapsed();
+        let (instance, dir) = (started.instance, dir.to_owned());
+        Self { client, home, channel, boot_time, instance, dir }
+    }
+
+    /// What the guest has said on its console.
+    pub(crate) fn console(&self) -> String {
+        console_of(&self.dir)
+    }
+
+    /// Shuts down and returns how the guest ended.
+    pub(crate) async fn shut_down(self) -> Exit {
+        let shut_down = self.client.shutdown(Duration::from_secs(3)).await;
+        assert!(shut_down.is_ok(), "{shut_down:?}; the console:\n{}", self.console());
+        let ended = tokio::time::timeout(Duration::from_secs(20), self.instance.wait()).await;
+        ended.unwrap_or_else(|_| panic!("it does not end; the console:\n{}", self.console()))
+    }
+}
+
+fn console_of(dir: &Path) -> String {
+    fs::read_to_string(dir.join("log/console.log")).unwrap_or_default()
+}
