@@ -31,7 +31,6 @@ use crate::shapes::file::{
     DiscardedBody, EntryBody, ImportedBody, PublishedBody, RemovedBody, WrittenBody,
 };
 use crate::shapes::machine::{MachineBody, MachineCreate, MachineUpdate};
-use crate::shapes::page::PageBody;
 
 /// Everything that is served, and who may call it.
 #[rustfmt::skip] // One endpoint, two lines: what it is, what it says.
@@ -42,7 +41,7 @@ fn endpoints() -> Vec<Endpoint> {
         route(M::POST, "/v1/machines", MachineWrite, machines::create)
             .says("Create a machine").takes::<MachineCreate>().gives::<MachineBody>(&[200, 202]),
         route(M::GET, "/v1/machines", MachineRead, machines::list)
-            .says("List machines").pages().gives::<PageBody<MachineBody>>(&[200]),
+            .says("List machines").pages().gives_pages::<MachineBody>(),
         route(M::GET, "/v1/machines/{machine}", MachineRead, machines::get)
             .says("Read a machine").gives::<MachineBody>(&[200]),
         route(M::PATCH, "/v1/machines/{machine}", MachineWrite, machines::update)
@@ -60,7 +59,7 @@ fn endpoints() -> Vec<Endpoint> {
             .says("Run a command; a sleeping machine wakes for it").query("wait_ms", "hold the reply until it has ended, at most 30000")
             .takes::<ExecutionCreate>().gives::<ExecutionBody>(&[200]),
         route(M::GET, "/v1/machines/{machine}/executions", ExecutionRead, executions::list)
-            .says("List executions").pages().gives::<PageBody<ExecutionBody>>(&[200]),
+            .says("List executions").pages().gives_pages::<ExecutionBody>(),
         route(M::GET, "/v1/machines/{machine}/executions/attach", ExecutionWrite, attach::attach)
             .says("Run a command with its standard streams on a WebSocket").sends(Sends::WebSocket),
         route(M::GET, "/v1/machines/{machine}/executions/{execution}", ExecutionRead, executions::get)
@@ -70,16 +69,16 @@ fn endpoints() -> Vec<Endpoint> {
         route(M::GET, "/v1/machines/{machine}/executions/{execution}/output", ExecutionRead, executions::output)
             .says("Read what an execution has written").gives::<OutputBody>(&[200]),
         route(M::GET, "/v1/machines/{machine}/executions/{execution}/events", ExecutionRead, executions::events)
-            .says("List what happened to an execution").pages().gives::<PageBody<EventBody>>(&[200]),
+            .says("List what happened to an execution").pages().gives_pages::<EventBody>(),
 
         route(M::GET, "/v1/machines/{machine}/fs", FileRead, fs::get)
-            .says("List or bundle the home").reads_trees().gives::<PageBody<EntryBody>>(&[200]),
+            .says("List or bundle the home").reads_trees().gives_pages::<EntryBody>(),
         route(M::HEAD, "/v1/machines/{machine}/fs", FileRead, fs::head)
             .says("Look at the home").query("draft", "true: with unpublished writes").sends(Sends::Nothing),
         stream(M::POST, "/v1/machines/{machine}/fs", FileWrite, fs_tree::import)
             .says("Unpack a tar into the home").unpacks().gives::<ImportedBody>(&[200]),
         route(M::GET, "/v1/machines/{machine}/fs/", FileRead, fs::get)
-            .says("List or bundle the home").reads_trees().gives::<PageBody<EntryBody>>(&[200]),
+            .says("List or bundle the home").reads_trees().gives_pages::<EntryBody>(),
         stream(M::POST, "/v1/machines/{machine}/fs/", FileWrite, fs_tree::import)
             .says("Unpack a tar into the home").unpacks().gives::<ImportedBody>(&[200]),
         stream(M::PUT, "/v1/machines/{machine}/fs/{*path}", FileWrite, fs::put)

@@ -26,6 +26,7 @@ use utoipa::openapi::{
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::ctx::Ctx;
+use crate::shapes::page::PageBody;
 
 type Named = Vec<(String, RefOr<Schema>)>;
 
@@ -130,6 +131,16 @@ impl Endpoint {
     pub(crate) fn gives<T: ToSchema + 'static>(mut self, statuses: &'static [u16]) -> Self {
         self.sends = Sends::Body(self.schema::<T>(), statuses);
         self
+    }
+
+    /// A JSON reply with one page of a list.
+    pub(crate) fn gives_pages<T: ToSchema + 'static>(mut self) -> Self
+    where
+        PageBody<T>: ToSchema,
+    {
+        // A page names its items by reference; they are noted beside it.
+        self.schema::<T>();
+        self.gives::<PageBody<T>>(&[200])
     }
 
     /// A reply without a schema.

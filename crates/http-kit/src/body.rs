@@ -28,12 +28,16 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     }
 }
 
-/// Reads JSON, empty meaning `{}`.
+/// Reads a JSON object, empty meaning `{}`.
 ///
 /// # Errors
 /// 400 that says where and what.
 pub fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let text = if bytes.trim_ascii().is_empty() { b"{}" } else { bytes };
+    // The decoder would take an array too, field by field.
+    if !text.trim_ascii_start().starts_with(b"{") {
+        return Err(ApiError::invalid("the body is not as expected: it is a JSON object"));
+    }
     serde_json::from_slice(text)
         .map_err(|error| ApiError::invalid(format!("the body is not as expected: {error}")))
 }
