@@ -14,6 +14,7 @@ mod machines;
 pub use error::{Error, Result};
 pub use exec::{ExecEvent, ExecInput, ExecRequest, ExecSession};
 pub use files::{Entry, FileStat};
+pub use reqwest::Body;
 pub use machines::{CreateMachine, Machine, MachineStatus};
 
 use serde::de::DeserializeOwned;

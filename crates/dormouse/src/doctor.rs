@@ -9,7 +9,7 @@ use base::{ErrorKind, GIB};
 use clap::Args;
 use images::Images;
 use objstore::Backend;
-use runtime::Runtime;
+use runtime::{Accelerator, Qemu, QemuSettings, Runtime};
 use serde::Serialize;
 
 use crate::config::{Config, ServeArgs};
@@ -95,10 +95,17 @@ fn user() -> Finding {
 }
 
 fn hypervisor() -> Vec<Finding> {
-    let runtime = runtime::QemuRuntime::new();
+    let runtime = Qemu::new(QemuSettings::default());
     let lacks = runtime.missing();
     if lacks.is_empty() {
-        return vec![good("hypervisor", runtime.describe())];
+        return vec![match runtime.accelerator() {
+            Accelerator::Kvm => good("hypervisor", "QEMU with KVM"),
+            Accelerator::Tcg => note(
+                "hypervisor",
+                "QEMU by software emulation: guests work, slowly",
+                "use a host whose CPU has vmx or svm and whose /dev/kvm works",
+            ),
+        }];
     }
     lacks.into_iter().map(|lack| missing(&lack.what, "not found", lack.mend)).collect()
 }

@@ -7,6 +7,8 @@ use base::{ErrorKind, SystemClock, SystemEntropy};
 use clap::Args;
 use keeper::layout::MachineDir;
 use keeper::{KeeperSpec, Parts};
+use objstore::{Backend, Metered};
+use runtime::{Qemu, QemuSettings};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Failure, dirs, telemetry, tokio_runtime};
@@ -27,8 +29,8 @@ pub(crate) fn main(args: &KeeperArgs) -> Result<u8, Failure> {
     let dir = MachineDir::new(&args.dir);
     let spec = KeeperSpec::load(&dir).map_err(|failure| Failure::new(failure.kind, failure.message))?;
     tokio_runtime()?.block_on(async {
-        let store = objstore::open(&spec.store_url, &dirs::variable)
-            .map_err(|error| Failure::new(ErrorKind::Unavailable, error.to_string()))?;
+        let store = Backend::open(&spec.store_url, &dirs::variable)
+            .map_err(|error| Failure::new(error.kind(), error.to_string()))?;
         let terminate = CancellationToken::new();
         let signal = terminate.clone();
         let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
@@ -38,8 +40,8 @@ pub(crate) fn main(args: &KeeperArgs) -> Result<u8, Failure> {
             signal.cancel();
         });
         let parts = Parts {
-            store,
-            runtime: Arc::new(runtime::QemuRuntime::new()),
+            store: Arc::new(Metered::new(store)),
+            runtime: Arc::new(Qemu::new(QemuSettings::default())),
             clock: Arc::new(SystemClock::new()),
             entropy: Arc::new(SystemEntropy),
             terminate,

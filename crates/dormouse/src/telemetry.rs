@@ -30,4 +30,3 @@ pub(crate) fn init_logs() {
     }
 }
 
-/// Starts collecting metrics; the handle renders them.

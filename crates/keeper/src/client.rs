@@ -23,7 +23,8 @@ use crate::files::{
 };
 use crate::layout::MachineDir;
 use crate::server::wire::{
-    DirArgs, GetArgs, GetInfo, ImportArgs, ListArgs, PathArgs, PutArgs, RemoveArgs, StartArgs, WaitArgs,
+    DirArgs, GetArgs, GetInfo, ImportArgs, ListArgs, PathArgs, PutArgs, RemoveArgs, StartArgs,
+    WaitArgs,
 };
 use crate::server::{ARGS_HEADER, INFO_HEADER, encode_header, through_directory};
 use crate::{Failure, Result, Status};
@@ -91,7 +92,12 @@ impl Client {
     ///
     /// # Errors
     /// Those of the call.
-    pub async fn put(&self, path: &TreePath, body: ByteStream, options: PutOptions) -> Result<PutDone> {
+    pub async fn put(
+        &self,
+        path: &TreePath,
+        body: ByteStream,
+        options: PutOptions,
+    ) -> Result<PutDone> {
         let args = PutArgs { path: path.into(), options };
         self.json(Method::PUT, "/files/content", &args, streamed(body)).await
     }
@@ -187,7 +193,8 @@ impl Client {
     /// `NotFound`.
     pub async fn wait(&self, id: &ExecutionId, wait: Duration) -> Result<Record> {
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        self.json(Method::GET, &format!("/executions/{id}/wait"), &WaitArgs { wait_ms }, empty()).await
+        self.json(Method::GET, &format!("/executions/{id}/wait"), &WaitArgs { wait_ms }, empty())
+            .await
     }
 
     /// A connection to a running execution, in the frames of `agent_proto`: what was kept of its
@@ -277,7 +284,8 @@ fn body_stream(body: Incoming) -> ByteStream {
 }
 
 async fn collect(body: Incoming) -> Result<Bytes> {
-    let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(Failure::unreachable)?;
+    let body =
+        Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(Failure::unreachable)?;
     Ok(body.to_bytes())
 }
 

@@ -1,8 +1,13 @@
 //! The guest of a keeper: its agent, and what its kernel still has to be told.
 
+use std::time::Duration;
+
 use agent_proto::AgentClient;
 use fuse_serve::Notifier;
 use parking_lot::Mutex;
+
+/// How long the guest's kernel may take to be handed what is queued for it.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A guest that answers.
 #[derive(Debug)]
@@ -25,7 +30,10 @@ impl Guest {
     /// Returns once the guest's kernel has forgotten all that the API changed until now. Costs a
     /// round trip only where something was changed since the last time.
     pub(crate) async fn settle(&self) -> Result<(), agent_proto::Error> {
-        let sent = self.notifier.sent();
+        let notifier = self.notifier.clone();
+        let flushed = tokio::task::spawn_blocking(move || notifier.flush(FLUSH_PATIENCE)).await;
+        // A kernel that takes no notification is one that is gone: the barrier finds out.
+        let sent = flushed.ok().and_then(Result::ok).unwrap_or_else(|| self.notifier.sent());
         if *self.settled.lock() >= sent {
             return Ok(());
         }

@@ -52,7 +52,10 @@ pub async fn start(program: &PathBuf, dir: &MachineDir) -> Result<Client> {
         }
     };
     let done = tokio::time::timeout(LISTEN_TIMEOUT, listening).await.unwrap_or_else(|_| {
-        Err(Failure::new(ErrorKind::Timeout, "the keeper does not listen; see keeper.log in the machine's directory"))
+        Err(Failure::new(
+            ErrorKind::Timeout,
+            "the keeper does not listen; see keeper.log in the machine's directory",
+        ))
     });
     // Whoever started it reaps it; if we end first, init does.
     tokio::spawn(async move { child.wait().await });
@@ -129,7 +132,9 @@ fn ended_early(dir: &MachineDir, status: &str) -> Failure {
         Some((kind, message)) => Failure::new(kind, message),
         None => Failure::new(
             ErrorKind::Internal,
-            format!("the keeper ended at once ({status}); see keeper.log in the machine's directory"),
+            format!(
+                "the keeper ended at once ({status}); see keeper.log in the machine's directory"
+            ),
         ),
     }
 }

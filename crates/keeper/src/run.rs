@@ -152,7 +152,12 @@ impl Keeper {
         };
         match self.release(&home).await {
             Ok(seq) => words(&self.parts, true, seq, outcome.as_ref()),
-            Err(error) => words(&self.parts, false, home.status().seq, Some(outcome.as_ref().unwrap_or(&error))),
+            Err(error) => words(
+                &self.parts,
+                false,
+                home.status().seq,
+                Some(outcome.as_ref().unwrap_or(&error)),
+            ),
         }
     }
 
@@ -173,7 +178,8 @@ impl Keeper {
             runtime: tokio::runtime::Handle::current(),
         };
         let (home, opened) = crate::files::blocking(move || {
-            HomeFs::open_writer(settings, parts).map_err(|error| Failure::new(error.kind(), error.to_string()))
+            HomeFs::open_writer(settings, parts)
+                .map_err(|error| Failure::new(error.kind(), error.to_string()))
         })
         .await?;
         self.note_opened(&opened);
@@ -189,12 +195,15 @@ impl Keeper {
     async fn with_home(&self, home: &Arc<HomeFs>, shared: &Shared) -> Result<Ending> {
         let started = self.parts.runtime.start(&self.spec.instance).await?;
         let instance: Arc<dyn Instance> = Arc::from(started.instance);
-        let channel = fuse_serve::channel::serve(started.fuse, home.clone(), fuse_serve::Config::default())
-            .map_err(|error| Failure::internal("serve the home to the guest", error))?;
+        let session =
+            Arc::new(fuse_serve::Session::new(home.clone(), fuse_serve::Config::default()));
+        let channel =
+            fuse_serve::Channel::serve(session, started.fuse, fuse_serve::Threads::default())
+                .map_err(|error| Failure::internal("serve the home to the guest", error))?;
         let notifier = channel.notifier();
         let files = Files::new(home.clone()).with_on_change({
             let notifier = notifier.clone();
-            Arc::new(move |touched| notifier.touched(touched))
+            Arc::new(move |touched: &vfs::Touched| notifier.send(touched))
         });
         // Files can be read and written while the guest boots; its kernel knows nothing yet.
         shared.files.set(files).ok();
@@ -214,9 +223,11 @@ impl Keeper {
             }
             Err(error) => Err(error),
         };
-        let grace = if matches!(ending, Ok((Ending::Asked, _))) { POWER_OFF_GRACE } else { Duration::ZERO };
+        let grace =
+            if matches!(ending, Ok((Ending::Asked, _))) { POWER_OFF_GRACE } else { Duration::ZERO };
         instance.stop(grace).await;
-        channel.stop();
+        // Waits for requests under way, so that nothing changes the home after its last commit.
+        crate::files::blocking(move || Ok(drop(channel))).await?;
         let (ending, runner) = ending?;
         if let Some(runner) = runner {
             runner.drain(DRAIN_PATIENCE).await;
@@ -253,7 +264,10 @@ impl Keeper {
         };
         if !hello.home_mounted {
             let detail = hello.detail.unwrap_or_default();
-            return Err(Failure::new(ErrorKind::Unreachable, format!("the guest could not mount its home: {detail}")));
+            return Err(Failure::new(
+                ErrorKind::Unreachable,
+                format!("the guest could not mount its home: {detail}"),
+            ));
         }
         Ok(agent)
     }
@@ -272,8 +286,11 @@ impl Keeper {
 
     fn silent(&self, instance: &Arc<dyn Instance>, why: String) -> Failure {
         let console = instance.console_tail();
-        let mut message = format!("{why}; see {} in the machine's directory", "instance/console.log");
-        if let Some(line) = console.lines().rev().find(|line| line.contains("dormouse-agent: FATAL")) {
+        let mut message =
+            format!("{why}; see {} in the machine's directory", "instance/console.log");
+        if let Some(line) =
+            console.lines().rev().find(|line| line.contains("dormouse-agent: FATAL"))
+        {
             message = format!("{why}: {}", line.trim());
         }
         tracing::warn!(%console, "the guest did not come up");
@@ -307,7 +324,9 @@ impl Keeper {
                 .map_err(|error| Failure::new(error.kind(), format!("store the home: {error}")))
         })
         .await
-        .inspect_err(|error| tracing::error!(%error, "the home was not released; it is whole on this disk"))
+        .inspect_err(
+            |error| tracing::error!(%error, "the home was not released; it is whole on this disk"),
+        )
     }
 
     fn enter(&self, state: KeeperState) {
@@ -332,9 +351,10 @@ fn guest_ended(exit: &Exit) -> Failure {
             ErrorKind::Conflict,
             "the guest powered itself off; wake the machine to start it again",
         ),
-        Exit::Crashed(why) => {
-            Failure::new(ErrorKind::Unreachable, format!("the guest ended: {why}; wake the machine to start it again"))
-        }
+        Exit::Crashed(why) => Failure::new(
+            ErrorKind::Unreachable,
+            format!("the guest ended: {why}; wake the machine to start it again"),
+        ),
     }
 }
 

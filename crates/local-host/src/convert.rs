@@ -1,8 +1,8 @@
 //! Types of the keeper and of `homefs` as `control` has them, and back.
 
+use base::MachineId;
 use control::executions::{Execution, ExecutionStatus};
 use control::files::{FileMeta, Precondition, RangeSpec};
-use base::MachineId;
 use keeper::executions::{Record, State};
 use keeper::files::{FileInfo, Preconditions, Range, Tags};
 

@@ -62,7 +62,9 @@ impl LocalHost {
     fn prepare(&self, spec: &KeeperSpec) -> Result<MachineDir> {
         let dir = self.dir(&spec.machine);
         let io = |doing: &'static str| {
-            move |error: std::io::Error| Error::internal(format!("{doing}: {error}")).caused_by(error)
+            move |error: std::io::Error| {
+                Error::internal(format!("{doing}: {error}")).caused_by(error)
+            }
         };
         private_dir(dir.path()).map_err(io("make the machine's directory"))?;
         private_dir(&dir.instance_logs()).map_err(io("make the machine's directory"))?;

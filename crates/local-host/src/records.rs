@@ -6,8 +6,8 @@ use control::Result;
 use control::executions::{EventType, Execution, ExecutionEvent, ExecutionOutput};
 use control::host::ExecutionRecords;
 use keeper::executions::{Event, EventKind, Records};
-use keeper::layout::MachineDir;
 use keeper::launch;
+use keeper::layout::MachineDir;
 
 use crate::convert;
 
@@ -52,7 +52,8 @@ impl ExecutionRecords for LocalRecords {
         let wanted = id.clone();
         let output = self.with(move |records| records.output(&wanted)).await?;
         let max = usize::try_from(max).unwrap_or(usize::MAX);
-        let cut = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(max)]).into_owned();
+        let cut =
+            |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(max)]).into_owned();
         Ok(ExecutionOutput {
             execution_id: id.clone(),
             stdout: cut(&output.stdout),
@@ -64,7 +65,12 @@ impl ExecutionRecords for LocalRecords {
         })
     }
 
-    async fn events(&self, id: &ExecutionId, after: u64, max: usize) -> Result<Vec<ExecutionEvent>> {
+    async fn events(
+        &self,
+        id: &ExecutionId,
+        after: u64,
+        max: usize,
+    ) -> Result<Vec<ExecutionEvent>> {
         let id = id.clone();
         let (record, events) = self
             .with(move |records| Ok((records.get(&id)?, records.events(&id, after, max)?)))

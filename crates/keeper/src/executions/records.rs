@@ -39,7 +39,8 @@ impl Records {
         if !self.live && !record.state.is_final() {
             record.state = State::Failed;
             record.error_code = Some("MACHINE_STOPPED".to_owned());
-            record.error_message = Some("the machine stopped while the command was running".to_owned());
+            record.error_message =
+                Some("the machine stopped while the command was running".to_owned());
         }
         Ok(record)
     }
@@ -89,7 +90,8 @@ impl Records {
                 EventKind::Stderr => stderr.as_ref().ok(),
             };
             if let Some(from) = from {
-                let mut chunk = vec![0; usize::try_from(event.len.min(OUTPUT_BYTES_MAX)).unwrap_or(0)];
+                let mut chunk =
+                    vec![0; usize::try_from(event.len.min(OUTPUT_BYTES_MAX)).unwrap_or(0)];
                 let got = from.read_at(&mut chunk, event.offset).unwrap_or(0);
                 chunk.truncate(got);
                 event.chunk = chunk;
@@ -109,7 +111,10 @@ impl Records {
     pub fn remove(&self, id: &ExecutionId) -> Result<Record> {
         let record = self.get(id)?;
         if !record.state.is_final() {
-            return Err(Failure::new(ErrorKind::Conflict, format!("execution {id} is still running")));
+            return Err(Failure::new(
+                ErrorKind::Conflict,
+                format!("execution {id} is still running"),
+            ));
         }
         std::fs::remove_dir_all(self.dir.join(id.as_str()))
             .map_err(|error| Failure::internal("remove the execution", error))?;

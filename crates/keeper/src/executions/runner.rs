@@ -93,7 +93,9 @@ impl Runner {
         if live.len() >= LIVE_MAX {
             return Err(Failure::new(
                 ErrorKind::Exhausted,
-                format!("{LIVE_MAX} executions are running on this machine; wait for one or cancel one"),
+                format!(
+                    "{LIVE_MAX} executions are running on this machine; wait for one or cancel one"
+                ),
             ));
         }
         let record = Record::new(id.clone(), &what, self.clock.now());
@@ -129,13 +131,17 @@ impl Runner {
             State::Failed
         };
         let state = match outcome {
-            Err(error) if error.kind() == ErrorKind::Unreachable => {
-                fail("MACHINE_STOPPED", "the machine stopped while the command was running".to_owned())
-            }
+            Err(error) if error.kind() == ErrorKind::Unreachable => fail(
+                "MACHINE_STOPPED",
+                "the machine stopped while the command was running".to_owned(),
+            ),
             Err(error) => fail("START_FAILED", error.to_string()),
             Ok(exited) => {
                 let state = if exited.timed_out {
-                    fail("TIMEOUT", "the command ran longer than its timeout_ms and was killed".to_owned())
+                    fail(
+                        "TIMEOUT",
+                        "the command ran longer than its timeout_ms and was killed".to_owned(),
+                    )
                 } else if live.cancelled.load(std::sync::atomic::Ordering::Relaxed) {
                     State::Cancelled
                 } else if exited.code == Some(0) {
@@ -168,7 +174,8 @@ impl Runner {
             stdin: what.stdin.is_some() || what.stdin_open,
             timeout_ms: what.timeout_ms.unwrap_or(0),
         };
-        let agent_proto::Execution { pid, mut output, input } = self.guest.agent().exec(&exec).await?;
+        let agent_proto::Execution { pid, mut output, input } =
+            self.guest.agent().exec(&exec).await?;
         {
             let mut journal = live.journal.lock();
             journal.record.started_at = Some(self.clock.now());
@@ -249,7 +256,10 @@ impl Runner {
                 return self.records().get(id);
             }
         }
-        Err(Failure::new(ErrorKind::Timeout, format!("execution {id} does not end; put the machine to sleep")))
+        Err(Failure::new(
+            ErrorKind::Timeout,
+            format!("execution {id} does not end; put the machine to sleep"),
+        ))
     }
 
     /// Waits for an execution's end, but no longer than `wait`.
@@ -318,7 +328,8 @@ async fn feed(
 
 fn check(what: &NewExecution) -> Result<()> {
     let bad = |why: String| Err(Failure::new(ErrorKind::InvalidArgument, why));
-    let strings = what.command.iter().chain(what.env.keys()).chain(what.env.values()).chain(&what.cwd);
+    let strings =
+        what.command.iter().chain(what.env.keys()).chain(what.env.values()).chain(&what.cwd);
     let mut bytes = 0;
     for text in strings {
         if text.contains('\0') {
@@ -338,7 +349,9 @@ fn check(what: &NewExecution) -> Result<()> {
         ));
     }
     if what.stdin.as_ref().is_some_and(|stdin| stdin.len() > STDIN_BYTES_MAX) {
-        return bad(format!("stdin has more than {STDIN_BYTES_MAX} bytes; put it into a file first"));
+        return bad(format!(
+            "stdin has more than {STDIN_BYTES_MAX} bytes; put it into a file first"
+        ));
     }
     Ok(())
 }

@@ -52,7 +52,9 @@ impl Files {
                 Kind::Directory => {
                     return Err(Failure::new(
                         ErrorKind::Conflict,
-                        format!("{path} is a directory; list=true lists it, bundle=tar downloads it"),
+                        format!(
+                            "{path} is a directory; list=true lists it, bundle=tar downloads it"
+                        ),
                     ));
                 }
                 _ => {
@@ -82,7 +84,10 @@ impl Files {
         if len <= PIECE_BYTES as u64 {
             let data = self.fs.read(ino, offset, u32::try_from(len).unwrap_or(u32::MAX))?;
             if data.len() as u64 != len {
-                return Err(Failure::new(ErrorKind::Conflict, "the file shrank while it was read; try again"));
+                return Err(Failure::new(
+                    ErrorKind::Conflict,
+                    "the file shrank while it was read; try again",
+                ));
             }
             return Ok(stream::once(data));
         }
@@ -95,7 +100,8 @@ impl Files {
                 match pinned.fs.read(ino, at, want) {
                     // It shrank: the length that was promised cannot be kept, so the body is cut off.
                     Ok(data) if data.is_empty() => {
-                        sender.fail(&FsError::with(Errno::EIO, "the file shrank while it was read"));
+                        sender
+                            .fail(&FsError::with(Errno::EIO, "the file shrank while it was read"));
                         return;
                     }
                     Ok(data) => {
@@ -151,17 +157,7 @@ impl Files {
             }
             let pinned = Pinned::new(this.fs.clone(), attr.ino);
             Ok(stream::produced(move |sender| {
-                let mut bundle = Bundle::new(&*pinned.fs, pinned.ino);
-                loop {
-                    match bundle.next_piece() {
-                        Ok(Some(piece)) if sender.send(piece) => {}
-                        Ok(_) => return,
-                        Err(error) => {
-                            sender.fail(&error);
-                            return;
-                        }
-                    }
-                }
+                sender.send_bundle(Bundle::new(&*pinned.fs, pinned.ino));
             }))
         })
         .await

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
+use vfs::tar::Bundle;
 
 /// A body. An error in it means that it was cut off.
 pub type ByteStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
@@ -91,6 +92,23 @@ impl PieceSender {
     pub fn fail(&self, error: &(dyn std::error::Error + '_)) {
         // Nobody listening is as good as told.
         self.0.blocking_send(Err(io::Error::other(error.to_string()))).ok();
+    }
+}
+
+impl PieceSender {
+    /// Hands on a whole tar stream.
+    pub fn send_bundle(&self, mut bundle: Bundle<'_>) {
+        loop {
+            match bundle.next_piece() {
+                Ok(Some(piece)) => {
+                    if !self.send(piece) {
+                        return;
+                    }
+                }
+                Ok(None) => return,
+                Err(error) => return self.fail(&error),
+            }
+        }
     }
 }
 

@@ -169,5 +169,8 @@ impl Files {
 }
 
 fn cut_off(error: &std::io::Error) -> Failure {
-    Failure::new(ErrorKind::InvalidArgument, format!("the body was cut off, nothing was changed: {error}"))
+    Failure::new(
+        ErrorKind::InvalidArgument,
+        format!("the body was cut off, nothing was changed: {error}"),
+    )
 }

@@ -55,8 +55,7 @@ pub(super) async fn attach(
             Err(error) => tracing::debug!(%error, "an attach went away before it began"),
         }
     });
-    let headers =
-        [(http::header::CONNECTION, "upgrade"), (http::header::UPGRADE, "dormouse-exec")];
+    let headers = [(http::header::CONNECTION, "upgrade"), (http::header::UPGRADE, "dormouse-exec")];
     Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
 }
 
@@ -78,7 +77,7 @@ async fn copy(attached: Attached, io: impl AsyncRead + AsyncWrite) {
     let (read, write) = tokio::io::split(io);
     let Attached { before, mut output, input } = attached;
     let outward = async move {
-        let mut writer = FrameWriter::new(std::pin::pin!(write));
+        let mut writer = FrameWriter::new(Box::pin(write));
         for piece in before {
             send(&mut writer, piece).await?;
         }
@@ -88,7 +87,7 @@ async fn copy(attached: Attached, io: impl AsyncRead + AsyncWrite) {
         Ok::<(), agent_proto::Error>(())
     };
     let inward = async move {
-        let mut reader = FrameReader::new(std::pin::pin!(read));
+        let mut reader = FrameReader::new(Box::pin(read));
         while let Some(frame) = reader.next().await? {
             let next = match frame.kind {
                 FrameKind::Stdin if frame.payload.is_empty() => Input::StdinEnd,

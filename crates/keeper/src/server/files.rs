@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use vfs::path::TreePath;
 use vfs::tar::ImportOptions;
 
-use super::reply::{Args, INFO_HEADER, encode_header};
 use super::Ctx;
+use super::reply::{Args, INFO_HEADER, encode_header};
 use crate::files::{
     ByteStream, FileInfo, ImportDone, ListPage, Preconditions, PutDone, PutOptions, Range,
 };
@@ -127,8 +127,7 @@ pub(super) async fn bundle(State(ctx): Ctx, Args(args): Args<PathArgs>) -> Resul
 pub(super) async fn import(State(ctx): Ctx, body: Body) -> Result<Json<ImportDone>> {
     let files = ctx.files()?;
     let (args, rest) = split_prefix(stream(body)).await?;
-    let options =
-        ImportOptions { keep_owner: args.keep_owner, outside_links: args.outside_links };
+    let options = ImportOptions { keep_owner: args.keep_owner, outside_links: args.outside_links };
     files.import_tar(&args.path.checked()?, rest, args.removals, options).await.map(Json)
 }
 

@@ -57,7 +57,10 @@ impl Shared {
 }
 
 fn starting(what: &str) -> Failure {
-    Failure::new(base::ErrorKind::Unavailable, format!("the machine is starting: {what} is not there yet"))
+    Failure::new(
+        base::ErrorKind::Unavailable,
+        format!("the machine is starting: {what} is not there yet"),
+    )
 }
 
 type Ctx = State<Arc<Shared>>;

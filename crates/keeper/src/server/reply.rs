@@ -18,7 +18,8 @@ pub(crate) const INFO_HEADER: &str = "x-info";
 
 /// JSON for a header: names may hold any byte, so everything outside ASCII is escaped.
 pub(crate) fn encode_header<T: Serialize>(value: &T) -> Result<HeaderValue> {
-    let json = serde_json::to_string(value).map_err(|error| Failure::internal("encode arguments", error))?;
+    let json = serde_json::to_string(value)
+        .map_err(|error| Failure::internal("encode arguments", error))?;
     let mut ascii = String::with_capacity(json.len());
     for c in json.chars() {
         if c.is_ascii() {
@@ -34,7 +35,8 @@ pub(crate) fn encode_header<T: Serialize>(value: &T) -> Result<HeaderValue> {
 }
 
 pub(crate) fn decode_header<T: DeserializeOwned>(headers: &HeaderMap, name: &str) -> Result<T> {
-    let bad = |why: String| Failure::new(ErrorKind::InvalidArgument, format!("header {name}: {why}"));
+    let bad =
+        |why: String| Failure::new(ErrorKind::InvalidArgument, format!("header {name}: {why}"));
     let value = headers.get(name).ok_or_else(|| bad("missing".to_owned()))?;
     serde_json::from_slice(value.as_bytes()).map_err(|error| bad(error.to_string()))
 }

@@ -1,0 +1,47 @@
+//! Two servers, one store, one machine.
+
+use crate::support::{Options, Server, eventually, server};
+
+#[test]
+fn of_two_servers_one_wakes_the_machine_and_the_other_is_fenced() {
+    let store = tempfile::tempdir().expect("make a directory");
+    let options =
+        Options { store: Some(format!("file://{}", store.path().display())), ..Options::default() };
+    let first = Server::start(options.clone());
+    let one = first.api();
+    let machine = one.create("contested");
+    one.put(&format!("/v1/machines/{machine}/fs/who"), "first").expect(201);
+    one.sleep(&machine);
+
+    let data = tempfile::tempdir().expect("make a directory");
+    let status = std::process::Command::new(server::program())
+        .args(["adopt", "--data"])
+        .arg(data.path())
+        .args(["--store", options.store.as_deref().expect("it is set")])
+        .status()
+        .expect("run adopt");
+    assert!(status.success());
+    let second = Server::start_in(data.path(), options);
+    let two = second.api();
+
+    one.wake(&machine);
+    // The other server is refused, and says why; the machine of the first goes on.
+    two.post(&format!("/v1/machines/{machine}/wake"), "");
+    eventually("the second wake is refused", crate::support::BOOT, || {
+        two.get(&format!("/v1/machines/{machine}")).ok().json()["status"]["phase"] == "failed"
+    });
+    let seen = two.get(&format!("/v1/machines/{machine}")).ok().json();
+    assert_eq!(seen["status"]["reason"], "fenced", "{seen}");
+    // A write through the loser cannot be published either.
+    two.put(&format!("/v1/machines/{machine}/fs/who"), "second");
+    let publish = two.post(&format!("/v1/machines/{machine}/fs/publish"), "");
+    assert_eq!(publish.status.as_u16(), 409, "{}", publish.text());
+    assert_eq!(publish.json()["error_code"], "FENCED", "{}", publish.text());
+    assert_eq!(one.shell(&machine, "cat who"), "first");
+
+    // Once the first lets go, the second may have it.
+    one.put(&format!("/v1/machines/{machine}/fs/who"), "first again").expect(200);
+    one.sleep(&machine);
+    two.wake(&machine);
+    assert_eq!(two.shell(&machine, "cat who"), "first again");
+}

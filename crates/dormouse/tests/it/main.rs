@@ -1,0 +1,17 @@
+//! The built program from outside: processes, HTTP, guests.
+//!
+//! `cargo xtask test` builds the release binary and names it in `DORMOUSE_BIN`; otherwise the binary of
+//! this build is used. Every server listens on a free port of 127.0.0.1 and is ended, with its keepers, when
+//! its guard goes, also when a test fails.
+
+mod support;
+
+mod bad_input;
+mod command_line;
+mod crashes;
+mod fencing;
+mod home_round_trip;
+mod host_loss;
+mod sdk;
+mod start_and_stop;
+mod trouble;

@@ -1,0 +1,97 @@
+//! The server as a process: its one line, its key, its end.
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use reqwest::Method;
+
+use crate::support::{Options, Server, server};
+
+#[test]
+fn a_start_makes_a_private_key_and_a_stop_is_clean_and_quick() {
+    let mut server = Server::start(Options::default());
+    let api = server.api();
+    let mode = std::fs::metadata(server.data().join("api-key")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    for open in ["/healthz", "/readyz", "/openapi.json"] {
+        api.send(api.anonymous(Method::GET, open)).expect(200);
+    }
+    let refused = api.send(api.anonymous(Method::GET, "/v1/machines")).expect(401);
+    assert_eq!(refused.json()["error_code"], "AUTH_REQUIRED");
+    let wrong = api.anonymous(Method::GET, "/v1/machines").bearer_auth("wrong");
+    assert_eq!(api.send(wrong).expect(401).json()["error_code"], "AUTH_INVALID");
+    let by_header = api.anonymous(Method::GET, "/v1/machines").header("x-api-key", server.key());
+    api.send(by_header).expect(200);
+    let metrics = api.get("/metrics").expect(200).text();
+    assert!(metrics.contains("dormouse_http_requests_total"), "{metrics}");
+
+    let begin = std::time::Instant::now();
+    assert_eq!(server.terminate(), Some(0));
+    assert!(begin.elapsed().as_secs() < 5, "{:?}", begin.elapsed());
+    assert!(!server.log().contains(&server.key()), "the key is in the log");
+}
+
+#[test]
+fn a_key_from_the_environment_is_used_and_not_written_down() {
+    let options = Options {
+        env: vec![("DORMOUSE_API_KEY".to_owned(), "k-from-environment".to_owned())],
+        ..Options::default()
+    };
+    let server = Server::start(options);
+    assert!(!server.data().join("api-key").exists());
+    let api = crate::support::Api::new(server.url(), "k-from-environment");
+    api.get("/v1/machines").expect(200);
+}
+
+#[test]
+fn a_data_directory_has_one_server() {
+    let server = Server::start(Options::default());
+    let (code, said) = Server::refused(server.data(), Options::default());
+    assert_ne!(code, Some(0));
+    assert!(said.contains("another") && said.contains("server"), "{said}");
+    server.api().get("/v1/machines").expect(200);
+}
+
+#[test]
+fn a_store_that_cannot_be_reached_is_said_at_the_start() {
+    let data = tempfile::tempdir().unwrap();
+    let env = [
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:9"),
+        ("AWS_ACCESS_KEY_ID", "id"),
+        ("AWS_SECRET_ACCESS_KEY", "very-secret-value"),
+        ("AWS_REGION", "us-east-1"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let options = Options {
+        store: Some("s3://nowhere/prefix".to_owned()),
+        env: env.to_vec(),
+        ..Options::default()
+    };
+    let (code, said) = Server::refused(data.path(), options);
+    assert_eq!(code, Some(5), "{said}");
+    assert!(said.contains("object store"), "{said}");
+    assert!(!said.contains("very-secret-value"), "{said}");
+}
+
+#[test]
+fn doctor_says_what_it_found() {
+    let data = tempfile::tempdir().unwrap();
+    let output = Command::new(server::program())
+        .args(["doctor", "--json", "--data"])
+        .arg(data.path())
+        .output()
+        .unwrap();
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{found:#}");
+    assert!(found.as_array().unwrap().iter().any(|finding| finding["what"] == "image"));
+
+    let output = Command::new(server::program())
+        .args(["doctor", "--json", "--images", "/nonexistent", "--data"])
+        .arg(data.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cargo xtask setup"), "{said}");
+}

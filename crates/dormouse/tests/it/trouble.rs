@@ -1,0 +1,87 @@
+//! What is missing, away or silent: the machine says so, and can always be deleted.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::{Api, BOOT, Options, S3Server, Server, eventually};
+
+#[test]
+fn a_missing_image_fails_the_machine_with_what_to_do() {
+    let options =
+        Options { args: vec!["--images".into(), "/nonexistent".into()], ..Options::default() };
+    let server = Server::start(options);
+    let api = server.api();
+    let error = failed(&api, "imageless");
+    assert!(error.contains("cargo xtask setup") || error.contains("dormouse doctor"), "{error}");
+    delete(&api, "imageless");
+}
+
+#[test]
+fn a_missing_hypervisor_fails_the_machine_with_what_to_do() {
+    let options =
+        Options { env: vec![("PATH".into(), "/nonexistent".into())], ..Options::default() };
+    let server = Server::start(options);
+    let api = server.api();
+    let error = failed(&api, "qemuless");
+    assert!(error.contains("apt-get install"), "{error}");
+    delete(&api, "qemuless");
+}
+
+#[test]
+fn a_guest_that_never_answers_fails_the_machine_and_its_home_stays_usable() {
+    let config = tempfile::tempdir().unwrap();
+    let file = config.path().join("config.toml");
+    // Nobody boots in this time.
+    std::fs::write(&file, "boot_timeout_seconds = 1\n").unwrap();
+    let args = vec!["--config".into(), file.to_string_lossy().into_owned()];
+    // 128 MiB are not enough to unpack anything quickly; the timeout is what counts.
+    let server = Server::start(Options { args, ..Options::default() });
+    let api = server.api();
+    let error = failed(&api, "silent");
+    assert!(error.contains("did not answer"), "{error}");
+    let machine = api.get("/v1/machines/silent").ok().json();
+    let id = machine["machine_id"].as_str().unwrap();
+    assert_eq!(server.keeper(id), None, "its keeper is still there");
+    delete(&api, "silent");
+}
+
+fn failed(api: &Api, name: &str) -> String {
+    let body = json!({"name": name, "vcpu": 1, "memory_mib": 256, "storage_gib": 1});
+    api.post_json("/v1/machines", &body).ok();
+    let mut last = json!(null);
+    eventually("the machine fails", BOOT, || {
+        last = api.get(&format!("/v1/machines/{name}")).ok().json();
+        last["status"]["phase"] == "failed"
+    });
+    last["status"]["last_error"].as_str().unwrap_or_default().to_owned()
+}
+
+fn delete(api: &Api, name: &str) {
+    api.delete(&format!("/v1/machines/{name}")).ok();
+    eventually("it is gone", Duration::from_secs(60), || {
+        let seen = api.get(&format!("/v1/machines/{name}"));
+        seen.status == 404 || seen.json()["status"]["phase"] == "destroyed"
+    });
+}
+
+#[test]
+fn a_store_that_goes_away_stops_nobody_and_is_caught_up_with() {
+    let s3 = S3Server::start();
+    let options = Options { store: Some(s3.url()), env: s3.env(), ..Options::default() };
+    let server = Server::start(options);
+    let api = server.api();
+    let machine = api.create("patient");
+    s3.pause();
+    let ready = || api.send(api.anonymous(reqwest::Method::GET, "/readyz"));
+    eventually("readiness says so", Duration::from_secs(90), || ready().status == 503);
+    assert!(ready().text().contains("object_store"), "{}", ready().text());
+    // Local work goes on: writes are acknowledged, commands run.
+    api.put(&format!("/v1/machines/{machine}/fs/meanwhile"), "written without a store").expect(201);
+    assert_eq!(api.shell(&machine, "cat meanwhile; echo more > more"), "written without a store");
+    s3.resume();
+    eventually("readiness returns", Duration::from_secs(90), || ready().status == 200);
+    api.sleep(&machine);
+    let path = format!("/v1/machines/{machine}/fs/more");
+    assert_eq!(api.get(&path).expect(200).text(), "more\n");
+}

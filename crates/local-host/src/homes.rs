@@ -1,0 +1,255 @@
+//! Homes that nobody is awake in: their published state, their drafts.
+//!
+//! # Bounds
+//! At most [`OPEN_MAX`] snapshots and drafts stay open between calls; the one used longest ago goes first. A
+//! draft that is closed loses nothing: it is on disk.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use base::{Clock, Entropy, HomeId, ServerId};
+use control::files::{ByteStream, FileCalls};
+use control::homes::{DraftChanges, DraftPublished, HomeAt, HomeHead, Homes};
+use control::{Error, Result};
+use homefs::{Draft, HomeFs, HomeSettings, Parts, Published, Snapshot};
+use keeper::files::{Files, stream};
+use keeper::layout::MachineDir;
+use objstore::ObjectStore;
+use parking_lot::Mutex;
+use vfs::path::TreePath;
+use vfs::tar::{Bundle, ImportOptions};
+
+use crate::convert;
+use crate::files::Calls;
+
+/// Homes kept open between calls.
+const OPEN_MAX: usize = 128;
+
+/// What the binary decides.
+#[derive(Debug, Clone)]
+pub struct LocalHomesSettings {
+    /// Which server this is.
+    pub server: ServerId,
+    /// Where homes are.
+    pub store: Arc<dyn ObjectStore>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// Sleeping homes, opened in this process.
+#[derive(Debug)]
+pub struct LocalHomes {
+    settings: LocalHomesSettings,
+    snapshots: Mutex<Opened<Snapshot>>,
+    drafts: Mutex<Opened<Draft>>,
+}
+
+/// What is open, and in which order it was used.
+#[derive(Debug)]
+struct Opened<T> {
+    by_home: HashMap<HomeId, (u64, Arc<T>)>,
+    uses: u64,
+}
+
+impl<T> Default for Opened<T> {
+    fn default() -> Self {
+        Self { by_home: HashMap::new(), uses: 0 }
+    }
+}
+
+impl<T> Opened<T> {
+    fn get(&mut self, home: &HomeId) -> Option<Arc<T>> {
+        self.uses += 1;
+        let (used, open) = self.by_home.get_mut(home)?;
+        *used = self.uses;
+        Some(open.clone())
+    }
+
+    fn insert(&mut self, home: HomeId, open: Arc<T>) {
+        self.uses += 1;
+        self.by_home.insert(home, (self.uses, open));
+        while self.by_home.len() > OPEN_MAX {
+            let oldest = self.by_home.iter().min_by_key(|(_, (used, _))| *used);
+            let Some(oldest) = oldest.map(|(home, _)| home.clone()) else { break };
+            self.by_home.remove(&oldest);
+        }
+    }
+}
+
+impl LocalHomes {
+    /// Homes in the store of `settings`.
+    #[must_use]
+    pub fn new(settings: LocalHomesSettings) -> Self {
+        Self { settings, snapshots: Mutex::default(), drafts: Mutex::default() }
+    }
+
+    fn parts(&self) -> Parts {
+        Parts {
+            store: self.settings.store.clone(),
+            clock: self.settings.clock.clone(),
+            entropy: self.settings.entropy.clone(),
+            runtime: tokio::runtime::Handle::current(),
+        }
+    }
+
+    fn home_settings(&self, at: &HomeAt, dir: PathBuf) -> HomeSettings {
+        HomeSettings {
+            bytes_max: at.bytes_max,
+            ..HomeSettings::new(at.home.clone(), dir, self.settings.server.clone())
+        }
+    }
+
+    async fn snapshot(&self, at: &HomeAt) -> Result<Arc<Snapshot>> {
+        let known = self.snapshots.lock().get(&at.home);
+        if let Some(known) = known {
+            let refreshed = known.clone();
+            blocking(move || refreshed.refresh().map(drop)).await?;
+            return Ok(known);
+        }
+        let (home, dir, parts) = (at.home.clone(), dir(at).snapshot(), self.parts());
+        let snapshot =
+            Arc::new(blocking(move || Snapshot::open_published(home, dir, parts)).await?);
+        self.snapshots.lock().insert(at.home.clone(), snapshot.clone());
+        Ok(snapshot)
+    }
+
+    async fn open_draft(&self, at: &HomeAt) -> Result<Arc<Draft>> {
+        let known = self.drafts.lock().get(&at.home);
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let (settings, parts) = (self.home_settings(at, dir(at).draft()), self.parts());
+        let draft = Arc::new(blocking(move || Draft::open(settings, parts)).await?);
+        self.drafts.lock().insert(at.home.clone(), draft.clone());
+        Ok(draft)
+    }
+
+    /// Closes what is open of a home, so that its directories can go.
+    fn close(&self, home: &HomeId) {
+        let open =
+            (self.snapshots.lock().by_home.remove(home), self.drafts.lock().by_home.remove(home));
+        drop(open);
+    }
+}
+
+fn dir(at: &HomeAt) -> MachineDir {
+    MachineDir::new(&at.dir)
+}
+
+/// Runs work on a home where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, homefs::Error> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::internal(format!("work on a home ended early: {error}")))?
+        .map_err(convert::home_error)
+}
+
+#[async_trait]
+impl Homes for LocalHomes {
+    async fn create(&self, home: &HomeId) -> Result<()> {
+        homefs::create_home(&self.parts(), home, &self.settings.server)
+            .await
+            .map_err(convert::home_error)
+    }
+
+    async fn delete(&self, at: &HomeAt) -> Result<()> {
+        self.close(&at.home);
+        let (parts, home) = (self.parts(), at.home.clone());
+        blocking(move || parts.runtime.block_on(homefs::delete_home(&parts, &home))).await
+    }
+
+    async fn head(&self, home: &HomeId) -> Result<Option<HomeHead>> {
+        let head = homefs::head(&self.parts(), home).await.map_err(convert::home_error)?;
+        Ok(head.map(|head| HomeHead { seq: head.seq, released: head.released }))
+    }
+
+    async fn published(&self, at: &HomeAt) -> Result<Arc<dyn FileCalls>> {
+        let snapshot = self.snapshot(at).await?;
+        Ok(Arc::new(Calls::Here(Files::new(snapshot))))
+    }
+
+    async fn has_draft(&self, at: &HomeAt) -> bool {
+        Draft::exists(dir(at).draft())
+    }
+
+    async fn draft(&self, at: &HomeAt) -> Result<Arc<dyn FileCalls>> {
+        let draft = self.open_draft(at).await?;
+        Ok(Arc::new(Calls::Here(Files::new(draft).as_draft())))
+    }
+
+    async fn publish(&self, at: &HomeAt) -> Result<DraftPublished> {
+        let draft = self.open_draft(at).await?;
+        let published = blocking({
+            let draft = draft.clone();
+            move || Ok((draft.changes()?.len() as u64, draft.publish()?))
+        })
+        .await?;
+        match published {
+            (_, Published::Moved { .. }) => Ok(DraftPublished::Moved),
+            (changed, Published::Committed { seq, .. }) => {
+                self.drafts.lock().by_home.remove(&at.home);
+                drop(draft);
+                self.discard(at).await?;
+                Ok(DraftPublished::Committed { seq, changed })
+            }
+        }
+    }
+
+    async fn changes(&self, at: &HomeAt) -> Result<DraftChanges> {
+        let draft = self.open_draft(at).await?;
+        let from = draft.clone();
+        let changes = blocking(move || from.changes()).await?;
+        let mut removed = Vec::new();
+        let mut listed = Vec::new();
+        let mut bases = Vec::new();
+        for change in changes {
+            let path = change.path.join(&b'/');
+            bases.push((
+                path.clone(),
+                change.base.map(|(ino, version)| format!("{ino:x}-{version:x}")),
+            ));
+            match change.now {
+                None => removed.push(path),
+                Some(attr) => listed.push((path, attr)),
+            }
+        }
+        let changed = listed.iter().map(|(path, _)| path.clone()).collect();
+        Ok(DraftChanges { removed, changed, bases, tar: tar_of(draft, listed) })
+    }
+
+    async fn apply(&self, at: &HomeAt, changes: DraftChanges) -> Result<()> {
+        let (settings, parts) = (self.home_settings(at, dir(at).home()), self.parts());
+        let home = blocking(move || HomeFs::open_writer(settings, parts)).await?;
+        let home = Arc::new(home.0);
+        let removals = changes
+            .removed
+            .iter()
+            .map(|path| Ok(TreePath::parse(path)?.parts().to_vec()))
+            .collect::<Result<Vec<_>>>()?;
+        let options = ImportOptions { keep_owner: true, outside_links: true };
+        let applied = Files::new(home.clone())
+            .import_tar(&TreePath::root(), changes.tar, removals, options)
+            .await
+            .map_err(convert::failure);
+        // Released either way: a writer that stays would keep everybody else out.
+        let released = blocking(move || home.release().map(drop)).await;
+        applied.map(drop).and(released)
+    }
+
+    async fn discard(&self, at: &HomeAt) -> Result<()> {
+        self.drafts.lock().by_home.remove(&at.home);
+        let dir = dir(at).draft();
+        blocking(move || Draft::discard(dir)).await
+    }
+}
+
+/// The changed paths as a tar stream, read from the draft as it goes.
+fn tar_of(draft: Arc<Draft>, listed: Vec<(Vec<u8>, vfs::Attr)>) -> ByteStream {
+    stream::produced(move |sender| sender.send_bundle(Bundle::of_paths(&*draft, listed)))
+}
