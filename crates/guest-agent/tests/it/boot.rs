@@ -10,7 +10,7 @@ use vfs::path_ops::{self, Put};
 use vfs::{Expect, FileSystem};
 
 use crate::agent::{code, run, sh, soon};
-use crate::guest::{Guest, image};
+use crate::guest::{Guest, console_of, image};
 
 async fn shell(guest: &Guest, script: &str) -> String {
     let said = run(&guest.client, &sh(script)).await;
@@ -140,11 +140,16 @@ async fn the_upper_survives_and_is_left_clean() {
     let dir = tempfile::tempdir().unwrap();
     let guest = Guest::boot(&image, dir.path(), Network::None).await;
     shell(&guest, "echo kept > /etc/kept; rm /etc/debian_version").await;
-    // Left running, in the home and in the root, with a file open.
-    shell(&guest, "cd /root; (exec 3> /var/tmp/open; exec setsid sh -c 'trap \"\" TERM; while :; do echo x >&3; done') >/dev/null 2>&1 & true").await;
+    // Left running, with a file open in the root, and deaf to TERM.
+    let stubborn = "trap '' TERM; exec 3> /var/tmp/open; echo up >&3; while :; do sleep 0.1; done";
+    let script = format!(
+        "setsid sh -c \"{stubborn}\" >/dev/null 2>&1 & until [ -s /var/tmp/open ]; do sleep 0.1; done"
+    );
+    shell(&guest, &script).await;
     let begun = Instant::now();
     assert_eq!(guest.shut_down().await, Exit::PoweredOff);
-    eprintln!("shut down in {:?}, of which 3 s grace", begun.elapsed());
+    let took = begun.elapsed();
+    assert!(took > Duration::from_secs(3) && took < Duration::from_secs(15), "{took:?}");
 
     let upper = dir.path().join("upper.ext4");
     let shown = Command::new("dumpe2fs").arg("-h").arg(&upper).output().unwrap();
@@ -179,4 +184,39 @@ async fn the_network_comes_from_the_command_line() {
         eprintln!("skipped in part: the host itself does not reach the archive");
     }
     assert_eq!(guest.shut_down().await, Exit::PoweredOff);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_without_a_root_says_so_and_ends() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("upper.ext4"), vec![0; 1 << 20]).unwrap();
+    let exit = Guest::boot_to_its_end(&image, dir.path()).await;
+    assert_eq!(exit, Exit::PoweredOff);
+    let console = console_of(dir.path());
+    let expected = "dormouse-agent: FATAL: need a disk with erofs and one with ext4, \
+                    found [/dev/vda Erofs, /dev/vdb Other]";
+    assert!(console.contains(expected), "{console}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_home_that_talks_nonsense_is_cut_off_and_reported() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (instance, client) = Guest::boot_with_nonsense_for_a_home(&image, dir.path()).await;
+    let hello = soon(async {
+        loop {
+            let hello = client.hello().await.unwrap();
+            if !hello.home_mounted {
+                return hello;
+            }
+        }
+    })
+    .await;
+    assert!(hello.detail.unwrap().contains("FUSE message of 4294967295 bytes"));
+    // Commands go on; they get errors or an empty directory in place of waiting for ever.
+    let said = run(&client, &sh("ls /root; echo still here")).await;
+    assert!(said.stdout.ends_with("still here\n"), "{said:?}");
+    client.shutdown(Duration::from_secs(1)).await.unwrap();
+    assert_eq!(soon(instance.wait()).await, Exit::PoweredOff);
 }

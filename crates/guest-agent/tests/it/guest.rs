@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
@@ -11,7 +12,7 @@ use agent_proto::AgentClient;
 use base::{MachineId, SystemClock, SystemEntropy};
 use fuse_serve::{Channel, Config, Session, Threads};
 use images::{BASE_IMAGE, Image, Images};
-use runtime::{Exit, Instance, Network, Qemu, QemuSettings, Runtime, Spec};
+use runtime::{Exit, Instance, Network, Qemu, QemuSettings, Runtime, Spec, Started};
 use tokio::net::UnixStream;
 use vfs::memfs::MemFs;
 
@@ -91,44 +92,35 @@ pub(crate) struct Guest {
 impl Guest {
     /// Boots. `dir` keeps the upper, and so the machine, from one boot to the next.
     pub(crate) async fn boot(image: &Image, dir: &Path, network: Network) -> Self {
-        let upper = dir.join("upper.ext4");
-        if !upper.exists() {
-            images::make_upper(&upper, 1 << 30).unwrap();
-        }
-        let words = [("ip", "10.0.2.15/24"), ("gw", "10.0.2.2"), ("dns", "10.0.2.3")];
-        let agent_args = match network {
-            Network::None => Vec::new(),
-            _ => words.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec(),
-        };
-        let spec = Spec {
-            machine: MachineId::generate(),
-            vcpu: 1.0,
-            memory_mib: 512,
-            kernel: image.kernel.clone(),
-            initrd: initrd(image, dir),
-            root_image: image.root.clone(),
-            upper_image: upper,
-            agent_args,
-            network,
-            log_dir: dir.join("log"),
-        };
         let begun = Instant::now();
-        let started = Qemu::new(QemuSettings::default()).start(&spec).await.unwrap();
+        let started = start(image, dir, network).await;
         let home = Arc::new(MemFs::new(Arc::new(SystemClock::new()), 1 << 30));
         let session = Arc::new(Session::new(home.clone(), Config::default()));
         let threads = Threads { kept: 2, max: 8 };
         let channel = Channel::serve(session, started.fuse, threads).unwrap();
-        started.control.set_nonblocking(true).unwrap();
-        let stream = UnixStream::from_std(started.control).unwrap();
-        let connected =
-            tokio::time::timeout(BOOT_TIMEOUT, AgentClient::connect(stream, &SystemEntropy)).await;
-        let client = match connected {
-            Ok(Ok(client)) => client,
-            failed => panic!("{failed:?}; the console:\n{}", console_of(dir)),
-        };
+        let client = connect(started.control, dir).await;
         let boot_time = begun.elapsed();
         let (instance, dir) = (started.instance, dir.to_owned());
         Self { client, home, channel, boot_time, instance, dir }
+    }
+
+    /// Boots a guest that is not expected to get up.
+    pub(crate) async fn boot_to_its_end(image: &Image, dir: &Path) -> Exit {
+        let started = start(image, dir, Network::None).await;
+        tokio::time::timeout(BOOT_TIMEOUT, started.instance.wait()).await.expect("it does not end")
+    }
+
+    /// Boots a guest whose host answers the first FUSE request with nonsense.
+    pub(crate) async fn boot_with_nonsense_for_a_home(
+        image: &Image,
+        dir: &Path,
+    ) -> (Box<dyn Instance>, AgentClient) {
+        let mut started = start(image, dir, Network::None).await;
+        let client = connect(started.control, dir).await;
+        started.fuse.write_all(&[0xff; 100]).unwrap();
+        // Its end would not tell the guest anything; it stays open as long as this process lives.
+        std::mem::forget(started.fuse);
+        (started.instance, client)
     }
 
     /// What the guest has said on its console.
@@ -145,6 +137,42 @@ impl Guest {
     }
 }
 
-fn console_of(dir: &Path) -> String {
+async fn start(image: &Image, dir: &Path, network: Network) -> Started {
+    let upper = dir.join("upper.ext4");
+    if !upper.exists() {
+        images::make_upper(&upper, 1 << 30).unwrap();
+    }
+    let words = [("ip", "10.0.2.15/24"), ("gw", "10.0.2.2"), ("dns", "10.0.2.3")];
+    let agent_args = match network {
+        Network::None => Vec::new(),
+        _ => words.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec(),
+    };
+    let spec = Spec {
+        machine: MachineId::generate(),
+        vcpu: 1.0,
+        memory_mib: 512,
+        kernel: image.kernel.clone(),
+        initrd: initrd(image, dir),
+        root_image: image.root.clone(),
+        upper_image: upper,
+        agent_args,
+        network,
+        log_dir: dir.join("log"),
+    };
+    Qemu::new(QemuSettings::default()).start(&spec).await.unwrap()
+}
+
+async fn connect(control: StdUnixStream, dir: &Path) -> AgentClient {
+    control.set_nonblocking(true).unwrap();
+    let stream = UnixStream::from_std(control).unwrap();
+    let connecting = AgentClient::connect(stream, &SystemEntropy);
+    match tokio::time::timeout(BOOT_TIMEOUT, connecting).await {
+        Ok(Ok(client)) => client,
+        failed => panic!("{failed:?}; the console:\n{}", console_of(dir)),
+    }
+}
+
+/// What the guest of `dir` has said on its console.
+pub(crate) fn console_of(dir: &Path) -> String {
     fs::read_to_string(dir.join("log/console.log")).unwrap_or_default()
 }
