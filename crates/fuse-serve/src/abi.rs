@@ -90,7 +90,7 @@ macro_rules! opcodes {
     ($($name:ident = $number:literal,)*) => {
         /// What a request asks for.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub(crate) enum Opcode { $($name,)* }
+        pub(crate) enum Opcode { $($name = $number,)* }
 
         impl Opcode {
             /// `None` for a number that is none of ours.
@@ -98,9 +98,9 @@ macro_rules! opcodes {
                 Some(match number { $($number => Self::$name,)* _ => return None })
             }
 
-            /// All of them with their numbers.
+            /// All of them.
             #[cfg(test)]
-            pub(crate) const ALL: &'static [u32] = &[$($number,)*];
+            pub(crate) const ALL: &'static [Self] = &[$(Self::$name,)*];
         }
     };
 }
@@ -173,6 +173,7 @@ impl<'a> Reader<'a> {
     }
 
     /// What has not been read.
+    #[cfg(test)]
     pub(crate) const fn rest(&self) -> &'a [u8] {
         self.rest
     }

@@ -88,8 +88,9 @@ pub(crate) struct Server {
     pub(crate) notifier: Notifier,
     notifying: Option<JoinHandle<()>>,
     link: Arc<dyn Link>,
-    /// Whether shutting the link down makes a blocked notification return.
-    notifications_first: bool,
+    session: Arc<Session>,
+    /// The kernel is this host's own, and ends its mount with the link.
+    own_kernel: bool,
 }
 
 impl Server {
@@ -99,7 +100,7 @@ impl Server {
         threads: Threads,
     ) -> Result<Self, Error> {
         let (notifier, notifying) = Notifier::start(Arc::clone(&session), Arc::clone(&link))?;
-        let pool = match Pool::start(session, Arc::clone(&link), threads) {
+        let pool = match Pool::start(Arc::clone(&session), Arc::clone(&link), threads) {
             Ok(pool) => pool,
             Err(error) => {
                 notifier.close();
@@ -107,13 +108,14 @@ impl Server {
             }
         };
         let notifying = Some(notifying);
-        Ok(Self { pool, notifier, notifying, link, notifications_first: false })
+        Ok(Self { pool, notifier, notifying, link, session, own_kernel: false })
     }
 
-    /// For a link where a notification blocks in our own kernel until requests are answered: at the
-    /// end the notifier is waited for while the pool still answers.
-    pub(crate) fn notifications_first(mut self) -> Self {
-        self.notifications_first = true;
+    /// For this host's kernel. A notification may block in it until a request is answered, so at
+    /// the end the notifier is waited for while the pool still answers. And it never comes back,
+    /// so what it held is let go.
+    pub(crate) fn for_own_kernel(mut self) -> Self {
+        self.own_kernel = true;
         self
     }
 
@@ -128,12 +130,15 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.notifier.close();
-        if self.notifications_first {
+        if self.own_kernel {
             self.join_notifier();
         }
         self.link.shut_down();
         self.pool.stop();
         self.join_notifier();
+        if self.own_kernel {
+            self.session.end();
+        }
     }
 }
 

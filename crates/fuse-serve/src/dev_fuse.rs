@@ -24,7 +24,8 @@ use crate::link::{Link, Message, Received};
 use crate::pool::Threads;
 use crate::{Error, Notifier, Session};
 
-/// A mount on this host. Dropping it unmounts, also under processes that still use it.
+/// A mount on this host. Dropping it unmounts, also under processes that still use it, and ends the
+/// session.
 #[derive(Debug)]
 pub struct Mount {
     target: PathBuf,
@@ -55,7 +56,7 @@ impl Mount {
         let server = Server::start(session, Arc::new(DeviceLink { device }), threads);
         match server {
             Ok(server) => {
-                let server = server.notifications_first();
+                let server = server.for_own_kernel();
                 Ok(Self { target: target.into(), mounted: true, server })
             }
             Err(error) => {
@@ -93,18 +94,14 @@ impl Mount {
     /// Unmounts if nothing uses it.
     ///
     /// # Errors
-    /// `Unmount` where something does; the mount then goes on and comes back with the error.
-    pub fn unmount(mut self) -> Result<(), (Self, Error)> {
-        match umount2(&self.target, MntFlags::UMOUNT_NOFOLLOW) {
-            Ok(()) => {
-                self.mounted = false;
-                Ok(())
-            }
-            Err(errno) => {
-                let error = Error::Unmount { target: self.target.clone(), source: errno.into() };
-                Err((self, error))
-            }
-        }
+    /// `Unmount` where something does; the mount then goes on.
+    pub fn unmount(&mut self) -> Result<(), Error> {
+        umount2(&self.target, MntFlags::UMOUNT_NOFOLLOW).map_err(|errno| Error::Unmount {
+            target: self.target.clone(),
+            source: errno.into(),
+        })?;
+        self.mounted = false;
+        Ok(())
     }
 }
 
@@ -149,7 +146,8 @@ impl Link for DeviceLink {
 
     fn send(&self, message: &[u8]) -> io::Result<()> {
         match (&self.device).write(message) {
-            Ok(_) => Ok(()),
+            Ok(len) if len == message.len() => Ok(()),
+            Ok(_) => Err(io::ErrorKind::WriteZero.into()),
             Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                 // ENOENT: nobody waits for the reply any more, or the kernel does not know what
                 // was to be invalidated. ENODEV: unmounted; the next read says so. EAGAIN and

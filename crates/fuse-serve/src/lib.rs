@@ -30,6 +30,8 @@ mod pool;
 mod reply;
 mod request;
 mod session;
+#[cfg(test)]
+mod testing;
 
 pub use channel::Channel;
 pub use dev_fuse::Mount;
