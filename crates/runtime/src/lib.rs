@@ -37,7 +37,8 @@ pub struct Spec {
     pub root_image: PathBuf,
     /// The machine's writable layer: an ext4 file system, its second disk.
     pub upper_image: PathBuf,
-    /// Words for the agent, appended to the kernel command line as `dormouse.KEY=VALUE`.
+    /// Words for the agent, appended to the kernel command line as `dormouse.KEY=VALUE`. Those for
+    /// the network (`ip`, `gw`, `dns`) the runtime adds itself; given here, they win.
     pub agent_args: Vec<(String, String)>,
     /// How it reaches the network.
     pub network: Network,

@@ -18,6 +18,9 @@ const CONTROL_PORT: &str = "dormouse.ctl";
 /// Name of the FUSE port in the guest.
 const FUSE_PORT: &str = "dormouse.fuse";
 
+/// Words that tell the agent how user-mode networking has set the guest up.
+const USER_NETWORK: &str = " dormouse.ip=10.0.2.15/24 dormouse.gw=10.0.2.2 dormouse.dns=10.0.2.3";
+
 /// Numbers of the descriptors that QEMU inherits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Descriptors {
@@ -62,7 +65,7 @@ pub(crate) fn arguments(
     );
     arg("-kernel", format!("/proc/self/fd/{}", fds.kernel));
     arg("-initrd", format!("/proc/self/fd/{}", fds.initrd));
-    arg("-append", kernel_arguments(spec, accelerator, tsc_khz)?);
+    arg("-append", kernel_arguments(spec, accelerator, user_network, tsc_khz)?);
 
     for (set, (name, fd, mode)) in
         [("root", fds.root, "read-only=on"), ("upper", fds.upper, "discard=unmap")]
@@ -113,7 +116,12 @@ fn vcpus(vcpu: f64, accelerator: Accelerator) -> u32 {
     }
 }
 
-fn kernel_arguments(spec: &Spec, accelerator: Accelerator, tsc_khz: u64) -> Result<String, Error> {
+fn kernel_arguments(
+    spec: &Spec,
+    accelerator: Accelerator,
+    user_network: bool,
+    tsc_khz: u64,
+) -> Result<String, Error> {
     let mut line = format!(
         "console=ttyS0 quiet reboot=t panic=-1 tsc_early_khz={tsc_khz} tsc=reliable no5lvl audit=0 \
          apparmor=0 cryptomgr.notests random.trust_cpu=on 8250.nr_uarts=1"
@@ -121,6 +129,10 @@ fn kernel_arguments(spec: &Spec, accelerator: Accelerator, tsc_khz: u64) -> Resu
     if accelerator == Accelerator::Tcg {
         // Speculation that they guard against does not happen in translated code.
         line.push_str(" mitigations=off nokaslr");
+    }
+    if user_network {
+        // Before the caller's: the agent takes the last.
+        line.push_str(USER_NETWORK);
     }
     for (key, value) in &spec.agent_args {
         check_word(key)?;
@@ -209,8 +221,11 @@ mod tests {
     }
 
     #[test]
-    fn without_a_network_there_is_no_network_device() {
-        assert!(!line(&spec(), Accelerator::Tcg, false).contains("net"));
+    fn without_a_network_there_is_neither_device_nor_address() {
+        let without = line(&spec(), Accelerator::Tcg, false);
+        assert!(!without.contains("net") && !without.contains("dormouse.ip"), "{without}");
+        let with = line(&spec(), Accelerator::Tcg, true);
+        assert!(with.contains("dormouse.ip=10.0.2.15/24 dormouse.gw=10.0.2.2"), "{with}");
     }
 
     #[test]
