@@ -1,4 +1,4 @@
-//! Every object key and every local path of a home. Nothing else builds one.
+//! Every object key of a home, and the paths of its local directory. Nothing else builds a key.
 //!
 //! Invariants:
 //! - Numbers in keys that are listed are 20 decimal digits, so that the order of keys is the order
@@ -11,8 +11,8 @@
 //! - Page objects and chunks are named by their content, so that storing one twice is harmless and
 //!   nobody can store another under its name.
 //!
-//! Not here: what the objects hold (`replica::container`, `data`), and docs/formats.md, which
-//! describes both to people.
+//! Not here: what the objects hold (`replica::container`, `data`), names that only one module knows
+//! (`data::spool`), and docs/formats.md, which describes it all to people.
 
 use std::path::{Path, PathBuf};
 
@@ -148,19 +148,9 @@ impl HomeDir {
         self.root.join("spool")
     }
 
-    /// The waiting bytes of one inode, at the offsets that they have in the file.
-    pub(crate) fn spool(&self, ino: u64) -> PathBuf {
-        self.spool_dir().join(ino.to_string())
-    }
-
     /// Packs that are here.
     pub(crate) fn packs_dir(&self) -> PathBuf {
         self.root.join("packs")
-    }
-
-    /// The pack that is being appended to.
-    pub(crate) fn open_pack(&self) -> PathBuf {
-        self.packs_dir().join("open")
     }
 
     /// A sealed pack.
@@ -286,6 +276,6 @@ mod tests {
         assert!(all.iter().all(|key| key.starts_with(&keys.prefix())));
         let dir = HomeDir::new("/data/home");
         assert_eq!(wal_of(&dir.database()), Path::new("/data/home/home.db-wal"));
-        assert_eq!(dir.spool(17), Path::new("/data/home/spool/17"));
+        assert_eq!(dir.pack(Epoch(3), 4), Path::new("/data/home/packs/3-4"));
     }
 }

@@ -33,12 +33,6 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// No page changed since `head`.
-    pub(crate) fn unchanged(head: &Head) -> Self {
-        let (page_size, page_count) = (head.page_size, head.page_count);
-        Self { page_size, page_count, sections: Vec::new(), inline: Vec::new() }
-    }
-
     /// Compressed bytes, wherever they lie.
     pub(crate) fn len(&self) -> u64 {
         self.sections.iter().map(Section::len).sum()

@@ -57,9 +57,9 @@ impl Log {
 mod tests {
     use base::{Digest, Epoch, ErrorKind, ServerId};
 
-    use super::super::append::{Commit, Pages};
+    use super::super::append::Commit;
     use super::super::error::Error;
-    use super::super::testing::TestStore;
+    use super::super::testing::{TestStore, unchanged};
     use super::*;
 
     fn fill(store: &TestStore, log: &Log) {
@@ -110,7 +110,7 @@ mod tests {
         let mut writer = store.log(log.keys().home());
         writer.claim(ServerId::generate(), false, [1; 16]).await.unwrap();
         log.delete_home().await.unwrap();
-        let pages = Pages::unchanged(writer.writer_head().unwrap());
+        let pages = unchanged(writer.writer_head().unwrap());
         let commit = Commit { pages, data: bytes::Bytes::new(), release: false };
         let error = writer.append(commit.clone()).await.unwrap_err();
         assert!(matches!(error, Error::Deleted { .. }), "{error}");

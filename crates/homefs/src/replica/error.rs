@@ -10,7 +10,7 @@ pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A failed call on the log.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub enum Error {
     /// Somebody else writes this home now. Final for the `Log` value that says it.
     #[error("another writer (epoch {theirs}) has taken this home from us (epoch {ours})")]
     Fenced {
@@ -110,7 +110,7 @@ pub(crate) enum Error {
 impl Error {
     /// What the caller can do about it.
     #[must_use]
-    pub(crate) fn kind(&self) -> ErrorKind {
+    pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Fenced { .. } | Self::HeldBy { .. } => ErrorKind::Fenced,
             Self::Moved { .. } | Self::InDoubt { .. } | Self::Unclaimed => ErrorKind::Conflict,

@@ -10,9 +10,10 @@ use bytes::Bytes;
 use objstore::{ObjectMeta, ObjectStore};
 use parking_lot::Mutex;
 
+use super::append::Pages;
 use super::error::Result;
 use super::header::{Header, Kind, Nonce};
-use super::log::Log;
+use super::log::{Head, Log};
 use super::pages::PageSource;
 
 /// Pages in memory.
@@ -70,6 +71,12 @@ pub(crate) fn header(seq: u64) -> Header {
         sections: Vec::new(),
         data: None,
     }
+}
+
+/// No page changed since `head`.
+pub(crate) fn unchanged(head: &Head) -> Pages {
+    let (page_size, page_count) = (head.page_size, head.page_count);
+    Pages { page_size, page_count, sections: Vec::new(), inline: Vec::new() }
 }
 
 /// A clock that stands still.

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use base::{ErrorKind, HomeId};
 
 use super::super::append::Pages;
-use super::super::testing::{Fault, TestStore};
+use super::super::testing::{Fault, TestStore, unchanged};
 use super::*;
 
 fn setup() -> (Arc<TestStore>, HomeId, ServerId) {
@@ -11,7 +11,7 @@ fn setup() -> (Arc<TestStore>, HomeId, ServerId) {
 }
 
 fn empty(log: &Log, release: bool) -> Commit {
-    let pages = Pages::unchanged(log.writer_head().unwrap());
+    let pages = unchanged(log.writer_head().unwrap());
     Commit { pages, data: Bytes::new(), release }
 }
 
