@@ -26,6 +26,11 @@ impl Message {
         self.len = self.len.min(len);
     }
 
+    /// Gives the memory back, for a thread that has nothing to do.
+    pub(crate) fn release(&mut self) {
+        *self = Self::default();
+    }
+
     /// Replaces the content.
     pub(crate) fn set(&mut self, bytes: &[u8]) {
         self.make_room(bytes.len()).copy_from_slice(bytes);

@@ -230,7 +230,10 @@ impl Shared {
             }
             state.idle += 1;
         }
-        let lead = if kept { Some(self.lead.lock()) } else { self.lead.try_lock_for(THREAD_IDLE) };
+        let lead = self.lead.try_lock_for(THREAD_IDLE).or_else(|| {
+            message.release();
+            kept.then(|| self.lead.lock())
+        });
         self.state.lock().idle -= 1;
         if lead.is_none() {
             return Work::Leave;
@@ -282,7 +285,7 @@ impl Shared {
             if !self.may_receive() {
                 return Ok(false);
             }
-            if !self.link.has_buffered() && !self.wait_readable()? {
+            if !self.link.has_buffered() && !self.wait_readable(message)? {
                 continue;
             }
             match self.link.receive(message)? {
@@ -306,12 +309,18 @@ impl Shared {
     }
 
     /// True where the link is readable, false where `state.mode` has changed.
-    fn wait_readable(&self) -> io::Result<bool> {
+    fn wait_readable(&self, message: &mut Message) -> io::Result<bool> {
         let mut descriptors = [
             PollFd::new(self.link.descriptor(), PollFlags::POLLIN),
             PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
         ];
-        match poll(&mut descriptors, PollTimeout::NONE) {
+        let idle = PollTimeout::try_from(THREAD_IDLE).unwrap_or(PollTimeout::NONE);
+        let mut polled = poll(&mut descriptors, idle);
+        if polled == Ok(0) {
+            message.release();
+            polled = poll(&mut descriptors, PollTimeout::NONE);
+        }
+        match polled {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }

@@ -2,6 +2,8 @@
 //!
 //! Needs root and `/dev/fuse`; without them each test says `skipped:` and passes.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test may fail it too")]
+
 mod caching;
 mod mounted;
 mod posix;

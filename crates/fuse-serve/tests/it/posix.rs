@@ -93,7 +93,7 @@ fn links_hard_and_symbolic() {
 fn an_unlinked_file_is_used_until_it_is_closed() {
     Mounted::both_ways(|m| {
         let mut file =
-            OpenOptions::new().read(true).write(true).create(true).open(m.path("a")).unwrap();
+            OpenOptions::new().read(true).write(true).create_new(true).open(m.path("a")).unwrap();
         file.write_all(b"before").unwrap();
         let ino = file.metadata().unwrap().ino();
         fs::remove_file(m.path("a")).unwrap();
@@ -184,7 +184,8 @@ fn threads_work_beside_each_other() {
 #[test]
 fn holes_read_as_zeros() {
     let Some(m) = Mounted::new(Default::default()) else { return };
-    let file = OpenOptions::new().read(true).write(true).create(true).open(m.path("a")).unwrap();
+    let file =
+        OpenOptions::new().read(true).write(true).create_new(true).open(m.path("a")).unwrap();
     file.write_at(b"end", 20 << 20).unwrap();
     let mut middle = [1; 100];
     file.read_exact_at(&mut middle, 10 << 20).unwrap();
