@@ -69,7 +69,6 @@ pub(crate) async fn unmount(old_root: OldRoot, home_mounted: bool) {
 /// Ends the virtual machine. Returns only where the kernel refuses.
 pub(crate) fn power_off() {
     sync();
-    // A microvm has no power switch that this kernel knows; with `reboot=t` and `-no-reboot` a
-    // restart ends the hypervisor with exit code 0.
-    let _ = reboot(RebootMode::RB_AUTOBOOT);
+    // A microvm has a power switch, through ACPI; QEMU then exits with code 0.
+    let _ = reboot(RebootMode::RB_POWER_OFF);
 }
