@@ -40,8 +40,8 @@ impl FileSystem for Engine {
 
     fn unpin(&self, ino: Ino) {
         if self.shared.pins.unpin(ino) {
-            // Not waited for: a kernel that forgets thousands of inodes must not block on each.
-            self.writer.submit(move |tx| ops::remove::free_if_orphan(tx, ino)).ok();
+            // A closed home frees its orphans when it is next opened.
+            self.writer.run(move |tx| ops::remove::free_if_orphan(tx, ino)).ok();
         }
     }
 

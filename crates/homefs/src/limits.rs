@@ -14,12 +14,17 @@ pub const SLOT_BYTES: u64 = 4 * MIB;
 pub const PACK_BYTES_MAX: u64 = 64 * MIB;
 /// Sealed data up to this many bytes rides in the commit instead of a pack object.
 pub const COMMIT_DATA_BYTES_MAX: u64 = 256 * KIB;
-/// Changes of a slot below this many bytes go beside its chunk instead of rewriting it.
-pub const SLOT_OVERLAY_BYTES_MAX: u64 = 256 * KIB;
-/// A slot, or a file of the pack tier, in more pieces than this is written anew when sealed.
+/// New bytes of a slot up to this many go beside its chunk instead of rewriting it.
+pub const SLOT_CHANGE_BYTES_MAX: u64 = 256 * KIB;
+/// A slot with more bytes than this beside its chunk is made one chunk when it changes again.
+pub const SLOT_LOOSE_BYTES_MAX: u64 = MIB;
+/// A file or slot with more small pieces than this has them joined when it is sealed.
 pub const PIECES_MAX: usize = 64;
-/// The largest file, in bytes: 16 TiB. Beyond: `EFBIG`.
-pub const FILE_BYTES_MAX: u64 = 16 << 40;
+/// A piece below this many bytes is a small one.
+pub const PIECE_SMALL_BYTES: u64 = 256 * KIB;
+/// The largest file, in bytes: what the largest file of the local file system can hold (ext4 with
+/// 4 KiB blocks: one block less than 16 TiB). Beyond: `EFBIG`.
+pub const FILE_BYTES_MAX: u64 = (16 << 40) - 4_096;
 /// The most names of one inode. Beyond: `EMLINK`.
 pub const LINKS_MAX: u32 = 1 << 20;
 /// The longest target of a symbolic link, in bytes.

@@ -79,6 +79,19 @@ impl Piece {
         self.off + self.len
     }
 
+    fn is_followed_by(&self, next: &Self) -> bool {
+        let sources_meet = match (self.from, next.from) {
+            (Source::Pack { pack, src }, Source::Pack { pack: other, src: next }) => {
+                pack == other && src + self.len == next
+            }
+            (Source::Chunk { digest, src }, Source::Chunk { digest: other, src: next }) => {
+                digest == other && src + self.len == next
+            }
+            (ours, theirs) => ours == theirs,
+        };
+        self.end() == next.off && sources_meet
+    }
+
     /// The part of it from `start` to `end`; `None` where they do not meet.
     pub(crate) fn cut(&self, start: u64, end: u64) -> Option<Self> {
         let (off, end) = (self.off.max(start), self.end().min(end));
@@ -95,6 +108,19 @@ impl Piece {
 /// Bytes that pieces cover.
 pub(crate) fn covered(pieces: &[Piece]) -> u64 {
     pieces.iter().map(|piece| piece.len).sum()
+}
+
+/// The same pieces, with those made one that follow each other in the file and in their source.
+pub(crate) fn joined(mut pieces: Vec<Piece>) -> Vec<Piece> {
+    pieces.sort_unstable_by_key(|piece| piece.off);
+    let mut joined: Vec<Piece> = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        match joined.last_mut() {
+            Some(last) if last.is_followed_by(&piece) => last.len += piece.len,
+            _ => joined.push(piece),
+        }
+    }
+    joined
 }
 
 /// Puts `over` on top of `pieces`.

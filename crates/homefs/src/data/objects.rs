@@ -100,11 +100,6 @@ impl Objects {
         }
     }
 
-    /// Forgets the open file of a local copy that is about to be removed.
-    pub(crate) fn forget(&self, id: ObjectId) {
-        self.files.lock().remove(&id);
-    }
-
     /// False where there is no local copy.
     fn read_local(&self, id: ObjectId, offset: u64, into: &mut [u8]) -> Result<bool> {
         let Some(file) = self.local_file(id).map_err(super::spool::failed)? else {

@@ -35,7 +35,7 @@ impl PackWriter {
         Ok(at)
     }
 
-    /// Flushes it to disk.
+    /// Flushes it to disk, its name included (see `Spool::sync`).
     pub(crate) fn sync(&self) -> Result<()> {
         self.file.sync_data().map_err(failed)
     }

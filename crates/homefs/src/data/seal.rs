@@ -30,8 +30,7 @@ use super::objects::{ObjectId, Objects};
 use super::pack::PackWriter;
 use super::read::{blob, read_piece};
 use super::seal_plan::{self, Move};
-use super::spool::failed;
-use crate::layout::temporary_of;
+use super::spool::{SpoolId, failed};
 use crate::limits::{PACK_BYTES_MAX, SEAL_BATCH, SLOT_BYTES};
 use crate::meta::inode::{Inode, Tier};
 use crate::meta::readers::Readers;
@@ -57,6 +56,12 @@ struct Copied {
     frozen: Frozen,
     /// The ranges with their new sources.
     moved: Vec<Piece>,
+}
+
+impl Copied {
+    fn spool_id(&self) -> SpoolId {
+        (self.frozen.ino, self.frozen.generation)
+    }
 }
 
 /// What one sealing needs.
@@ -95,8 +100,9 @@ impl Sealer<'_> {
             if let Some(open) = &pack {
                 self.close(open, &mut batch)?;
             }
-            self.sync_directories()?;
+            let spooled: Vec<_> = batch.copied.iter().map(Copied::spool_id).collect();
             self.writer.run(move |tx| finish(tx, &batch))?;
+            self.shared.spool.sealed(&spooled);
         }
         Ok(())
     }
@@ -124,7 +130,7 @@ impl Sealer<'_> {
                 }
             }
         }
-        Ok(Copied { frozen, moved })
+        Ok(Copied { frozen, moved: layers::joined(moved) })
     }
 
     fn to_pack(
@@ -209,28 +215,18 @@ impl Sealer<'_> {
         Ok(())
     }
 
+    /// Writes a chunk's file under its own name: no row names it before this is done.
     fn write_chunk(&self, digest: Digest, bytes: &[u8]) -> Result<()> {
         let path = self.objects.local_path(ObjectId::Chunk(digest));
-        let temporary = temporary_of(&path);
         let write = || {
             if let Some(directory) = path.parent() {
                 std::fs::create_dir_all(directory)?;
             }
-            let mut file = File::create(&temporary)?;
+            let mut file = File::create(&path)?;
             file.write_all(bytes)?;
-            file.sync_data()?;
-            std::fs::rename(&temporary, &path)?;
-            path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+            file.sync_data()
         };
         write().map_err(failed)
-    }
-
-    /// Makes the names of new packs and chunk directories durable.
-    fn sync_directories(&self) -> Result<()> {
-        for directory in [self.objects.dir.packs_dir(), self.objects.dir.chunks_dir()] {
-            File::open(directory).and_then(|opened| opened.sync_all()).map_err(failed)?;
-        }
-        Ok(())
     }
 }
 

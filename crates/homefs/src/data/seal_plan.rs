@@ -1,7 +1,9 @@
 //! Which pieces of a dirty file go where when it is sealed. Pure.
 
 use super::layers::{Piece, Source};
-use crate::limits::{PIECES_MAX, SLOT_BYTES, SLOT_OVERLAY_BYTES_MAX};
+use crate::limits::{
+    PIECE_SMALL_BYTES, PIECES_MAX, SLOT_BYTES, SLOT_CHANGE_BYTES_MAX, SLOT_LOOSE_BYTES_MAX,
+};
 use crate::meta::inode::Tier;
 
 /// One thing to write.
@@ -15,34 +17,41 @@ pub(crate) enum Move {
 
 /// What to write so that nothing of `pieces` is unsealed any more.
 ///
-/// A file of the pack tier appends what changed, so that an append loop never rewrites the file,
-/// until it is in too many pieces. A slot of a chunked file becomes a new chunk when enough of it
-/// changed; a small change goes to the pack and lies over the chunk.
+/// What changed is appended to the pack, so that an append loop never rewrites its file; small
+/// pieces are joined when there are too many of them, so that none of them is joined often. A slot
+/// of a chunked file becomes one chunk when enough of it changed, or enough of it lies beside its
+/// chunk: a small write never uploads a slot again.
 #[must_use]
 pub(crate) fn plan(tier: Tier, pieces: &[Piece]) -> Vec<Move> {
     match tier {
-        Tier::Inline | Tier::Pack => pack_moves(pieces).into_iter().collect(),
+        Tier::Inline | Tier::Pack => pack_move(pieces).into_iter().collect(),
         Tier::Chunked => by_slot(pieces).into_iter().filter_map(|slot| slot_move(&slot)).collect(),
     }
 }
 
-fn pack_moves(pieces: &[Piece]) -> Option<Move> {
-    let unsealed: Vec<_> = pieces.iter().copied().filter(is_unsealed).collect();
-    if unsealed.is_empty() {
+fn pack_move(pieces: &[Piece]) -> Option<Move> {
+    let unsealed = |piece: &&Piece| is_unsealed(piece);
+    if !pieces.iter().any(|piece| is_unsealed(piece)) {
         return None;
     }
-    let all = pieces.len() > PIECES_MAX;
-    Some(Move::Pack(if all { pieces.to_vec() } else { unsealed }))
+    let small = |piece: &&Piece| piece.len < PIECE_SMALL_BYTES;
+    let join = pieces.iter().filter(small).count() > PIECES_MAX;
+    let moved = pieces.iter().filter(|piece| unsealed(piece) || (join && small(piece)));
+    Some(Move::Pack(moved.copied().collect()))
 }
 
 fn slot_move(slot: &[Piece]) -> Option<Move> {
-    let changed: u64 = slot.iter().filter(|piece| is_unsealed(piece)).map(|piece| piece.len).sum();
+    let bytes = |counts: fn(&Piece) -> bool| -> u64 {
+        slot.iter().filter(|piece| counts(piece)).map(|piece| piece.len).sum()
+    };
+    let changed = bytes(is_unsealed);
+    let loose = bytes(|piece| !matches!(piece.from, Source::Chunk { .. }));
     match changed {
         0 => None,
-        n if n >= SLOT_OVERLAY_BYTES_MAX || slot.len() > PIECES_MAX => {
+        n if n > SLOT_CHANGE_BYTES_MAX || loose > SLOT_LOOSE_BYTES_MAX => {
             Some(Move::Chunk(slot.to_vec()))
         }
-        _ => Some(Move::Pack(slot.iter().copied().filter(is_unsealed).collect())),
+        _ => pack_move(slot),
     }
 }
 
@@ -90,16 +99,28 @@ mod tests {
     }
 
     #[test]
-    fn a_file_in_too_many_pieces_is_written_anew() {
+    fn too_many_small_pieces_are_joined_and_large_ones_left_alone() {
+        let large = packed(0, 1 << 20);
+        let small = (0..64).map(|n| packed((1 << 20) + n * 10, 10));
         let pieces: Vec<_> =
-            (0..100).map(|n| packed(n * 10, 10)).chain([dirty(1_000, 10)]).collect();
-        assert_eq!(plan(Tier::Pack, &pieces), [Move::Pack(pieces)]);
+            [large].into_iter().chain(small).chain([dirty((1 << 20) + 640, 10)]).collect();
+        assert_eq!(plan(Tier::Pack, &pieces), [Move::Pack(pieces[1..].to_vec())]);
+        assert_eq!(plan(Tier::Pack, &pieces[1..]), [Move::Pack(pieces[1..].to_vec())]);
+        assert_eq!(plan(Tier::Pack, &pieces[2..]), [Move::Pack(pieces[65..].to_vec())]);
     }
 
     #[test]
     fn a_small_change_does_not_rewrite_its_slot() {
-        let pieces = [packed(0, 3 << 20), dirty(3 << 20, 4_096), packed((3 << 20) + 4_096, 9_000)];
-        assert_eq!(plan(Tier::Chunked, &pieces), [Move::Pack(vec![dirty(3 << 20, 4_096)])]);
+        let chunk = |off, len| Piece {
+            off,
+            len,
+            from: Source::Chunk { digest: base::Digest::of(b""), src: off },
+        };
+        let change = dirty(3 << 20, 4_096);
+        let pieces = [chunk(0, 3 << 20), change, chunk((3 << 20) + 4_096, 9_000)];
+        assert_eq!(plan(Tier::Chunked, &pieces), [Move::Pack(vec![change])]);
+        let loose = [chunk(0, 1 << 20), packed(1 << 20, 2 << 20), change];
+        assert_eq!(plan(Tier::Chunked, &loose), [Move::Chunk(loose.to_vec())]);
     }
 
     #[test]

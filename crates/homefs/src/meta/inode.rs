@@ -61,12 +61,8 @@ pub(crate) struct Inode {
     pub(crate) parent: Ino,
 }
 
-/// The columns, in the order [`Inode::from_row`] wants them.
-pub(crate) const COLUMNS: &str = "i.ino,i.kind,i.perm,i.nlink,i.uid,i.gid,i.rdev,i.size,i.alloc,\
-     i.atime,i.mtime,i.ctime,i.btime,i.version,i.tier,i.parent";
-
 impl Inode {
-    /// Reads columns `at`… of a row that selected [`COLUMNS`].
+    /// Reads columns `at`… of a row that selected all columns of `inode` in their order.
     pub(crate) fn from_row(row: &Row<'_>, at: usize) -> rusqlite::Result<Self> {
         Ok(Self {
             ino: uint(row, at)?,

@@ -99,8 +99,14 @@ impl Pages {
         }
         self.wal.sync_data().map_err(failed)?;
         // Waits for readers, whose transactions are short, so that the log begins anew.
-        sql::first(conn, "PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))?;
-        self.database.sync_all().map_err(failed)
+        let moved = sql::first(conn, "PRAGMA wal_checkpoint(RESTART)", [], |r| {
+            Ok(r.get::<_, i64>(1)? == r.get::<_, i64>(2)?)
+        })?;
+        self.database.sync_all().map_err(failed)?;
+        if moved == Some(true) {
+            self.tail.note_checkpoint();
+        }
+        Ok(())
     }
 
     /// Leaves the database file whole, with an empty log.

@@ -27,6 +27,9 @@ pub(crate) struct OwnedGraft {
 pub(crate) fn graft(tx: &mut Tx<'_>, graft: &OwnedGraft) -> Result<Touched> {
     let from = Inode::get_dir(tx.conn, graft.from)?;
     Inode::get_dir(tx.conn, graft.into)?;
+    if !names::is_detached(tx, graft.from)? {
+        return Err(FsError::with(Errno::EINVAL, "only a detached tree can be merged"));
+    }
     if graft.removals.len() > REMOVALS_MAX {
         return Err(FsError::with(Errno::EINVAL, "too many paths to remove at once"));
     }

@@ -1,0 +1,142 @@
+//! Unpublished writes to a sleeping home.
+
+use std::sync::atomic::Ordering;
+
+use base::ErrorKind;
+use homefs::{Draft, Published};
+use vfs::{Errno, FileSystem as _, ROOT, RenameFlags};
+
+use crate::support::{World, get, mkdir, noise, put, try_get, upload};
+
+fn asleep() -> World {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    put(&home, "kept", b"kept");
+    put(&home, "changed", b"before");
+    upload(&home, "tree/a/deep", &noise(50_000, 1));
+    upload(&home, "tree/b", b"b");
+    home.release().unwrap();
+    world
+}
+
+#[test]
+fn a_published_draft_is_visible_at_once_and_in_one_write() {
+    let world = asleep();
+    let draft = world.draft("a");
+    put(&draft, "changed", b"after!");
+    upload(&draft, "new/large", &noise(9 << 20, 2));
+    draft.unlink(ROOT, b"kept").unwrap();
+    let snapshot = world.snapshot("b");
+    assert_eq!(get(&snapshot, "changed"), b"before");
+    let commits = world.keys("log/").len();
+    let Published::Committed { seq, .. } = draft.publish().unwrap() else { panic!("not moved") };
+    assert_eq!(world.keys("log/").len(), commits + 1);
+    assert!(snapshot.refresh().unwrap());
+    assert_eq!(snapshot.seq(), seq);
+    assert_eq!(get(&snapshot, "changed"), b"after!");
+    assert_eq!(get(&snapshot, "new/large"), noise(9 << 20, 2));
+    assert_eq!(get(&snapshot, "tree/a/deep"), noise(50_000, 1));
+    assert_eq!(try_get(&snapshot, "kept"), None);
+    assert_eq!(draft.unlink(ROOT, b"changed").unwrap_err().errno(), Errno::EROFS);
+    assert!(!Draft::exists(world.dir("a", "draft")));
+    let (home, _) = world.open("a");
+    assert_eq!(get(&home, "new/large"), noise(9 << 20, 2));
+}
+
+#[test]
+fn a_draft_survives_a_restart_and_is_published_after() {
+    let world = asleep();
+    let draft = world.draft("a");
+    upload(&draft, "f", &noise(100_000, 3));
+    drop(draft);
+    assert!(Draft::exists(world.dir("a", "draft")));
+    let draft = world.draft("a");
+    assert_eq!(get(&draft, "f"), noise(100_000, 3));
+    assert!(matches!(draft.publish().unwrap(), Published::Committed { .. }));
+    assert_eq!(get(&world.snapshot("b"), "f"), noise(100_000, 3));
+}
+
+#[test]
+fn a_draft_on_a_home_that_moved_publishes_nothing_and_tells_its_changes() {
+    let world = asleep();
+    let draft = world.draft("a");
+    let base = draft.base_seq();
+    put(&draft, "changed", b"by the draft");
+    draft.unlink(ROOT, b"kept").unwrap();
+    draft.rename(ROOT, b"tree", ROOT, b"moved", RenameFlags::Replace).unwrap();
+    mkdir(&draft, ROOT, "empty");
+    let (home, _) = world.open("b");
+    put(&home, "changed", b"by the machine");
+    home.release().unwrap();
+    let Published::Moved { draft_base, head } = draft.publish().unwrap() else { panic!() };
+    assert_eq!(draft_base, base);
+    assert!(head > base);
+    let changes = draft.changes().unwrap();
+    let named = |there: bool| -> Vec<String> {
+        let all = changes.iter().filter(|change| change.now.is_some() == there);
+        all.map(|change| String::from_utf8(change.path.join(&b'/')).unwrap()).collect()
+    };
+    assert_eq!(named(true), ["changed", "empty", "moved", "moved/a", "moved/a/deep", "moved/b"]);
+    assert_eq!(named(false), ["kept", "tree", "tree/a", "tree/a/deep", "tree/b"]);
+    // Both sides changed it: what the draft began on is not what the home has now.
+    let changed = changes.iter().find(|change| change.path == [b"changed"]).unwrap();
+    let live = home.lookup(ROOT, b"changed").unwrap();
+    assert_ne!(changed.base, Some((live.ino, live.version)));
+    assert_eq!(changed.base.unwrap().0, live.ino);
+    put(&draft, "more", b"the draft goes on");
+}
+
+#[test]
+fn publishing_while_someone_has_the_home_open_is_refused() {
+    let world = asleep();
+    let draft = world.draft("a");
+    put(&draft, "f", b"x");
+    let (_home, _) = world.open("b");
+    match draft.publish() {
+        Ok(Published::Moved { .. }) => {}
+        Err(error) => assert_eq!(error.kind(), ErrorKind::Fenced),
+        other => panic!("{other:?}"),
+    }
+    put(&draft, "g", b"and it goes on");
+}
+
+#[test]
+fn a_publication_whose_reply_was_lost_is_not_done_twice() {
+    let world = asleep();
+    let draft = world.draft("a");
+    put(&draft, "f", b"once");
+    let commits = world.keys("log/").len();
+    world.store.lose_replies.store(1, Ordering::SeqCst);
+    assert_eq!(draft.publish().unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(draft.unlink(ROOT, b"f").is_err(), "its fate is unknown");
+    drop(draft);
+    let draft = world.draft("a");
+    assert!(draft.unlink(ROOT, b"f").is_err(), "also after a restart");
+    assert!(matches!(draft.publish().unwrap(), Published::Committed { .. }));
+    assert_eq!(world.keys("log/").len(), commits + 1);
+    assert_eq!(get(&world.snapshot("b"), "f"), b"once");
+}
+
+#[test]
+fn a_discarded_draft_leaves_no_trace() {
+    let world = asleep();
+    let dir = world.dir("a", "draft");
+    let draft = world.draft("a");
+    put(&draft, "f", b"x");
+    assert_eq!(Draft::discard(&dir).unwrap_err().kind(), ErrorKind::Conflict);
+    drop(draft);
+    Draft::discard(&dir).unwrap();
+    Draft::discard(&dir).unwrap();
+    assert!(!Draft::exists(&dir));
+    assert_eq!(try_get(&world.draft("a"), "f"), None);
+}
+
+#[test]
+fn nothing_is_uploaded_before_a_draft_is_published() {
+    let world = asleep();
+    let draft = world.draft("a");
+    world.store.take_stored();
+    upload(&draft, "f", &noise(5 << 20, 1));
+    draft.sync(None).unwrap();
+    assert_eq!(world.store.take_stored(), 0);
+}

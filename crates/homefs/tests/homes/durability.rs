@@ -1,0 +1,263 @@
+//! What survives which loss.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use base::ErrorKind;
+use homefs::Recovery;
+use vfs::{FileSystem as _, ROOT, SetAttr};
+
+use crate::support::{World, eventually, get, noise, put, try_get, upload};
+
+#[test]
+fn a_killed_process_loses_nothing_it_acknowledged() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    for n in 0..300 {
+        upload(&home, &format!("d{}/f{n}", n % 7), &noise(3_000 + n * 200, n as u64));
+    }
+    drop(home);
+    let (home, opened) = world.open("a");
+    assert_eq!(opened.recovery, Recovery::LocalContinued);
+    for n in 0..300 {
+        assert_eq!(get(&home, &format!("d{}/f{n}", n % 7)), noise(3_000 + n * 200, n as u64));
+    }
+    home.release().unwrap();
+    drop(home);
+    let (home, _) = world.open("b");
+    assert_eq!(get(&home, "d1/f1"), noise(3_200, 1));
+    assert_eq!(get(&home, "d5/f299"), noise(3_000 + 299 * 200, 299));
+}
+
+#[test]
+fn a_lost_host_loses_nothing_that_was_synced() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    let small = put(&home, "small", b"hello");
+    let packed = put(&home, "packed", &noise(100_000, 1));
+    home.sync(Some(packed)).unwrap();
+    home.sync(Some(small)).unwrap();
+    put(&home, "later", b"not synced");
+    drop(home);
+    let (home, opened) = world.open("b");
+    assert_eq!(opened.recovery, Recovery::FromStore { lost_local: false });
+    assert_eq!(get(&home, "small"), b"hello");
+    assert_eq!(get(&home, "packed"), noise(100_000, 1));
+    assert_eq!(try_get(&home, "later"), None);
+}
+
+#[test]
+fn a_file_that_was_dirty_when_its_host_was_lost_is_as_it_was_synced() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    let ino = put(&home, "f", &noise(50_000, 1));
+    home.sync(Some(ino)).unwrap();
+    let other = put(&home, "other", b"x");
+    // Dirty bytes of `f` do not go with the sync of `other`, its metadata do.
+    home.write(ino, 40_000, &noise(50_000, 2)).unwrap();
+    home.sync(Some(other)).unwrap();
+    assert_eq!(get(&world.snapshot("c"), "f"), noise(50_000, 1));
+    drop(home);
+    let (home, opened) = world.open("b");
+    assert_eq!(opened.files_reverted, 1);
+    assert_eq!(get(&home, "f"), noise(50_000, 1));
+    assert_eq!(home.statfs().unwrap().bytes_used, 50_001);
+}
+
+#[test]
+fn one_sync_is_one_write_to_the_store() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    let ino = put(&home, "f", &noise(50_000, 1));
+    home.sync(Some(ino)).unwrap();
+    world.store.take_stored();
+    home.write(ino, 10, b"changed").unwrap();
+    home.sync(Some(ino)).unwrap();
+    assert_eq!(world.store.take_stored(), 1);
+    home.sync(Some(ino)).unwrap();
+    assert_eq!(world.store.take_stored(), 0, "nothing changed since");
+}
+
+#[test]
+fn changes_are_replicated_without_being_asked() {
+    let mut world = World::new();
+    world.replicate_after = Duration::from_millis(50);
+    let (home, _) = world.open("a");
+    put(&home, "f", &noise(100_000, 1));
+    put(&home, "g", b"small");
+    eventually("all is replicated", || {
+        let status = home.status();
+        status.unreplicated_ops == 0 && status.unreplicated_bytes == 0
+    });
+    drop(home);
+    let (home, _) = world.open("b");
+    assert_eq!(get(&home, "f"), noise(100_000, 1));
+    assert_eq!(get(&home, "g"), b"small");
+}
+
+#[test]
+fn local_work_goes_on_while_the_store_is_away_and_drains_after() {
+    let mut world = World::new();
+    world.replicate_after = Duration::from_millis(20);
+    let (home, _) = world.open("a");
+    world.store.down.store(true, Ordering::SeqCst);
+    for n in 0..50 {
+        upload(&home, &format!("f{n}"), &noise(20_000, n));
+    }
+    eventually("the status says why", || home.status().replication_error.is_some());
+    assert!(home.status().unreplicated_ops > 0);
+    world.store.down.store(false, Ordering::SeqCst);
+    eventually("it drained", || {
+        let status = home.status();
+        status.unreplicated_bytes == 0 && status.replication_error.is_none()
+    });
+    home.sync(None).unwrap();
+    drop(home);
+    let (home, _) = world.open("b");
+    for n in 0..50 {
+        assert_eq!(get(&home, &format!("f{n}")), noise(20_000, n));
+    }
+}
+
+#[test]
+fn a_lost_reply_is_settled_and_nothing_is_written_twice() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    let ino = put(&home, "f", &noise(60_000, 1));
+    world.store.lose_replies.store(2, Ordering::SeqCst);
+    home.sync(Some(ino)).unwrap();
+    home.write(ino, 0, b"more").unwrap();
+    home.sync(Some(ino)).unwrap();
+    let released = home.release().unwrap();
+    drop(home);
+    let (home, opened) = world.open("b");
+    assert_eq!(opened.seq, released.seq + 1);
+    assert_eq!(&get(&home, "f")[..4], b"more");
+}
+
+#[test]
+fn a_released_home_opens_again_without_a_download() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    upload(&home, "deep/inside/f", &noise(500_000, 1));
+    put(&home, "small", b"hello");
+    let released = home.release().unwrap();
+    assert_eq!(get(&home, "small"), b"hello", "reads go on");
+    assert!(home.write(2, 0, b"no").is_err());
+    assert_eq!(home.release().unwrap(), released);
+    drop(home);
+    world.store.take_got();
+    let (home, opened) = world.open("a");
+    assert_eq!(opened.recovery, Recovery::Clean);
+    assert_eq!(get(&home, "deep/inside/f"), noise(500_000, 1));
+    let (_, bytes) = world.store.take_got();
+    assert!(bytes < 64 << 10, "{bytes} bytes were fetched");
+    assert_eq!(home.statfs().unwrap().inodes_used, 5);
+}
+
+#[test]
+fn an_old_directory_is_brought_up_to_date() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    put(&home, "one", b"1");
+    home.release().unwrap();
+    drop(home);
+    let (home, _) = world.open("b");
+    put(&home, "two", &noise(100_000, 2));
+    home.release().unwrap();
+    drop(home);
+    let (home, opened) = world.open("a");
+    assert_eq!(opened.recovery, Recovery::FromStore { lost_local: false });
+    assert_eq!(get(&home, "one"), b"1");
+    assert_eq!(get(&home, "two"), noise(100_000, 2));
+}
+
+#[test]
+fn what_was_unlinked_while_held_is_gone_after_a_restart() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    let ino = put(&home, "f", &noise(100_000, 1));
+    home.pin(ino);
+    home.unlink(ROOT, b"f").unwrap();
+    assert_eq!(home.getattr(ino).unwrap().nlink, 0);
+    assert_eq!(home.read(ino, 0, 10).unwrap().len(), 10);
+    home.sync(None).unwrap();
+    drop(home);
+    let (home, _) = world.open("a");
+    assert!(home.getattr(ino).is_err());
+    assert_eq!(home.statfs().unwrap().bytes_used, 0);
+    assert_eq!(home.statfs().unwrap().inodes_used, 1);
+}
+
+#[test]
+fn a_home_whose_packs_were_never_stored_is_refused() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    let ino = put(&home, "f", &noise(300_000, 1));
+    world.store.down.store(true, Ordering::SeqCst);
+    // Sealed, but it cannot be stored; nobody waits for it.
+    let home = std::sync::Arc::new(home);
+    let waiting = {
+        let home = home.clone();
+        std::thread::spawn(move || home.sync(Some(ino)))
+    };
+    let packs = world.dir("a", "home").join("packs");
+    eventually("it is sealed", || {
+        std::fs::read_dir(&packs).is_ok_and(|mut entries| entries.next().is_some())
+            && home.status().replication_error.is_some()
+    });
+    home.stop();
+    waiting.join().unwrap().unwrap_err();
+    drop(home);
+    world.store.down.store(false, Ordering::SeqCst);
+    std::fs::remove_dir_all(&packs).unwrap();
+    let error = world.try_open("a").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("unsealed pack left behind"), "{error}");
+}
+
+#[test]
+fn a_crash_between_sealing_and_the_store_loses_nothing() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    let small = put(&home, "rider", &noise(30_000, 1));
+    world.store.down.store(true, Ordering::SeqCst);
+    let home = std::sync::Arc::new(home);
+    let waiting = {
+        let home = home.clone();
+        std::thread::spawn(move || home.sync(Some(small)))
+    };
+    eventually("a round failed", || home.status().replication_error.is_some());
+    home.stop();
+    waiting.join().unwrap().unwrap_err();
+    drop(home);
+    world.store.down.store(false, Ordering::SeqCst);
+    // The claim takes the number that the commit with the small pack would have had.
+    let (home, opened) = world.open("a");
+    assert_eq!(opened.recovery, Recovery::LocalContinued);
+    assert_eq!(get(&home, "rider"), noise(30_000, 1));
+    home.release().unwrap();
+    drop(home);
+    let (home, _) = world.open("b");
+    assert_eq!(get(&home, "rider"), noise(30_000, 1));
+}
+
+#[test]
+fn many_commits_are_read_back_through_bases() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    for n in 0..150 {
+        put(&home, &format!("f{n}"), &noise(500, n));
+        home.sync(None).unwrap();
+    }
+    eventually("a base was written", || !world.keys("base/").is_empty());
+    let ino = home.lookup(ROOT, b"f3").unwrap().ino;
+    home.setattr(ino, &SetAttr { size: Some(10), ..SetAttr::default() }).unwrap();
+    home.sync(None).unwrap();
+    drop(home);
+    let (home, _) = world.open("b");
+    for n in 0..150 {
+        let len = if n == 3 { 10 } else { 500 };
+        assert_eq!(get(&home, &format!("f{n}")), noise(500, n)[..len]);
+    }
+}

@@ -1,0 +1,88 @@
+//! One writer at a time.
+
+use base::{ErrorKind, ServerId};
+use homefs::{HomeFs, HomeSettings, Recovery};
+use vfs::{Errno, FileSystem as _};
+
+use crate::support::{World, eventually, get, put, try_get};
+
+#[test]
+fn a_fenced_writer_cannot_sync() {
+    let world = World::new();
+    let (old, _) = world.open("a");
+    let ino = put(&old, "f", b"first");
+    old.sync(None).unwrap();
+    put(&old, "f", b"FIRST");
+    // Same server, another directory: it may take its own home again.
+    let (new, _) = world.open("b");
+    assert_eq!(get(&new, "f"), b"first");
+    let error = old.sync(Some(ino)).unwrap_err();
+    assert_eq!((error.kind(), error.errno()), (ErrorKind::Fenced, Errno::EIO));
+    assert_eq!(old.write(ino, 0, b"x").unwrap_err().kind(), ErrorKind::Fenced);
+    assert_eq!(old.sync_local().unwrap_err().kind(), ErrorKind::Fenced);
+    assert_eq!(old.release().unwrap_err().kind(), ErrorKind::Fenced);
+    assert!(old.status().fenced);
+    assert_eq!(get(&old, "f"), b"FIRST", "reads go on");
+    put(&new, "f", b"newer");
+    new.sync(None).unwrap();
+    new.release().unwrap();
+}
+
+#[test]
+fn a_fenced_writer_finds_out_by_itself() {
+    let mut world = World::new();
+    world.replicate_after = std::time::Duration::from_millis(20);
+    let (old, _) = world.open("a");
+    let (_new, _) = world.open("b");
+    put(&old, "f", b"too late");
+    eventually("it is fenced", || old.status().fenced);
+}
+
+#[test]
+fn another_server_needs_to_be_told_that_the_first_is_lost() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    put(&home, "f", b"kept");
+    home.sync(None).unwrap();
+    drop(home);
+    let other =
+        HomeSettings { holder: ServerId::generate(), ..world.settings(&world.dir("b", "home")) };
+    let error = HomeFs::open_writer(other.clone(), world.parts()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fenced);
+    let take_over = HomeSettings { take_over: true, ..other };
+    let (home, _) = HomeFs::open_writer(take_over, world.parts()).unwrap();
+    assert_eq!(get(&home, "f"), b"kept");
+}
+
+#[test]
+fn overtaken_local_changes_are_parked_and_not_deleted() {
+    let world = World::new();
+    let (old, opened) = world.open("a");
+    put(&old, "mine", b"never replicated");
+    old.sync_local().unwrap();
+    drop(old);
+    let (new, _) = world.open("b");
+    put(&new, "theirs", b"replicated");
+    new.release().unwrap();
+    drop(new);
+    let (home, reopened) = world.open("a");
+    assert_eq!(reopened.recovery, Recovery::FromStore { lost_local: true });
+    assert_eq!(get(&home, "theirs"), b"replicated");
+    assert_eq!(try_get(&home, "mine"), None);
+    let parked = world.dir("a", &format!("home.parked-{}", opened.epoch));
+    assert!(parked.join("home.db").exists());
+}
+
+#[test]
+fn a_directory_is_open_once() {
+    let world = World::new();
+    let (_home, _) = world.open("a");
+    assert_eq!(world.try_open("a").unwrap_err().kind(), ErrorKind::Conflict);
+}
+
+#[test]
+fn a_home_that_does_not_exist_is_not_found() {
+    let mut world = World::new();
+    world.home = base::HomeId::generate();
+    assert_eq!(world.try_open("a").unwrap_err().kind(), ErrorKind::NotFound);
+}

@@ -1,0 +1,178 @@
+//! The tree itself: the suite that every file system runs, and what is ours besides.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use vfs::{Errno, Expect, FileSystem, Graft, Kind, Owner, ROOT, SetAttr};
+
+use crate::support::{ROOT_USER, World, get, make, mkdir, noise, put};
+
+#[test]
+fn a_home_does_what_every_file_system_does() {
+    let worlds = Mutex::new(Vec::new());
+    vfs::suite::run(&|| {
+        let mut world = World::new();
+        world.bytes_max = 64 << 20;
+        let (home, _) = world.open("a");
+        worlds.lock().push(world);
+        Arc::new(home)
+    });
+}
+
+#[test]
+fn a_draft_does_what_every_file_system_does() {
+    let worlds = Mutex::new(Vec::new());
+    vfs::suite::run(&|| {
+        let mut world = World::new();
+        world.bytes_max = 64 << 20;
+        let draft = world.draft("a");
+        worlds.lock().push(world);
+        Arc::new(draft)
+    });
+}
+
+#[test]
+fn space_is_bounded_and_given_back() {
+    let mut world = World::new();
+    world.bytes_max = 1 << 20;
+    let (home, _) = world.open("a");
+    let ino = put(&home, "f", &noise(900_000, 1));
+    let more = make(&home, "g");
+    let error = home.write(more, 0, &noise(200_000, 2)).unwrap_err();
+    assert_eq!(error.errno(), Errno::ENOSPC);
+    // Overwriting needs nothing more.
+    home.write(ino, 0, &noise(900_000, 3)).unwrap();
+    home.link(ino, ROOT, b"second").unwrap();
+    assert_eq!(home.statfs().unwrap().bytes_used, 900_000, "a hard link takes no space");
+    home.unlink(ROOT, b"f").unwrap();
+    assert_eq!(home.statfs().unwrap().bytes_used, 900_000);
+    home.setattr(ino, &SetAttr { size: Some(300_000), ..SetAttr::default() }).unwrap();
+    assert_eq!(home.statfs().unwrap().bytes_used, 300_000);
+    home.write(more, 0, &noise(200_000, 2)).unwrap();
+    home.unlink(ROOT, b"second").unwrap();
+    assert_eq!(home.statfs().unwrap().bytes_used, 200_000);
+}
+
+#[test]
+fn no_offset_breaks_anything() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    let ino = make(&home, "f");
+    for offset in [u64::MAX, i64::MAX as u64, 16 << 40, (16 << 40) - 1, 1 << 63] {
+        let error = home.write(ino, offset, b"xx").unwrap_err();
+        assert_eq!(error.errno(), Errno::EFBIG, "{offset}");
+        assert!(home.read(ino, offset, u32::MAX).unwrap().is_empty());
+        assert!(home.fallocate(ino, 0, offset, u64::MAX).is_err());
+    }
+    let huge = SetAttr { size: Some(u64::MAX), ..SetAttr::default() };
+    assert_eq!(home.setattr(ino, &huge).unwrap_err().errno(), Errno::EFBIG);
+    assert_eq!(home.getattr(ino).unwrap().size, 0);
+    assert!(home.readdir(ROOT, u64::MAX, usize::MAX).unwrap().is_empty());
+}
+
+#[test]
+fn punching_holes_does_not_forge_space() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    let ino = put(&home, "f", &noise(10_000, 1));
+    home.write(ino, 10_000, &noise(100_000, 2)).unwrap();
+    for _ in 0..50 {
+        home.fallocate(ino, 3, 1_000, 2_000).unwrap();
+    }
+    let used = home.statfs().unwrap().bytes_used;
+    assert!((108_000..=110_000).contains(&used), "{used}");
+    let mut expected = [noise(10_000, 1), noise(100_000, 2)].concat();
+    expected[1_000..3_000].fill(0);
+    assert_eq!(get(&home, "f"), expected);
+    home.sync(None).unwrap();
+    assert_eq!(get(&home, "f"), expected);
+}
+
+#[test]
+fn a_graft_that_fails_changes_nothing() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    put(&home, "keep", b"1");
+    let dir = mkdir(&home, ROOT, "dir");
+    home.mknod(dir, b"inside", Kind::File, 0o644, ROOT_USER, 0).unwrap();
+    let from = home.create_detached(Kind::Directory, 0o755, ROOT_USER).unwrap().ino;
+    for name in [b"aaa", b"dir", b"zzz"] {
+        home.mknod(from, name, Kind::File, 0o644, ROOT_USER, 0).unwrap();
+    }
+    let before = home.readdir(ROOT, 0, 100).unwrap();
+    let removals = [vec![b"keep".to_vec()]];
+    let graft = Graft { from, into: ROOT, removals: &removals, root_attrs: true };
+    assert_eq!(home.graft(&graft).unwrap_err().errno(), Errno::EEXIST);
+    assert_eq!(home.readdir(ROOT, 0, 100).unwrap(), before);
+    assert_eq!(home.readdir(from, 0, 100).unwrap().len(), 3);
+    home.unpin(from);
+}
+
+#[test]
+fn directories_with_the_set_group_bit_hand_their_group_down() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    let owner = Owner { uid: 5, gid: 50 };
+    let dir = home.mknod(ROOT, b"d", Kind::Directory, 0o2775, owner, 0).unwrap();
+    let file = home.mknod(dir.ino, b"f", Kind::File, 0o644, ROOT_USER, 0).unwrap();
+    let sub = home.mknod(dir.ino, b"s", Kind::Directory, 0o755, ROOT_USER, 0).unwrap();
+    assert_eq!((file.owner.gid, file.perm), (50, 0o644));
+    assert_eq!((sub.owner.gid, sub.perm), (50, 0o2755));
+}
+
+#[test]
+fn a_placed_file_checks_what_it_replaces() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    let seen = put(&home, "f", b"old");
+    let version = home.getattr(seen).unwrap().version;
+    home.write(seen, 0, b"new").unwrap();
+    let ino = home.create_detached(Kind::File, 0o600, ROOT_USER).unwrap().ino;
+    let place = |expect| home.place(ino, ROOT, &[b"f"], expect).map_err(|error| error.errno());
+    assert_eq!(place(Expect::Absent).unwrap_err(), Errno::EEXIST);
+    assert_eq!(place(Expect::Version(seen, version)).unwrap_err(), Errno::ESTALE);
+    let version = home.getattr(seen).unwrap().version;
+    assert!(!place(Expect::Version(seen, version)).unwrap().created);
+    assert!(home.getattr(seen).is_err(), "replaced and held by nobody");
+}
+
+#[test]
+fn versions_never_repeat_after_a_host_is_lost() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    let ino = put(&home, "f", b"1");
+    home.sync(None).unwrap();
+    home.write(ino, 0, b"2").unwrap();
+    let lost = home.getattr(ino).unwrap().version;
+    drop(home);
+    let (home, _) = world.open("b");
+    home.write(ino, 0, b"3").unwrap();
+    assert!(home.getattr(ino).unwrap().version > lost);
+}
+
+#[test]
+fn a_walk_sees_every_entry_once_while_others_come_and_go() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    for n in 0..500 {
+        make(&home, &format!("stay{n}"));
+    }
+    let (mut cookie, mut seen) = (0, Vec::new());
+    loop {
+        let part = home.readdir(ROOT, cookie, 37).unwrap();
+        let Some(last) = part.last() else { break };
+        cookie = last.cookie;
+        let n = seen.len();
+        make(&home, &format!("come{n}"));
+        home.unlink(ROOT, format!("come{n}").as_bytes()).unwrap();
+        // Replacing a name that stays keeps its place.
+        make(&home, &format!("tmp{n}"));
+        home.rename(ROOT, format!("tmp{n}").as_bytes(), ROOT, b"stay0", Default::default())
+            .unwrap();
+        seen.extend(part.into_iter().map(|entry| entry.name));
+    }
+    seen.sort();
+    let before = seen.len();
+    seen.dedup();
+    assert_eq!((before, seen.len()), (500, 500));
+}

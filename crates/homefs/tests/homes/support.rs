@@ -1,0 +1,241 @@
+//! A store that counts and fails when told to, and a world with homes in it.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use base::{HomeId, ServerId, SystemClock, SystemEntropy};
+use bytes::Bytes;
+use homefs::{Draft, HomeFs, HomeSettings, Opened, Parts, Snapshot};
+use objstore::{Error, MemoryStore, ObjectMeta, ObjectStore, Result};
+use vfs::{Errno, Expect, FileSystem, Ino, Kind, Owner, ROOT};
+
+static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+});
+
+/// Counts what passes, and is away when told so.
+#[derive(Debug, Default)]
+pub(crate) struct Store {
+    inner: MemoryStore,
+    pub(crate) down: AtomicBool,
+    /// The next this many creates are stored, and their replies lost.
+    pub(crate) lose_replies: AtomicU64,
+    pub(crate) got_bytes: AtomicU64,
+    pub(crate) gets: AtomicU64,
+    pub(crate) stored: AtomicU64,
+}
+
+impl Store {
+    fn check(&self) -> Result<()> {
+        if self.down.load(Ordering::SeqCst) { Err(away()) } else { Ok(()) }
+    }
+
+    pub(crate) fn take_got(&self) -> (u64, u64) {
+        (self.gets.swap(0, Ordering::SeqCst), self.got_bytes.swap(0, Ordering::SeqCst))
+    }
+
+    pub(crate) fn take_stored(&self) -> u64 {
+        self.stored.swap(0, Ordering::SeqCst)
+    }
+}
+
+fn away() -> Error {
+    Error::Unavailable { message: "told to be away".into() }
+}
+
+#[async_trait]
+impl ObjectStore for Store {
+    async fn put(&self, key: &str, body: Bytes) -> Result<()> {
+        self.check()?;
+        self.stored.fetch_add(1, Ordering::SeqCst);
+        self.inner.put(key, body).await
+    }
+    async fn create(&self, key: &str, body: Bytes) -> Result<()> {
+        self.check()?;
+        self.stored.fetch_add(1, Ordering::SeqCst);
+        self.inner.create(key, body).await?;
+        let left = self.lose_replies.load(Ordering::SeqCst);
+        if left > 0 {
+            self.lose_replies.store(left - 1, Ordering::SeqCst);
+            return Err(away());
+        }
+        Ok(())
+    }
+    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes> {
+        self.check()?;
+        let body = self.inner.get(key, range).await?;
+        self.gets.fetch_add(1, Ordering::SeqCst);
+        self.got_bytes.fetch_add(body.len() as u64, Ordering::SeqCst);
+        Ok(body)
+    }
+    async fn head(&self, key: &str) -> Result<ObjectMeta> {
+        self.check()?;
+        self.inner.head(key).await
+    }
+    async fn delete(&self, key: &str) -> Result<()> {
+        self.check()?;
+        self.inner.delete(key).await
+    }
+    async fn list(&self, prefix: &str, after: Option<&str>, max: usize) -> Result<Vec<ObjectMeta>> {
+        self.check()?;
+        self.inner.list(prefix, after, max).await
+    }
+}
+
+/// A store with one home, and a disk.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) store: Arc<Store>,
+    pub(crate) home: HomeId,
+    pub(crate) server: ServerId,
+    disk: tempfile::TempDir,
+    pub(crate) replicate_after: Duration,
+    pub(crate) bytes_max: u64,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let world = Self {
+            store: Arc::default(),
+            home: HomeId::generate(),
+            server: ServerId::generate(),
+            disk: tempfile::tempdir().unwrap(),
+            // Tests say themselves when.
+            replicate_after: Duration::from_secs(3_600),
+            bytes_max: 1 << 40,
+        };
+        RUNTIME.block_on(homefs::create_home(&world.parts(), &world.home, &world.server)).unwrap();
+        world
+    }
+
+    pub(crate) fn parts(&self) -> Parts {
+        Parts {
+            store: self.store.clone(),
+            clock: Arc::new(SystemClock::new()),
+            entropy: Arc::new(SystemEntropy),
+            runtime: RUNTIME.handle().clone(),
+        }
+    }
+
+    /// A directory of this host or, by another name, of another one.
+    pub(crate) fn dir(&self, host: &str, what: &str) -> PathBuf {
+        self.disk.path().join(host).join(what)
+    }
+
+    pub(crate) fn settings(&self, dir: &Path) -> HomeSettings {
+        HomeSettings {
+            bytes_max: self.bytes_max,
+            replicate_after: self.replicate_after,
+            ..HomeSettings::new(self.home.clone(), dir, self.server.clone())
+        }
+    }
+
+    pub(crate) fn open(&self, host: &str) -> (HomeFs, Opened) {
+        self.try_open(host).unwrap()
+    }
+
+    pub(crate) fn try_open(&self, host: &str) -> homefs::Result<(HomeFs, Opened)> {
+        HomeFs::open_writer(self.settings(&self.dir(host, "home")), self.parts())
+    }
+
+    pub(crate) fn snapshot(&self, host: &str) -> Snapshot {
+        Snapshot::open_published(self.home.clone(), self.dir(host, "snapshot"), self.parts())
+            .unwrap()
+    }
+
+    pub(crate) fn draft(&self, host: &str) -> Draft {
+        Draft::open(self.settings(&self.dir(host, "draft")), self.parts()).unwrap()
+    }
+
+    pub(crate) fn keys(&self, prefix: &str) -> Vec<ObjectMeta> {
+        let prefix = format!("homes/{}/{prefix}", self.home);
+        RUNTIME.block_on(self.store.list(&prefix, None, 1_000)).unwrap()
+    }
+}
+
+/// Bytes that do not compress and differ by `seed`.
+pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 24) as u8
+        })
+        .collect()
+}
+
+pub(crate) const ROOT_USER: Owner = Owner { uid: 0, gid: 0 };
+
+pub(crate) fn make(fs: &dyn FileSystem, name: &str) -> Ino {
+    fs.mknod(ROOT, name.as_bytes(), Kind::File, 0o644, ROOT_USER, 0).unwrap().ino
+}
+
+pub(crate) fn mkdir(fs: &dyn FileSystem, parent: Ino, name: &str) -> Ino {
+    fs.mknod(parent, name.as_bytes(), Kind::Directory, 0o755, ROOT_USER, 0).unwrap().ino
+}
+
+pub(crate) fn put(fs: &dyn FileSystem, name: &str, data: &[u8]) -> Ino {
+    let ino = match fs.lookup(ROOT, name.as_bytes()) {
+        Ok(attr) => attr.ino,
+        Err(_) => make(fs, name),
+    };
+    for (n, part) in data.chunks(1 << 20).enumerate() {
+        fs.write(ino, (n << 20) as u64, part).unwrap();
+    }
+    ino
+}
+
+/// As an upload does it: written detached, then placed.
+pub(crate) fn upload(fs: &dyn FileSystem, path: &str, data: &[u8]) -> Ino {
+    let ino = fs.create_detached(Kind::File, 0o644, ROOT_USER).unwrap().ino;
+    for (n, part) in data.chunks(1 << 20).enumerate() {
+        fs.write(ino, (n << 20) as u64, part).unwrap();
+    }
+    let names: Vec<&[u8]> = path.split('/').map(str::as_bytes).collect();
+    fs.place(ino, ROOT, &names, Expect::Any).unwrap();
+    fs.sync_local().unwrap();
+    fs.unpin(ino);
+    ino
+}
+
+pub(crate) fn content(fs: &dyn FileSystem, ino: Ino) -> Vec<u8> {
+    let size = fs.getattr(ino).unwrap().size;
+    let mut data = Vec::new();
+    while (data.len() as u64) < size {
+        let part = fs.read(ino, data.len() as u64, 1 << 20).unwrap();
+        assert!(!part.is_empty(), "a read before the end gives something");
+        data.extend_from_slice(&part);
+    }
+    data
+}
+
+pub(crate) fn get(fs: &dyn FileSystem, path: &str) -> Vec<u8> {
+    try_get(fs, path).unwrap_or_else(|| panic!("{path} is missing"))
+}
+
+pub(crate) fn try_get(fs: &dyn FileSystem, path: &str) -> Option<Vec<u8>> {
+    let mut at = ROOT;
+    for name in path.split('/') {
+        match fs.lookup(at, name.as_bytes()) {
+            Ok(attr) => at = attr.ino,
+            Err(error) if error.errno() == Errno::ENOENT => return None,
+            Err(error) => panic!("{path}: {error}"),
+        }
+    }
+    Some(content(fs, at))
+}
+
+/// Waits for something that happens in the background.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(20), "it never came to pass that {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
