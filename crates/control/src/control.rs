@@ -163,6 +163,15 @@ impl Inner {
         Ok(row)
     }
 
+    /// Runs `work` to its end, also when the caller goes away: what was written down must also be
+    /// acted on.
+    pub(crate) async fn to_the_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        joined(self.tasks.spawn(work).await)
+    }
+
     /// The machine that a caller named.
     pub(crate) async fn resolve(&self, machine: &MachineRef) -> Result<MachineRow> {
         let wanted = machine.clone();
@@ -257,8 +266,9 @@ impl Inner {
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => Err(Error::internal("an inner task failed").caused_by(error)),
-    }
+    joined(tokio::task::spawn_blocking(work).await)
+}
+
+fn joined<T>(done: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
+    done.unwrap_or_else(|error| Err(Error::internal("an inner task failed").caused_by(error)))
 }

@@ -49,8 +49,9 @@ pub struct DraftChanges {
     pub removed: Vec<Vec<u8>>,
     /// Paths that the draft made or changed.
     pub changed: Vec<Vec<u8>>,
-    /// Those of both lists that the home changed too.
-    pub conflicts: Vec<Vec<u8>>,
+    /// What stood at each of these paths when the draft was opened, as an etag of the live home;
+    /// `None` for nothing. Where something else stands there now, both sides changed it.
+    pub bases: Vec<(Vec<u8>, Option<String>)>,
     /// A tar of everything in `changed`.
     pub tar: ByteStream,
 }
@@ -67,7 +68,7 @@ impl Debug for DraftChanges {
 /// Homes in the store, and their drafts on this host.
 #[async_trait]
 pub trait Homes: Send + Sync + Debug + 'static {
-    /// Prepares a home; idempotent.
+    /// Makes an empty home, released; one that exists is left as it is.
     ///
     /// # Errors
     /// Those of the store.

@@ -55,7 +55,8 @@ impl Executions {
             let _busy = self.inner.activity.begin(&row.id);
             return link.execute(&id, &new).await;
         }
-        waiting::start(&self.inner, &row, id, new).await
+        let inner = self.inner.clone();
+        self.inner.to_the_end(async move { waiting::start(&inner, &row, id, new).await }).await
     }
 
     /// One execution.
@@ -262,3 +263,6 @@ fn only_event(execution: &Execution) -> ExecutionEvent {
         error_message: execution.error_message.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests;

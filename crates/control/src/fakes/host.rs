@@ -356,7 +356,9 @@ impl FakeHost {
 #[async_trait]
 impl Homes for FakeHost {
     async fn create(&self, home: &HomeId) -> Result<()> {
-        self.state.lock().homes.entry(home.clone()).or_default();
+        let mut state = self.state.lock();
+        let home = state.homes.entry(home.clone()).or_default();
+        home.seq = home.seq.max(1);
         Ok(())
     }
 
@@ -406,13 +408,10 @@ impl Homes for FakeHost {
     async fn changes(&self, at: &HomeAt) -> Result<DraftChanges> {
         self.home(at, |home| {
             let (draft, base, _) = home.draft.as_ref().ok_or_else(|| no_such("draft"))?;
-            let now = home.local.as_ref().unwrap_or(&home.published);
             let (changed, removed) = draft.against(base);
-            let (theirs, gone) = now.against(base);
             let both = changed.iter().chain(&removed);
-            let both = both.filter(|path| theirs.contains(path) || gone.contains(path));
-            let conflicts = both.cloned().collect();
-            Ok(DraftChanges { tar: draft.bundle(&changed), removed, changed, conflicts })
+            let bases = both.map(|path| (path.clone(), base.etag(path))).collect();
+            Ok(DraftChanges { tar: draft.bundle(&changed), removed, changed, bases })
         })
     }
 

@@ -60,6 +60,12 @@ impl FakeTree {
         (made.map(|(path, _)| path.clone()).collect(), gone.cloned().collect())
     }
 
+    /// The etag of a file.
+    #[must_use]
+    pub fn etag(&self, path: &[u8]) -> Option<String> {
+        self.files.lock().get(path).map(|file| meta(file).etag)
+    }
+
     /// These paths as a bundle.
     #[must_use]
     pub fn bundle(&self, paths: &[Vec<u8>]) -> ByteStream {

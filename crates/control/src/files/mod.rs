@@ -164,7 +164,8 @@ impl Files {
     /// # Errors
     /// `NotFound`, `Fenced` where another server writes the home, those of the store and the tree.
     pub async fn publish(&self, machine: &MachineRef) -> Result<PublishReport> {
-        publish::publish(&self.inner, machine).await
+        let (inner, machine) = (self.inner.clone(), machine.clone());
+        self.inner.to_the_end(async move { publish::publish(&inner, &machine).await }).await
     }
 
     /// Throws a draft away; true where there was one.
@@ -172,7 +173,8 @@ impl Files {
     /// # Errors
     /// `NotFound`, those of the disk.
     pub async fn discard_draft(&self, machine: &MachineRef) -> Result<bool> {
-        publish::discard(&self.inner, machine).await
+        let (inner, machine) = (self.inner.clone(), machine.clone());
+        self.inner.to_the_end(async move { publish::discard(&inner, &machine).await }).await
     }
 }
 
@@ -180,3 +182,6 @@ impl Files {
 fn held(body: ByteStream, hold: Hold) -> ByteStream {
     body.inspect(move |_| _ = &hold).boxed()
 }
+
+#[cfg(test)]
+mod tests;

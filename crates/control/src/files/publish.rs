@@ -11,21 +11,28 @@
 
 use std::sync::Arc;
 
-use vfs::path::show;
+use base::ErrorKind;
+use catalog::MachineRow;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::OwnedRwLockWriteGuard;
+use vfs::path::{TreePath, show};
 
-use super::PublishReport;
 use super::route::{self, Place};
-use crate::Result;
+use super::{FileCalls, PublishReport};
 use crate::control::Inner;
-use crate::homes::{DraftChanges, DraftPublished};
-use crate::limits::CONFLICTS_SHOWN_MAX;
+use crate::homes::DraftPublished;
+use crate::limits::{CONFLICTS_SHOWN_MAX, TRANSITION_WAIT};
 use crate::machines::MachineRef;
+use crate::{Error, Result};
+
+/// Paths looked at at once where conflicts are searched.
+const LOOKS_AT_ONCE: usize = 16;
 
 /// Publishes a machine's draft; without one there is nothing to do.
 pub(crate) async fn publish(inner: &Arc<Inner>, machine: &MachineRef) -> Result<PublishReport> {
     let (row, place) = route::locate(inner, machine).await?;
     let at = inner.home_at(&row);
-    let _alone = inner.draft_lock(&row.id).write_owned().await;
+    let _alone = alone(inner, &row).await?;
     let homes = &inner.parts.homes;
     if !homes.has_draft(&at).await {
         return Ok(PublishReport::default());
@@ -35,35 +42,68 @@ pub(crate) async fn publish(inner: &Arc<Inner>, machine: &MachineRef) -> Result<
     {
         return Ok(PublishReport { published: true, changed, ..PublishReport::default() });
     }
-    let changes = homes.changes(&at).await?;
-    let report = report(&changes);
-    match place {
+    let mut changes = homes.changes(&at).await?;
+    let changed = (changes.removed.len() + changes.changed.len()) as u64;
+    let conflicts = match place {
         Place::Awake(link) => {
             let _busy = inner.activity.begin(&row.id);
+            let conflicts = conflicts(&*link, changes.bases).await?;
             link.graft(changes.removed, changes.tar).await?;
+            conflicts
         }
-        Place::Asleep => homes.apply(&at, changes).await?,
-    }
+        Place::Asleep => {
+            let conflicts =
+                conflicts(&*homes.published(&at).await?, std::mem::take(&mut changes.bases))
+                    .await?;
+            homes.apply(&at, changes).await?;
+            conflicts
+        }
+    };
     homes.discard(&at).await?;
-    Ok(report)
+    Ok(PublishReport {
+        published: true,
+        changed,
+        conflicts_total: conflicts.len() as u64,
+        conflicts: conflicts.iter().take(CONFLICTS_SHOWN_MAX).map(|path| show(path)).collect(),
+    })
+}
+
+/// The paths of a draft that the home changed too since the draft was opened. Looked at just before
+/// the draft is applied: a change in between is overwritten unnamed.
+async fn conflicts(
+    now: &dyn FileCalls,
+    bases: Vec<(Vec<u8>, Option<String>)>,
+) -> Result<Vec<Vec<u8>>> {
+    let looks = bases.into_iter().map(|(path, base)| async move {
+        let there = match now.head(&TreePath::parse(&path)?).await {
+            Ok(meta) => Some(meta.etag),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Conflict) => None,
+            Err(error) => return Err(error),
+        };
+        Ok((there != base).then_some(path))
+    });
+    let looked = stream::iter(looks).buffered(LOOKS_AT_ONCE);
+    looked.try_filter_map(|conflict| async move { Ok(conflict) }).try_collect().await
 }
 
 /// Throws a machine's draft away; true where there was one.
 pub(crate) async fn discard(inner: &Arc<Inner>, machine: &MachineRef) -> Result<bool> {
     let row = inner.resolve(machine).await?;
     let at = inner.home_at(&row);
-    let _alone = inner.draft_lock(&row.id).write_owned().await;
+    let _alone = alone(inner, &row).await?;
     let had = inner.parts.homes.has_draft(&at).await;
     inner.parts.homes.discard(&at).await?;
     Ok(had)
 }
 
-fn report(changes: &DraftChanges) -> PublishReport {
-    let shown = changes.conflicts.iter().take(CONFLICTS_SHOWN_MAX);
-    PublishReport {
-        published: true,
-        changed: (changes.removed.len() + changes.changed.len()) as u64,
-        conflicts: shown.map(|path| show(path)).collect(),
-        conflicts_total: changes.conflicts.len() as u64,
-    }
+/// Waits for the writes to a draft that are under way; a slow upload must not hold a publish for ever.
+async fn alone(inner: &Inner, row: &MachineRow) -> Result<OwnedRwLockWriteGuard<()>> {
+    let lock = inner.draft_lock(&row.id).write_owned();
+    tokio::time::timeout(TRANSITION_WAIT, lock).await.map_err(|_| {
+        Error::new(
+            ErrorKind::Unavailable,
+            format!("files of machine {} are being written; try again in a moment", row.name),
+        )
+        .retry_after(1_000)
+    })
 }

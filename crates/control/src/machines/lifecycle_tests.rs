@@ -527,3 +527,20 @@ async fn drivers_of_resting_machines_are_gone() {
     let inner = control.machines().inner;
     eventually(|| inner.drivers.count() == 0).await;
 }
+
+#[tokio::test]
+async fn what_was_asked_for_is_done_also_when_the_caller_goes_away() {
+    let world = World::new();
+    let control = world.open().await;
+    let machines = control.machines();
+    // One look at the call, then it is dropped, as a server drops a call whose client hung up.
+    assert!(futures::FutureExt::now_or_never(machines.create(named("one"))).is_none());
+    let one = MachineRef::Name("one".to_owned());
+    for _ in 0..1_000 {
+        if machines.get(&one).await.is_ok_and(|machine| machine.phase == Phase::Running) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the machine was written down and never started");
+}

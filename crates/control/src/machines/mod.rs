@@ -73,19 +73,7 @@ impl Machines {
             transition_at: now,
             progress_at: now,
         };
-        let (stored, max) = (row.clone(), settings.limits.machines_max);
-        self.inner.db(move |catalog| catalog.insert_machine(&stored, max)).await?;
-        let row = match steps::ensure_recorded(&self.inner, &row).await {
-            Ok(row) => row,
-            Err(error) => {
-                // Not in the store, so not promised: take it back and say so.
-                let id = row.id;
-                self.inner.db(move |catalog| catalog.remove_machine(&id)).await?;
-                return Err(error);
-            }
-        };
-        Drivers::nudge(&self.inner, &row.id);
-        Ok(shape(&row))
+        self.inner.to_the_end(promise(self.inner.clone(), row)).await
     }
 
     /// One machine.
@@ -158,9 +146,13 @@ impl Machines {
         decide: impl FnOnce(&MachineRow) -> Result<catalog::MachineChange> + Send + 'static,
     ) -> Result<Machine> {
         let id = self.inner.resolve(machine).await?.id;
-        let row = self.inner.edit(&id, decide).await?;
-        Drivers::nudge(&self.inner, &id);
-        Ok(shape(&row))
+        let inner = self.inner.clone();
+        let done = async move {
+            let row = inner.edit(&id, decide).await?;
+            Drivers::nudge(&inner, &id);
+            Ok(shape(&row))
+        };
+        self.inner.to_the_end(done).await
     }
 
     /// Waits at most `wait` until the machine is settled ([`Machine::is_settled`]); returns it as it is
@@ -238,6 +230,26 @@ impl Machines {
         let machines: Vec<Machine> = futures::future::join_all(settled).await;
         Ok(machines.into_iter().filter(|machine| !machine.is_converged()).collect())
     }
+}
+
+/// Writes a new machine down, here and then in the store.
+async fn promise(inner: Arc<Inner>, row: MachineRow) -> Result<Machine> {
+    let (stored, max) = (row.clone(), inner.settings.limits.machines_max);
+    inner.db(move |catalog| catalog.insert_machine(&stored, max)).await?;
+    let row = match steps::ensure_recorded(&inner, &row).await {
+        Ok(row) => row,
+        Err(error) => {
+            // Not in the store, so not promised: take it back and say so. What did get there is of no
+            // use to anybody; where the store is down it stays.
+            if let Err(left) = steps::unrecord(&inner, &row).await {
+                tracing::warn!(machine = %row.id, home = %row.home, %left, "left in the store");
+            }
+            inner.db(move |catalog| catalog.remove_machine(&row.id)).await?;
+            return Err(error);
+        }
+    };
+    Drivers::nudge(&inner, &row.id);
+    Ok(shape(&row))
 }
 
 /// A name for a machine whose creator gave none: unique as its id is, and short enough to type.

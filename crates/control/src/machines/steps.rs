@@ -61,8 +61,9 @@ pub(crate) async fn take(
     }
 }
 
-/// Puts the record into the store and notes that it is there, unless the row changed meanwhile.
+/// Puts home and record into the store and notes that they are there, unless the row changed meanwhile.
 pub(crate) async fn ensure_recorded(inner: &Inner, row: &MachineRow) -> Result<MachineRow> {
+    inner.parts.homes.create(&row.home).await?;
     record::put(&*inner.parts.store, &Record::of(row)).await?;
     let (name, spec) = (row.name.clone(), row.spec.clone());
     inner
@@ -72,6 +73,12 @@ pub(crate) async fn ensure_recorded(inner: &Inner, row: &MachineRow) -> Result<M
             Ok(MachineChange { recorded, ..MachineChange::default() })
         })
         .await
+}
+
+/// Takes home and record out of the store, in this order.
+pub(crate) async fn unrecord(inner: &Inner, row: &MachineRow) -> Result<()> {
+    inner.parts.homes.delete(&inner.home_at(row)).await?;
+    record::delete(&*inner.parts.store, &row.id).await
 }
 
 async fn start_keeper(inner: &Inner, row: &MachineRow) -> Result<()> {
@@ -219,8 +226,7 @@ async fn report_failure(
 }
 
 async fn destroy(inner: &Inner, row: &MachineRow) -> Result<()> {
-    inner.parts.homes.delete(&inner.home_at(row)).await?;
-    record::delete(&*inner.parts.store, &row.id).await?;
+    unrecord(inner, row).await?;
     inner.parts.host.remove(&row.id).await?;
     inner.activity.forget(&row.id);
     let id = row.id.clone();
@@ -228,8 +234,7 @@ async fn destroy(inner: &Inner, row: &MachineRow) -> Result<()> {
     // Told after the row is gone, so that whoever hears it finds the name free.
     inner.watchers.tell(&MachineRow {
         observed: Observation::of(Phase::Destroyed, "destroyed"),
-        // Whatever was written meanwhile, this is the last word.
-        revision: row.revision + 1_000,
+        revision: row.revision + 1,
         ..row.clone()
     });
     Ok(())

@@ -142,7 +142,8 @@ mod tests {
 
     #[test]
     fn sizes_out_of_bounds_name_their_field() {
-        let bad: [(&str, fn(&mut CreateMachine)); 9] = [
+        type Change = fn(&mut CreateMachine);
+        let bad: [(&str, Change); 9] = [
             ("vcpu", |new| new.vcpu = Some(0.0)),
             ("vcpu", |new| new.vcpu = Some(0.3)),
             ("vcpu", |new| new.vcpu = Some(f64::NAN)),

@@ -1,0 +1,191 @@
+//! Files of machines awake, asleep and in between, on homes in memory.
+
+use std::time::Duration;
+
+use base::ErrorKind;
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::*;
+use crate::Control;
+use crate::fakes::World;
+use crate::machines::{CreateMachine, IfMatch, Machine, Phase};
+
+const SOON: Duration = Duration::from_secs(5);
+
+async fn awake(control: &Control) -> Machine {
+    let machine = control.machines().create(CreateMachine::default()).await.unwrap();
+    let machine = control.machines().settle(machine, SOON).await;
+    assert_eq!(machine.phase, Phase::Running);
+    machine
+}
+
+async fn sleep(control: &Control, machine: &MachineRef) {
+    let asked = control.machines().sleep(machine, &IfMatch::Any).await.unwrap();
+    assert_eq!(control.machines().settle(asked, SOON).await.phase, Phase::Sleeping);
+}
+
+async fn wake(control: &Control, machine: &MachineRef) {
+    let asked = control.machines().wake(machine, &IfMatch::Any).await.unwrap();
+    assert_eq!(control.machines().settle(asked, SOON).await.phase, Phase::Running);
+}
+
+fn path(text: &str) -> TreePath {
+    TreePath::parse(text.as_bytes()).unwrap()
+}
+
+fn body(text: &str) -> ByteStream {
+    stream::iter([Ok(Bytes::copy_from_slice(text.as_bytes()))]).boxed()
+}
+
+async fn put(control: &Control, machine: &MachineRef, name: &str, text: &str) {
+    let options = PutOptions::default();
+    control.files().put(machine, &path(name), body(text), options).await.unwrap();
+}
+
+async fn read(control: &Control, machine: &MachineRef, name: &str, view: View) -> Result<String> {
+    let file = control.files().get(machine, &path(name), None, view).await?;
+    let pieces: Vec<Bytes> = file.body.try_collect().await.unwrap();
+    Ok(String::from_utf8(pieces.concat()).unwrap())
+}
+
+#[tokio::test]
+async fn a_draft_is_invisible_until_it_is_published() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = MachineRef::Id(awake(&control).await.machine_id);
+    put(&control, &machine, "a", "live").await;
+    assert_eq!(read(&control, &machine, "a", View::Current).await.unwrap(), "live");
+    sleep(&control, &machine).await;
+    put(&control, &machine, "a", "draft").await;
+    put(&control, &machine, "dir/b", "new").await;
+    assert_eq!(read(&control, &machine, "a", View::Current).await.unwrap(), "live");
+    assert_eq!(read(&control, &machine, "a", View::Draft).await.unwrap(), "draft");
+
+    let report = control.files().publish(&machine).await.unwrap();
+    assert_eq!((report.published, report.changed, report.conflicts_total), (true, 2, 0));
+    assert_eq!(read(&control, &machine, "a", View::Current).await.unwrap(), "draft");
+    wake(&control, &machine).await;
+    assert_eq!(read(&control, &machine, "dir/b", View::Current).await.unwrap(), "new");
+    // Nothing is left to publish.
+    assert!(!control.files().publish(&machine).await.unwrap().published);
+}
+
+#[tokio::test]
+async fn a_parked_draft_is_applied_to_the_live_home_and_conflicts_are_named() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = MachineRef::Id(awake(&control).await.machine_id);
+    put(&control, &machine, "both", "0").await;
+    put(&control, &machine, "gone", "0").await;
+    sleep(&control, &machine).await;
+    put(&control, &machine, "both", "draft").await;
+    put(&control, &machine, "mine", "draft").await;
+    let options = DeleteOptions::default();
+    control.files().delete(&machine, &path("gone"), options).await.unwrap();
+    wake(&control, &machine).await;
+    assert_eq!(read(&control, &machine, "both", View::Current).await.unwrap(), "0");
+    assert_eq!(read(&control, &machine, "both", View::Draft).await.unwrap(), "draft");
+    put(&control, &machine, "both", "guest").await;
+    put(&control, &machine, "theirs", "guest").await;
+
+    let report = control.files().publish(&machine).await.unwrap();
+    assert_eq!(report.conflicts, ["both"]);
+    assert_eq!(report.changed, 3);
+    for (name, text) in [("both", "draft"), ("mine", "draft"), ("theirs", "guest")] {
+        assert_eq!(read(&control, &machine, name, View::Current).await.unwrap(), text, "{name}");
+    }
+    assert!(control.files().head(&machine, &path("gone"), View::Current).await.is_err());
+    let error = read(&control, &machine, "both", View::Draft).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_draft_that_the_home_moved_under_is_applied_while_asleep_too() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = MachineRef::Id(awake(&control).await.machine_id);
+    sleep(&control, &machine).await;
+    put(&control, &machine, "mine", "draft").await;
+    wake(&control, &machine).await;
+    put(&control, &machine, "theirs", "guest").await;
+    sleep(&control, &machine).await;
+    let report = control.files().publish(&machine).await.unwrap();
+    assert_eq!((report.changed, report.conflicts_total), (1, 0));
+    assert_eq!(read(&control, &machine, "mine", View::Current).await.unwrap(), "draft");
+    assert_eq!(read(&control, &machine, "theirs", View::Current).await.unwrap(), "guest");
+}
+
+#[tokio::test]
+async fn a_draft_can_be_thrown_away() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = MachineRef::Id(awake(&control).await.machine_id);
+    sleep(&control, &machine).await;
+    put(&control, &machine, "a", "draft").await;
+    assert!(control.files().discard_draft(&machine).await.unwrap());
+    assert!(!control.files().discard_draft(&machine).await.unwrap());
+    assert!(!control.files().publish(&machine).await.unwrap().published);
+    assert!(read(&control, &machine, "a", View::Draft).await.is_err());
+}
+
+#[tokio::test]
+async fn a_call_waits_for_a_machine_on_its_way() {
+    let world = World::new();
+    let control = world.open().await;
+    world.host.hold_starting(true);
+    let machine = control.machines().create(CreateMachine::default()).await.unwrap();
+    let machine = MachineRef::Id(machine.machine_id);
+    let release = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        world.host.hold_starting(false);
+    };
+    tokio::join!(put(&control, &machine, "a", "live"), release);
+    assert_eq!(read(&control, &machine, "a", View::Current).await.unwrap(), "live");
+}
+
+#[tokio::test]
+async fn a_home_that_a_lost_keeper_held_is_not_read_without_what_it_knew() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = awake(&control).await;
+    let target = MachineRef::Id(machine.machine_id.clone());
+    put(&control, &target, "a", "acknowledged").await;
+    world.host.crash(&machine.machine_id);
+    let inner = control.machines().inner;
+    let failed = |row: &catalog::MachineRow| row.observed.phase == Phase::Failed;
+    inner.wait_for(&machine.machine_id, SOON, failed).await.unwrap();
+    let error = read(&control, &target, "a", View::Current).await.unwrap_err();
+    assert_eq!((error.kind(), error.code.as_ref()), (ErrorKind::Conflict, "INVALID_STATE"));
+    wake(&control, &target).await;
+    assert_eq!(read(&control, &target, "a", View::Current).await.unwrap(), "acknowledged");
+}
+
+#[tokio::test]
+async fn a_body_that_is_still_read_keeps_its_machine_awake() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = awake(&control).await;
+    let target = MachineRef::Id(machine.machine_id.clone());
+    put(&control, &target, "a", "text").await;
+    let file = control.files().get(&target, &path("a"), None, View::Current).await.unwrap();
+    world.clock.advance(Duration::from_secs(1_000));
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    assert!(world.host.is_running(&machine.machine_id));
+    drop(file);
+    world.clock.advance(Duration::from_secs(1_000));
+    let id = machine.machine_id.clone();
+    let inner = control.machines().inner;
+    let asleep = |row: &catalog::MachineRow| row.observed.phase == Phase::Sleeping;
+    let row = inner.wait_for(&id, SOON, asleep).await.unwrap();
+    assert_eq!(row.observed.phase, Phase::Sleeping);
+}
+
+#[tokio::test]
+async fn files_of_a_machine_that_is_not_there_are_not_found() {
+    let world = World::new();
+    let control = world.open().await;
+    let nobody = MachineRef::Name("nobody".to_owned());
+    let error = read(&control, &nobody, "a", View::Current).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
