@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// The root of the checkout.
 pub(crate) fn root() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().unwrap_or(xtask)
 }
 
 /// Cargo's target folder.
@@ -27,6 +28,12 @@ pub(crate) fn images() -> PathBuf {
 /// Downloads and half-finished work, beside the images.
 pub(crate) fn cache() -> PathBuf {
     images().with_file_name("build")
+}
+
+/// `path` as a person in this folder would write it.
+pub(crate) fn short(path: &Path) -> PathBuf {
+    let here = env::current_dir().unwrap_or_default();
+    path.strip_prefix(&here).unwrap_or(path).to_owned()
 }
 
 /// Where a server started on `arguments` keeps its data, if they say so.

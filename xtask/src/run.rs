@@ -99,7 +99,7 @@ async fn welcome(url: &str, arguments: &[String]) -> anyhow::Result<()> {
     let data = paths::data_of(arguments);
     let cli = |words: &[&str]| {
         let mut command = Command::new(paths::dormouse());
-        command.args(words).args(["--url", url]).stdin(Stdio::null());
+        command.args(words).args(["--url", url]).stdin(Stdio::null()).kill_on_drop(true);
         if let Some(data) = &data {
             command.args(["--data", data]);
         }
@@ -120,16 +120,18 @@ async fn welcome(url: &str, arguments: &[String]) -> anyhow::Result<()> {
         }
         eprintln!("created after {:.1} s", begun.elapsed().as_secs_f64());
     }
+    // The commands to try find a server on its defaults by themselves.
+    let flags = data.as_ref().map(|data| format!(" --data {data}")).unwrap_or_default();
     let key = data.map_or_else(default_data, Into::into).join("api-key");
-    let dormouse = paths::dormouse();
+    let dormouse = paths::short(&paths::dormouse());
     let (dormouse, key) = (dormouse.display(), key.display());
     eprintln!(
         "
   URL  {url}
   key  $DORMOUSE_API_KEY where it is set, else in {key}
 
-  {dormouse} exec {MACHINE} -- uname -a
-  {dormouse} cp README.md {MACHINE}:/root/README.md
+  {dormouse} exec {MACHINE}{flags} -- uname -a
+  {dormouse} cp README.md {MACHINE}:/root/README.md{flags}
   curl -H \"Authorization: Bearer $(cat {key})\" {url}/v1/machines
 
 Ctrl-C stops the server; awake machines go on and the next start finds them.

@@ -56,7 +56,7 @@ struct Message {
 /// The program in cargo's messages: dependencies have none.
 fn executable(messages: &str) -> Option<PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok());
-    messages.filter_map(|message| message.executable).last()
+    messages.filter_map(|message| message.executable).next_back()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -70,12 +71,10 @@ fn write_whole(
     let parent = to.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
     let write = || {
-        let mut partial = tempfile::Builder::new()
-            .prefix(".partial-")
-            // Hypervisors of other users read kernel and initramfs.
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-            .tempfile_in(parent)?;
+        let mut partial = tempfile::Builder::new().prefix(".partial-").tempfile_in(parent)?;
         fill(partial.as_file_mut())?;
+        // Hypervisors of other users read kernel and initramfs. Set here, as a umask would win.
+        partial.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
         partial.as_file().sync_all()?;
         partial.persist(to).map_err(|error| error.error)?;
         fs::File::open(parent)?.sync_all()
@@ -140,6 +139,7 @@ mod tests {
         file("r", "root 2");
         let second = publish(&images, "base", &parts).unwrap();
         assert!(!first.initrd.exists(), "nobody can want it");
+        assert_eq!(fs::metadata(&second.initrd).unwrap().permissions().mode() & 0o777, 0o644);
         assert!(first.root.exists(), "an upper may lie over it");
         assert_eq!(first.kernel, second.kernel);
         assert_ne!(first.digest, second.digest);

@@ -101,17 +101,19 @@ impl Registry {
         Ok(None)
     }
 
-    /// Calls `remove` for every slot whose holder is dead, and frees it.
+    /// Calls `remove` for every slot whose holder is dead, and frees it. One that cannot be taken
+    /// down stays taken; that must not keep others from starting.
     fn sweep(&self, remove: &mut dyn FnMut(u16) -> io::Result<()>) -> io::Result<()> {
         for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
             let Some(number) = number_of(&path) else { continue };
-            let Ok(lock) = Flock::lock(File::open(&path)?, FlockArg::LockExclusiveNonblock) else {
-                continue;
-            };
+            // A holder frees its slot without asking for the registry's lock: it may be gone by now.
+            let Ok(file) = File::open(&path) else { continue };
+            let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { continue };
             tracing::info!(slot = number, "take down what a dead keeper left");
-            remove(number)?;
-            fs::remove_file(&path)?;
+            if let Err(error) = remove(number).and_then(|()| remove_file(&path)) {
+                tracing::warn!(slot = number, %error, "take down what a dead keeper left");
+            }
             drop(lock);
         }
         Ok(())
@@ -142,9 +144,17 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         let path = self.registry.path(self.number);
-        if let Err(error) = fs::remove_file(&path) {
+        if let Err(error) = remove_file(&path) {
             tracing::warn!(path = %path.display(), %error, "free a slot");
         }
+    }
+}
+
+/// Removes a file that another may have removed already.
+fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -208,6 +218,14 @@ mod tests {
             .unwrap();
         assert_eq!(swept, [dead]);
         assert!(registry.holds_one(), "the one that is alive");
+    }
+
+    #[test]
+    fn what_cannot_be_taken_down_stays_taken() {
+        let (_dir, registry) = registry();
+        fs::write(registry.path(7), "dm-of-a-killed-keeper\n").unwrap();
+        registry.sweep(&mut |_| Err(io::Error::other("ip: no"))).unwrap();
+        assert!(registry.path(7).exists());
     }
 
     #[test]
