@@ -88,7 +88,10 @@ impl Config {
         };
         let data = args.data.clone().or(file.data).unwrap_or_else(dirs::data);
         let data = std::path::absolute(&data).map_err(|error| {
-            Failure::new(ErrorKind::InvalidArgument, format!("data directory {}: {error}", data.display()))
+            Failure::new(
+                ErrorKind::InvalidArgument,
+                format!("data directory {}: {error}", data.display()),
+            )
         })?;
         let store = args
             .store
@@ -98,7 +101,10 @@ impl Config {
             .unwrap_or_else(|| format!("file://{}", data.join("store").display()));
         let defaults = control::Defaults::default();
         Ok(Self {
-            listen: args.listen.or(file.listen).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
+            listen: args
+                .listen
+                .or(file.listen)
+                .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
             store,
             images: args.images.clone().or(file.images).unwrap_or_else(dirs::images),
             network: args.network.or(file.network).unwrap_or_else(default_network),
@@ -108,7 +114,10 @@ impl Config {
                 vcpu: file.defaults.vcpu.unwrap_or(defaults.vcpu),
                 memory_mib: file.defaults.memory_mib.unwrap_or(defaults.memory_mib),
                 storage_gib: file.defaults.storage_gib.unwrap_or(defaults.storage_gib),
-                autosleep_seconds: file.defaults.autosleep_seconds.unwrap_or(defaults.autosleep_seconds),
+                autosleep_seconds: file
+                    .defaults
+                    .autosleep_seconds
+                    .unwrap_or(defaults.autosleep_seconds),
                 image: file.defaults.image.unwrap_or(defaults.image),
             },
             data,
@@ -119,12 +128,19 @@ impl Config {
 /// With root, machines get a namespace of their own. Without, they get no network: user-mode
 /// networking alone would let guests reach services of this host, and that must be asked for.
 fn default_network() -> runtime::Network {
-    if nix::unistd::geteuid().is_root() { runtime::Network::Isolated } else { runtime::Network::None }
+    if nix::unistd::geteuid().is_root() {
+        runtime::Network::Isolated
+    } else {
+        runtime::Network::None
+    }
 }
 
 fn read(path: &Path) -> Result<File, Failure> {
     let bad = |error: &dyn std::fmt::Display| {
-        Failure::new(ErrorKind::InvalidArgument, format!("configuration {}: {error}", path.display()))
+        Failure::new(
+            ErrorKind::InvalidArgument,
+            format!("configuration {}: {error}", path.display()),
+        )
     };
     let text = std::fs::read_to_string(path).map_err(|error| bad(&error))?;
     toml::from_str(&text).map_err(|error| bad(&error))
@@ -159,7 +175,11 @@ mod tests {
     fn a_flag_wins_over_the_file_and_a_typing_error_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.toml");
-        std::fs::write(&path, "listen = \"127.0.0.1:1\"\nstore = \"s3://b/p\"\n[defaults]\nvcpu = 2.0\n").unwrap();
+        std::fs::write(
+            &path,
+            "listen = \"127.0.0.1:1\"\nstore = \"s3://b/p\"\n[defaults]\nvcpu = 2.0\n",
+        )
+        .unwrap();
         let flags = ServeArgs {
             config: Some(path.clone()),
             listen: Some("127.0.0.1:2".parse().unwrap()),

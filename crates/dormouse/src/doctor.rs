@@ -122,7 +122,11 @@ fn data(path: &Path) -> Finding {
     let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
     let writable = nix::unistd::access(existing, nix::unistd::AccessFlags::W_OK).is_ok();
     if !writable {
-        return missing("data", format!("{} cannot be written", existing.display()), "--data names another directory");
+        return missing(
+            "data",
+            format!("{} cannot be written", existing.display()),
+            "--data names another directory",
+        );
     }
     let free = nix::sys::statvfs::statvfs(existing)
         .map_or(0, |stat| u64::from(stat.blocks_available()) * u64::from(stat.fragment_size()));
@@ -142,10 +146,16 @@ fn store(url: &str) -> Result<(Finding, bool), Failure> {
     };
     let probed = tokio_runtime()?.block_on(backend.probe());
     Ok(match probed {
-        Ok(()) => (good("store", format!("{}: creates only if absent, as homes need", backend.url())), true),
+        Ok(()) => (
+            good("store", format!("{}: creates only if absent, as homes need", backend.url())),
+            true,
+        ),
         Err(error) => {
             let reachable = !matches!(error, objstore::Error::Unavailable { .. });
-            (missing("store", error.to_string(), "mend the store, or its URL and credentials"), reachable)
+            (
+                missing("store", error.to_string(), "mend the store, or its URL and credentials"),
+                reachable,
+            )
         }
     })
 }

@@ -27,14 +27,17 @@ pub(crate) fn main(args: &KeeperArgs) -> Result<u8, Failure> {
     nix::unistd::setsid().ok();
     telemetry::init_logs();
     let dir = MachineDir::new(&args.dir);
-    let spec = KeeperSpec::load(&dir).map_err(|failure| Failure::new(failure.kind, failure.message))?;
+    let spec =
+        KeeperSpec::load(&dir).map_err(|failure| Failure::new(failure.kind, failure.message))?;
     tokio_runtime()?.block_on(async {
         let store = Backend::open(&spec.store_url, &dirs::variable)
             .map_err(|error| Failure::new(error.kind(), error.to_string()))?;
         let terminate = CancellationToken::new();
         let signal = terminate.clone();
         let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-            .map_err(|error| Failure::new(ErrorKind::Internal, format!("watch for signals: {error}")))?;
+            .map_err(|error| {
+                Failure::new(ErrorKind::Internal, format!("watch for signals: {error}"))
+            })?;
         tokio::spawn(async move {
             term.recv().await;
             signal.cancel();

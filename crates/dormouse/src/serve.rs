@@ -87,10 +87,11 @@ async fn serve(config: Config) -> Result<(), Failure> {
         .map_err(|error| Failure::new(ErrorKind::Internal, format!("listen: {error}")))?;
     let url = format!("http://{address}");
     let keys = http_kit::Keys::single(&key);
-    let app = api_v1::app(control.clone(), keys, exporter);
+    let app = api_v1::router(control.clone(), keys, exporter);
     let file = ServerFile { url: url.clone(), pid: std::process::id() };
-    file.write(&config.data)
-        .map_err(|error| Failure::new(ErrorKind::Internal, format!("write server.json: {error}")))?;
+    file.write(&config.data).map_err(|error| {
+        Failure::new(ErrorKind::Internal, format!("write server.json: {error}"))
+    })?;
     announce(&url);
     let stop = CancellationToken::new();
     let serving = tokio::spawn(http_kit::serve(listener, app, stop.clone(), DRAIN));
@@ -139,8 +140,9 @@ async fn open(config: &Config) -> Result<Control, Failure> {
 }
 
 fn host(config: &Config, server: &ServerId) -> Result<LocalHost, Failure> {
-    let program = std::env::current_exe()
-        .map_err(|error| Failure::new(ErrorKind::Internal, format!("find this program: {error}")))?;
+    let program = std::env::current_exe().map_err(|error| {
+        Failure::new(ErrorKind::Internal, format!("find this program: {error}"))
+    })?;
     Ok(LocalHost::new(LocalHostSettings {
         data_dir: config.data.clone(),
         server: server.clone(),
@@ -154,7 +156,8 @@ fn host(config: &Config, server: &ServerId) -> Result<LocalHost, Failure> {
 
 /// Opens the object store and proves that it can do what homes need.
 async fn open_store(url: &str) -> Result<Arc<dyn ObjectStore>, Failure> {
-    let refused = |error: objstore::Error| Failure::new(error.kind(), format!("object store: {error}"));
+    let refused =
+        |error: objstore::Error| Failure::new(error.kind(), format!("object store: {error}"));
     let backend = Backend::open(url, &dirs::variable).map_err(refused)?;
     backend.probe().await.map_err(refused)?;
     Ok(Arc::new(Metered::new(backend)))
@@ -172,11 +175,9 @@ fn make_data_dir(path: &Path) -> Result<(), Failure> {
 
 /// Puts every machine to sleep, as long as it takes, within a bound.
 async fn sleep_all(control: &Control) {
-    let asleep = tokio::time::timeout(MACHINES_ASLEEP, control.machines().sleep_all()).await;
-    match asleep {
-        Ok(Ok(count)) => tracing::info!(count, "machines sleep"),
-        Ok(Err(error)) => tracing::error!(%error, "not every machine could be put to sleep"),
-        Err(_) => tracing::error!("not every machine fell asleep in time"),
+    match control.machines().sleep_all(MACHINES_ASLEEP).await {
+        Ok(machines) => tracing::info!(machines = machines.len(), "machines were put to sleep"),
+        Err(error) => tracing::error!(%error, "not every machine could be put to sleep"),
     }
 }
 

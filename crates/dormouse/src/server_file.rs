@@ -46,7 +46,8 @@ pub(crate) fn ensure_key(data: &Path, entropy: &dyn Entropy) -> Result<String, F
     let mut bytes = [0; 32];
     entropy.fill(&mut bytes);
     let key: String = "dm_".chars().chain(bytes.iter().flat_map(|b| hex(*b))).collect();
-    create_private(&path, format!("{key}\n").as_bytes()).map_err(|error| write_failed("api-key", &error))?;
+    create_private(&path, format!("{key}\n").as_bytes())
+        .map_err(|error| write_failed("api-key", &error))?;
     Ok(key)
 }
 

@@ -29,4 +29,3 @@ pub(crate) fn init_logs() {
         builder.with_ansi(std::io::stderr().is_terminal()).try_init().ok();
     }
 }
-

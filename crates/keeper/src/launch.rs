@@ -19,6 +19,8 @@ use crate::{Client, Failure, LastWords, Result};
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often a wait looks again.
 const POLL: Duration = Duration::from_millis(50);
+/// How often a new keeper tries to take the lock.
+const LOCK_TRIES: u32 = 20;
 /// A log past this size starts anew with the next keeper.
 const LOG_BYTES_MAX: u64 = 8 << 20;
 
@@ -109,14 +111,24 @@ pub(crate) fn lock(dir: &MachineDir) -> Result<Flock<File>> {
         .mode(0o600)
         .open(dir.lock())
         .map_err(|error| Failure::internal("open keeper.lock", error))?;
-    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
-        Failure::new(ErrorKind::Conflict, "another keeper of this machine is running")
-    })?;
+    let lock = exclusive(file)?;
     let pid = format!("{}\n", std::process::id());
     lock.set_len(0)
         .and_then(|()| std::io::Write::write_all(&mut &*lock, pid.as_bytes()))
         .map_err(|error| Failure::internal("write keeper.lock", error))?;
     Ok(lock)
+}
+
+/// Whoever asks whether a keeper lives holds the lock, shared, for a moment; that passes.
+fn exclusive(mut file: File) -> Result<Flock<File>> {
+    for _ in 0..LOCK_TRIES {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((back, _)) => file = back,
+        }
+        std::thread::sleep(POLL);
+    }
+    Err(Failure::new(ErrorKind::Conflict, "another keeper of this machine is running"))
 }
 
 fn log_file(dir: &MachineDir) -> std::io::Result<File> {

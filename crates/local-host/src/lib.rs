@@ -20,5 +20,5 @@ mod host;
 mod link;
 mod records;
 
-pub use homes::LocalHomes;
+pub use homes::{LocalHomes, LocalHomesSettings};
 pub use host::{LocalHost, LocalHostSettings};

@@ -109,7 +109,8 @@ async fn upload(client: &Client, from: &Path, machine: &str, path: &str) -> Resu
         eprintln!("{} entries, {} bytes", done["entries"], done["bytes"]);
         return Ok(());
     }
-    let file = tokio::fs::File::open(from).await.map_err(local(&format!("read {}", from.display())))?;
+    let file =
+        tokio::fs::File::open(from).await.map_err(local(&format!("read {}", from.display())))?;
     let body = reqwest_body(ReaderStream::with_capacity(file, 256 << 10));
     Ok(client.write(machine, &target, body, Some(meta.permissions().mode() & 0o7777)).await?)
 }
@@ -127,7 +128,8 @@ async fn download(client: &Client, machine: &str, path: &str, to: &Path) -> Resu
     let mut body = Box::pin(client.read(machine, path).await?);
     // Beside the target first, so that a broken download leaves what was there.
     let beside = beside(&target);
-    let mut file = std::fs::File::create(&beside).map_err(local(&format!("write {}", beside.display())))?;
+    let mut file =
+        std::fs::File::create(&beside).map_err(local(&format!("write {}", beside.display())))?;
     let copied = async {
         while let Some(piece) = body.next().await {
             file.write_all(&piece?).map_err(local(&format!("write {}", beside.display())))?;
@@ -151,7 +153,8 @@ fn pack(dir: PathBuf) -> impl Stream<Item = std::io::Result<Bytes>> + Send {
         tar.follow_symlinks(false);
         tar.mode(tar::HeaderMode::Complete);
         // Without its end marker the stream is refused by the server, whole: nothing is half there.
-        if let Err(error) = tar.append_dir_all(".", &dir).and_then(|()| tar.into_inner().map(drop)) {
+        if let Err(error) = tar.append_dir_all(".", &dir).and_then(|()| tar.into_inner().map(drop))
+        {
             eprintln!("dormouse: read {}: {error}", dir.display());
         }
     });
@@ -179,7 +182,9 @@ async fn unpack(
     }
 }
 
-fn reqwest_body(stream: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static) -> client::Body {
+fn reqwest_body(
+    stream: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+) -> client::Body {
     client::Body::wrap_stream(stream)
 }
 

@@ -119,22 +119,21 @@ pub(super) async fn show(args: NameArgs) -> Result<u8, Failure> {
         0 => "never".to_owned(),
         seconds => format!("{seconds} s"),
     };
+    let row = |field: &str, value: &str| vec![field.to_owned(), value.to_owned()];
     let mut rows = vec![
-        ["name", &machine.name],
-        ["id", &machine.machine_id],
-        ["state", &machine.status.phase],
-        ["wanted", &machine.desired_state],
-        ["reason", &machine.status.reason],
-        ["image", &machine.image],
-        ["vcpu", &machine.vcpu.to_string()],
-        ["memory", &format!("{} MiB", machine.memory_mib)],
-        ["storage", &format!("{} GiB", machine.storage_gib)],
-        ["autosleep", &autosleep],
-    ]
-    .map(|[key, value]| vec![key.to_owned(), value.clone()])
-    .to_vec();
+        row("name", &machine.name),
+        row("id", &machine.machine_id),
+        row("state", &machine.status.phase),
+        row("wanted", &machine.desired_state),
+        row("reason", &machine.status.reason),
+        row("image", &machine.image),
+        row("vcpu", &machine.vcpu.to_string()),
+        row("memory", &format!("{} MiB", machine.memory_mib)),
+        row("storage", &format!("{} GiB", machine.storage_gib)),
+        row("autosleep", &autosleep),
+    ];
     if let Some(error) = &machine.status.last_error {
-        rows.push(vec!["error".to_owned(), error.clone()]);
+        rows.push(row("error", error));
     }
     table::print(&["FIELD", "VALUE"], &rows);
     Ok(0)

@@ -40,7 +40,11 @@ fn bad_paths(api: &Api, fs: &str) {
         let reply = api.put(&format!("{fs}{path}"), "evil");
         let status = reply.status.as_u16();
         // Clients normalise `..` and `.` away before they send them; then another route answers.
-        assert!((400..500).contains(&status) || path.contains("/."), "{path}: {status} {}", reply.text());
+        assert!(
+            (400..500).contains(&status) || path.contains("/."),
+            "{path}: {status} {}",
+            reply.text()
+        );
         assert!(reply.text().contains(names) || path.contains("/."), "{path}: {}", reply.text());
     }
     let through = api.put(&format!("{fs}/dir/file/below"), "evil").expect(409);
@@ -125,17 +129,28 @@ fn bad_machines(api: &Api, machine: &str) {
         json!({"name": "no-image", "image": "../../etc"}),
     ] {
         let reply = api.post_json("/v1/machines", &bad);
-        assert!(matches!(reply.status.as_u16(), 400 | 422), "{bad}: {} {}", reply.status, reply.text());
+        assert!(
+            matches!(reply.status.as_u16(), 400 | 422),
+            "{bad}: {} {}",
+            reply.status,
+            reply.text()
+        );
     }
     api.post_json("/v1/machines", &json!({"name": "tidy"})).expect(409);
     let path = format!("/v1/machines/{machine}");
     let shrink = api.send(api.request(Method::PATCH, &path).json(&json!({"storage_gib": 1})));
     assert!(shrink.status.is_client_error(), "{}", shrink.text());
-    let stale = api.request(Method::PATCH, &path).header("if-match", "0").json(&json!({"autosleep": "9m"}));
+    let stale =
+        api.request(Method::PATCH, &path).header("if-match", "0").json(&json!({"autosleep": "9m"}));
     let stale = api.send(stale).expect(409);
     assert_eq!(stale.json()["error_code"], "REVISION_MISMATCH");
     assert_eq!(stale.header("x-should-retry"), "false");
-    for bad in [json!({}), json!({"command": []}), json!({"command": ["a\u{0}b"]}), json!({"command": "ls"})] {
+    for bad in [
+        json!({}),
+        json!({"command": []}),
+        json!({"command": ["a\u{0}b"]}),
+        json!({"command": "ls"}),
+    ] {
         let reply = api.post_json(&format!("{path}/executions"), &bad);
         assert!(matches!(reply.status.as_u16(), 400 | 422), "{bad}: {}", reply.text());
     }
@@ -149,7 +164,9 @@ fn bad_machines(api: &Api, machine: &str) {
 fn cut_off_uploads(api: &Api, fs: &str, url: &str, key: &str) {
     use std::io::Write;
     let address = url.strip_prefix("http://").expect("it is plain HTTP");
-    for (method, target) in [("PUT", format!("{fs}/half-file")), ("POST", format!("{fs}?import=tar"))] {
+    for (method, target) in
+        [("PUT", format!("{fs}/half-file")), ("POST", format!("{fs}?import=tar"))]
+    {
         let mut stream = std::net::TcpStream::connect(address).expect("connect");
         write!(
             stream,

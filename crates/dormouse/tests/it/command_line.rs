@@ -19,12 +19,16 @@ fn ok(server: &Server, args: &[&str]) -> String {
 #[test]
 fn the_command_line_drives_a_machine_through_its_life() {
     let server = Server::start(Options::default());
-    let created = ok(&server, &["create", "hello", "--memory", "512", "--storage", "2", "--autosleep", "never"]);
+    let created = ok(
+        &server,
+        &["create", "hello", "--memory", "512", "--storage", "2", "--autosleep", "never"],
+    );
     assert!(created.contains("hello") && created.contains("running"), "{created}");
     assert!(ok(&server, &["ls"]).contains("hello"));
     let listed: serde_json::Value = serde_json::from_str(&ok(&server, &["ls", "--json"])).unwrap();
     assert_eq!(listed[0]["name"], "hello");
-    let shown: serde_json::Value = serde_json::from_str(&ok(&server, &["show", "hello", "--json"])).unwrap();
+    let shown: serde_json::Value =
+        serde_json::from_str(&ok(&server, &["show", "hello", "--json"])).unwrap();
     assert_eq!(shown["memory_mib"], 512);
 
     exec(&server);
@@ -49,12 +53,25 @@ fn the_command_line_drives_a_machine_through_its_life() {
 }
 
 fn exec(server: &Server) {
-    let output = run(server, &["exec", "hello", "--", "sh", "-c", "echo out; echo err >&2; exit 7"]);
+    let output =
+        run(server, &["exec", "hello", "--", "sh", "-c", "echo out; echo err >&2; exit 7"]);
     assert_eq!(output.status.code(), Some(7));
-    assert_eq!((output.stdout.as_slice(), output.stderr.as_slice()), (&b"out\n"[..], &b"err\n"[..]));
-    assert_eq!(run(server, &["exec", "hello", "--", "sh", "-c", "kill -9 $$"]).status.code(), Some(137));
+    assert_eq!(
+        (output.stdout.as_slice(), output.stderr.as_slice()),
+        (&b"out\n"[..], &b"err\n"[..])
+    );
+    assert_eq!(
+        run(server, &["exec", "hello", "--", "sh", "-c", "kill -9 $$"]).status.code(),
+        Some(137)
+    );
     assert_eq!(run(server, &["exec", "hello", "--", "no-such-program"]).status.code(), Some(127));
-    assert_eq!(ok(server, &["exec", "hello", "--env", "A=b c", "--cwd", "/tmp", "--", "sh", "-c", "echo $A $PWD"]), "b c /tmp\n");
+    assert_eq!(
+        ok(
+            server,
+            &["exec", "hello", "--env", "A=b c", "--cwd", "/tmp", "--", "sh", "-c", "echo $A $PWD"]
+        ),
+        "b c /tmp\n"
+    );
 
     // More than pipes and windows hold, in both directions.
     let big: Vec<u8> = (0..3_000_000_u32).flat_map(|n| n.to_le_bytes()).collect();

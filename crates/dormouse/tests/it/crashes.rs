@@ -79,7 +79,11 @@ fn machines_outlive_the_server_and_the_next_one_adopts_them() {
     server.restart();
     let api = server.api();
     api.until(&machine, "running");
-    assert_eq!(api.shell(&machine, "cat /proc/sys/kernel/random/boot_id"), boot, "it was booted again");
+    assert_eq!(
+        api.shell(&machine, "cat /proc/sys/kernel/random/boot_id"),
+        boot,
+        "it was booted again"
+    );
     let done = api.ended(&machine, &execution);
     assert_eq!(done["status"], "succeeded", "{done}");
     let path = format!("/v1/machines/{machine}/executions/{execution}/output");

@@ -93,7 +93,8 @@ fn assert_same_tree(tree: &Tree, tar: &[u8]) {
         .stdin(Stdio::piped())
         .spawn()
         .expect("run tar");
-    std::io::Write::write_all(&mut child.stdin.take().expect("it is piped"), tar).expect("feed tar");
+    std::io::Write::write_all(&mut child.stdin.take().expect("it is piped"), tar)
+        .expect("feed tar");
     assert!(child.wait().expect("wait for tar").success());
     let (mut want, mut got) = (snapshot(tree.dir()), snapshot(out.path()));
     // Git in the guest refreshes its index, which is its right.

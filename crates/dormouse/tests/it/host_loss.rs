@@ -29,7 +29,10 @@ fn a_sleeping_machine_is_adopted_and_wakes_on_another_host() {
     let found = Server::start_in(data.path(), options);
     let api = found.api();
     api.until(&machine, "sleeping");
-    assert_eq!(api.get(&format!("/v1/machines/{machine}/fs/notes/a")).expect(200).text(), "remember\n");
+    assert_eq!(
+        api.get(&format!("/v1/machines/{machine}/fs/notes/a")).expect(200).text(),
+        "remember\n"
+    );
     api.wake("traveller");
     assert_eq!(api.shell(&machine, "cat notes/a"), "remember\n");
     api.shell(&machine, "sha256sum -c big.sum");

@@ -37,7 +37,9 @@ fn environment(version: &str) -> std::path::PathBuf {
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         };
         run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&dir));
-        run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).arg(format!("dedalus-sdk=={version}")));
+        run(Command::new(&python)
+            .args(["-m", "pip", "install", "--quiet"])
+            .arg(format!("dedalus-sdk=={version}")));
         std::fs::write(dir.join("complete"), "").expect("mark it complete");
     }
     python

@@ -5,7 +5,7 @@ mod s3;
 pub mod server;
 mod tree;
 
-pub use api::{Api, Reply};
+pub use api::Api;
 pub use s3::S3Server;
 pub use server::{Options, Server};
 pub use tree::{Tree, snapshot};

@@ -26,7 +26,10 @@ impl S3Server {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| {
-                panic!("start {}: {error}; build it with: cargo build -p testkit --bins", program.display())
+                panic!(
+                    "start {}: {error}; build it with: cargo build -p testkit --bins",
+                    program.display()
+                )
             });
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("it is piped"))

@@ -38,8 +38,7 @@ impl Server {
     pub fn start(options: Options) -> Self {
         let root = tempfile::tempdir().expect("make a directory");
         let data = root.path().join("data");
-        let mut server =
-            Self { child: None, data, options, url: String::new(), _root: Some(root) };
+        let mut server = Self { child: None, data, options, url: String::new(), _root: Some(root) };
         server.restart();
         server
     }
@@ -60,7 +59,9 @@ impl Server {
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).expect("read its first line");
         let url = line.trim().strip_prefix("dormouse listening on ");
-        self.url = url.unwrap_or_else(|| panic!("unexpected first line {line:?}\n{}", self.log())).to_owned();
+        self.url = url
+            .unwrap_or_else(|| panic!("unexpected first line {line:?}\n{}", self.log()))
+            .to_owned();
         self.child = Some(child);
     }
 
@@ -206,7 +207,9 @@ impl Drop for Server {
         }
         if std::thread::panicking() {
             eprintln!("---- server log ----\n{}", tail(&self.log()));
-            for entry in std::fs::read_dir(self.data.join("machines")).into_iter().flatten().flatten() {
+            for entry in
+                std::fs::read_dir(self.data.join("machines")).into_iter().flatten().flatten()
+            {
                 for name in ["keeper.log", "instance/console.log"] {
                     let text = std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
                     eprintln!("---- {name} of {:?} ----\n{}", entry.file_name(), tail(&text));

@@ -97,8 +97,11 @@ fn walk(
     found: &mut BTreeMap<String, String>,
     first_names: &mut BTreeMap<u64, String>,
 ) {
-    let mut entries: Vec<_> =
-        std::fs::read_dir(dir).expect("read a directory").flatten().map(|entry| entry.path()).collect();
+    let mut entries: Vec<_> = std::fs::read_dir(dir)
+        .expect("read a directory")
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
     entries.sort();
     for path in entries {
         let meta = path.symlink_metadata().expect("stat");
