@@ -20,7 +20,8 @@ async fn main() -> std::io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:18080").await?;
     println!("listening on http://{}, the key is `key`", listener.local_addr()?);
     let stop = CancellationToken::new();
-    let serving = tokio::spawn(http_kit::serve(listener, router, stop.clone(), Duration::from_secs(1)));
+    let serving =
+        tokio::spawn(http_kit::serve(listener, router, stop.clone(), Duration::from_secs(1)));
     tokio::signal::ctrl_c().await?;
     stop.cancel();
     control.close().await;

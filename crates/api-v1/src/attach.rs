@@ -16,8 +16,8 @@
 mod frames;
 
 use axum::extract::State;
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
 use base::ErrorKind;
 use control::executions::{AttachInput, AttachOutput, Attachment};
@@ -43,12 +43,12 @@ enum End {
     /// The client is gone; nobody is left to tell.
     Gone,
     /// Tell the client.
-    Failed(Box<ApiError>),
+    Failed(ApiError),
 }
 
 impl From<ApiError> for End {
     fn from(error: ApiError) -> Self {
-        Self::Failed(Box::new(error))
+        Self::Failed(error)
     }
 }
 
@@ -86,8 +86,11 @@ async fn converse(executions: Executions, machine: MachineRef, socket: WebSocket
         Ok(()) => close_frame(close_code::NORMAL, "the execution has ended"),
         Err(End::Gone) => return,
         Err(End::Failed(error)) => {
-            let code =
-                if error.status().is_server_error() { close_code::ERROR } else { close_code::POLICY };
+            let code = if error.status().is_server_error() {
+                close_code::ERROR
+            } else {
+                close_code::POLICY
+            };
             if send(&mut sink, frames::error(&error)).await.is_err() {
                 return;
             }
@@ -138,7 +141,8 @@ async fn relay(
 ) -> Result<(), End> {
     let Attachment { input, mut output } = attachment;
     // A task of its own: a guest that does not read its input must not hold up its output.
-    let mut reader = tokio::spawn(read(stream, input));
+    // It gets a sender of its own: that one ends with what it says, which must be heard first.
+    let mut reader = tokio::spawn(read(stream, input.clone()));
     let _reader = AbortOnDrop(reader.abort_handle());
     let mut heartbeat = interval(HEARTBEAT);
     loop {

@@ -154,9 +154,9 @@ impl WriteParams {
         let digits = text.strip_prefix("0o").unwrap_or(text);
         let octal = !digits.is_empty() && digits.bytes().all(|b| (b'0'..=b'7').contains(&b));
         let mode = octal.then(|| u32::from_str_radix(digits, 8).ok()).flatten();
-        mode.filter(|mode| *mode <= MODE_MAX).map(Some).ok_or_else(|| {
-            ApiError::invalid("mode is octal, 0 to 7777, as in chmod: ?mode=0755")
-        })
+        mode.filter(|mode| *mode <= MODE_MAX)
+            .map(Some)
+            .ok_or_else(|| ApiError::invalid("mode is octal, 0 to 7777, as in chmod: ?mode=0755"))
     }
 }
 
@@ -200,7 +200,9 @@ pub(crate) async fn delete(
     headers: HeaderMap,
 ) -> Result<Json<RemovedBody>, ApiError> {
     if target.path.is_root() {
-        return Err(ApiError::invalid("the home itself is removed with its machine; name a path in it"));
+        return Err(ApiError::invalid(
+            "the home itself is removed with its machine; name a path in it",
+        ));
     }
     let options = DeleteOptions {
         recursive: params.recursive.unwrap_or_default().0,

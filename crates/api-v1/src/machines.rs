@@ -47,7 +47,8 @@ pub(crate) async fn update(
     headers: HeaderMap,
     JsonBody(body): JsonBody<MachineUpdate>,
 ) -> Result<Response, ApiError> {
-    let machine = ctx.control.machines().update(&machine, body.into(), &if_match(&headers)?).await?;
+    let machine =
+        ctx.control.machines().update(&machine, body.into(), &if_match(&headers)?).await?;
     Ok(settled(&ctx, machine, &headers).await)
 }
 

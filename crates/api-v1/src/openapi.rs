@@ -20,8 +20,8 @@ use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
 };
 use utoipa::openapi::{
-    Content, ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, PathItem, RefOr,
-    Required, ResponseBuilder,
+    Content, ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, PathItem, RefOr, Required,
+    ResponseBuilder,
 };
 use utoipa::{PartialSchema, ToSchema};
 
@@ -38,8 +38,8 @@ pub(crate) enum Sends {
     Bytes,
     Events,
     WebSocket,
-    /// A body that has a schema, with these statuses.
-    Body(RefOr<Schema>, &'static [u16]),
+    /// A body whose schema has this name, with these statuses.
+    Body(String, &'static [u16]),
 }
 
 /// One row of the table.
@@ -117,7 +117,8 @@ impl Endpoint {
 
     /// A JSON request body.
     pub(crate) fn takes<T: ToSchema + 'static>(mut self) -> Self {
-        self.takes = Some(("application/json", self.schema::<T>()));
+        let name = self.schema::<T>();
+        self.takes = Some(("application/json", Ref::from_schema_name(name).into()));
         self
     }
 
@@ -149,12 +150,12 @@ impl Endpoint {
         self
     }
 
-    /// Notes a schema and all below it; returns the reference to it.
-    fn schema<T: ToSchema>(&mut self) -> RefOr<Schema> {
+    /// Notes a schema and all below it; returns its name.
+    fn schema<T: ToSchema>(&mut self) -> String {
         let name = T::name().into_owned();
         T::schemas(&mut self.schemas);
         self.schemas.push((name.clone(), T::schema()));
-        Ref::from_schema_name(name).into()
+        name
     }
 
     fn operation(&self) -> OperationBuilder {
@@ -174,7 +175,8 @@ impl Endpoint {
             operation = operation.parameter(parameter(name, words, ParameterIn::Query));
         }
         if let Some((media, schema)) = &self.takes {
-            let body = RequestBodyBuilder::new().content(*media, Content::new(Some(schema.clone())));
+            let body =
+                RequestBodyBuilder::new().content(*media, Content::new(Some(schema.clone())));
             operation = operation.request_body(Some(body.build()));
         }
         operation = self.replies().into_iter().fold(operation, |operation, (status, reply)| {
@@ -207,7 +209,7 @@ impl Endpoint {
                     (304, reply("It is the version in If-None-Match")),
                 ]
             }
-            Sends::Body(schema, statuses) => statuses
+            Sends::Body(name, statuses) => statuses
                 .iter()
                 .map(|status| {
                     let words = match status {
@@ -215,7 +217,7 @@ impl Endpoint {
                         202 => "Accepted, still on its way",
                         _ => "Done",
                     };
-                    let content = Content::new(Some(schema.clone()));
+                    let content = Content::new(Some(Ref::from_schema_name(name)));
                     (*status, reply(words).content("application/json", content))
                 })
                 .collect(),
@@ -224,11 +226,15 @@ impl Endpoint {
 }
 
 fn bytes_schema() -> RefOr<Schema> {
-    ObjectBuilder::new().schema_type(Type::String).content_media_type("application/octet-stream").into()
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .content_media_type("application/octet-stream")
+        .into()
 }
 
 fn parameter(name: &str, words: &str, place: ParameterIn) -> Parameter {
-    let required = if matches!(place, ParameterIn::Path) { Required::True } else { Required::False };
+    let required =
+        if matches!(place, ParameterIn::Path) { Required::True } else { Required::False };
     ParameterBuilder::new()
         .name(name)
         .parameter_in(place)
@@ -261,7 +267,9 @@ fn tag(path: &str) -> &'static str {
     match path {
         path if !path.starts_with("/v1") => "server",
         path if path.contains("/executions") => "executions",
-        path if path.contains("/fs") || path.ends_with("/publish") || path.ends_with("/draft") => "files",
+        path if path.contains("/fs") || path.ends_with("/publish") || path.ends_with("/draft") => {
+            "files"
+        }
         _ => "machines",
     }
 }
@@ -271,8 +279,14 @@ pub(crate) fn document(endpoints: &[Endpoint]) -> OpenApi {
     let mut paths = PathsBuilder::new();
     let mut components = ComponentsBuilder::new()
         .schema(ErrorBody::name(), ErrorBody::schema())
-        .security_scheme("bearer", SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build()))
-        .security_scheme("api_key", SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("x-api-key"))));
+        .security_scheme(
+            "bearer",
+            SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build()),
+        )
+        .security_scheme(
+            "api_key",
+            SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("x-api-key"))),
+        );
     for endpoint in endpoints {
         let route = &endpoint.route;
         let method = match route.method.as_str() {

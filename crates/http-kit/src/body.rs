@@ -55,7 +55,9 @@ pub async fn whole(body: Body) -> Result<Bytes, ApiError> {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(ApiError::new(
             ErrorKind::TooLarge,
-            format!("the body has more than {JSON_BODY_BYTES_MAX} bytes; larger data goes through files"),
+            format!(
+                "the body has more than {JSON_BODY_BYTES_MAX} bytes; larger data goes through files"
+            ),
         )),
         Err(_) => Err(ApiError::invalid("the body broke off; send it again")),
     }
@@ -130,7 +132,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_upload_that_stands_still_is_given_up() {
-        let request = Request::new(Body::from_stream(futures::stream::pending::<io::Result<Bytes>>()));
+        let request =
+            Request::new(Body::from_stream(futures::stream::pending::<io::Result<Bytes>>()));
         let StreamBody(mut stream) = StreamBody::from_request(request, &()).await.unwrap();
         let error = stream.next().await.unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);

@@ -12,9 +12,8 @@ pub fn http_date(time: Timestamp) -> String {
 /// The moment of a file time; the ends of the representable range for what lies outside.
 #[must_use]
 pub fn timestamp(time: vfs::Time) -> Timestamp {
-    Timestamp::new(time.seconds(), i32::try_from(time.nanos()).unwrap_or(0)).unwrap_or_else(|_| {
-        if time.0 < 0 { Timestamp::MIN } else { Timestamp::MAX }
-    })
+    let end = if time.0 < 0 { Timestamp::MIN } else { Timestamp::MAX };
+    Timestamp::new(time.seconds(), i32::try_from(time.nanos()).unwrap_or(0)).unwrap_or(end)
 }
 
 #[cfg(test)]

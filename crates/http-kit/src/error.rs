@@ -46,7 +46,10 @@ pub struct ErrorBody {
 
 /// What a handler fails with.
 #[derive(Debug)]
-pub struct ApiError {
+pub struct ApiError(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     status: StatusCode,
     code: Cow<'static, str>,
     message: String,
@@ -82,72 +85,72 @@ impl ApiError {
     /// The same failure with a status and a code of its own.
     #[must_use]
     pub fn with_code(mut self, status: StatusCode, code: &'static str) -> Self {
-        self.status = status;
-        self.code = Cow::Borrowed(code);
+        self.0.status = status;
+        self.0.code = Cow::Borrowed(code);
         self
     }
 
     /// The same failure with one more fact.
     #[must_use]
     pub fn with_detail(mut self, key: &str, value: impl Into<String>) -> Self {
-        self.details.insert(key.to_owned(), value.into());
+        self.0.details.insert(key.to_owned(), value.into());
         self
     }
 
     /// The same failure with a time to wait; that makes it retryable.
     #[must_use]
     pub fn retry_after(mut self, ms: u64) -> Self {
-        self.retry_after_ms = Some(ms);
-        self.retryable = true;
+        self.0.retry_after_ms = Some(ms);
+        self.0.retryable = true;
         self
     }
 
     /// The same failure with a header.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
+        self.0.headers.insert(name, value);
         self
     }
 
     /// The HTTP status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
-        self.status
+        self.0.status
     }
 
     /// The code of the body.
     #[must_use]
     pub fn code(&self) -> &str {
-        &self.code
+        &self.0.code
     }
 
     /// One fact of the body.
     #[must_use]
     pub fn detail(&self, key: &str) -> Option<&str> {
-        self.details.get(key).map(String::as_str)
+        self.0.details.get(key).map(String::as_str)
     }
 
     /// The body, also for streams that fail after their head is gone.
     #[must_use]
     pub fn body(&self) -> ErrorBody {
         ErrorBody {
-            error_code: self.code.to_string(),
-            message: self.message.clone(),
-            retryable: self.retryable,
-            retry_after_ms: self.retry_after_ms,
-            details: self.details.clone(),
-            title: self.status.canonical_reason().unwrap_or("Error").to_owned(),
-            status: self.status.as_u16(),
-            detail: self.message.clone(),
+            error_code: self.0.code.to_string(),
+            message: self.0.message.clone(),
+            retryable: self.0.retryable,
+            retry_after_ms: self.0.retry_after_ms,
+            details: self.0.details.clone(),
+            title: self.0.status.canonical_reason().unwrap_or("Error").to_owned(),
+            status: self.0.status.as_u16(),
+            detail: self.0.message.clone(),
         }
     }
 
     /// True where a client that tries the very same again can only lose time.
     fn retry_is_futile(&self) -> bool {
-        let retried_by_clients = self.status == StatusCode::CONFLICT
-            || self.status == StatusCode::NOT_IMPLEMENTED
-            || self.status == StatusCode::INSUFFICIENT_STORAGE;
-        retried_by_clients && self.retry_after_ms.is_none()
+        let retried_by_clients = self.0.status == StatusCode::CONFLICT
+            || self.0.status == StatusCode::NOT_IMPLEMENTED
+            || self.0.status == StatusCode::INSUFFICIENT_STORAGE;
+        retried_by_clients && self.0.retry_after_ms.is_none()
     }
 }
 
@@ -172,7 +175,7 @@ impl From<control::Error> for ApiError {
             chain.push_str(&source.to_string());
             cause = source.source();
         }
-        Self {
+        Self(Box::new(Inner {
             status,
             retryable,
             code: error.code,
@@ -181,7 +184,7 @@ impl From<control::Error> for ApiError {
             details: error.details,
             headers: HeaderMap::new(),
             cause: (!chain.is_empty()).then_some(chain),
-        }
+        }))
     }
 }
 
@@ -193,21 +196,23 @@ impl From<vfs::FsError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(self.body())).into_response();
+        let mut response = (self.status(), Json(self.body())).into_response();
+        let futile = self.retry_is_futile();
+        let error = *self.0;
         let headers = response.headers_mut();
-        if let Some(ms) = self.retry_after_ms {
+        if let Some(ms) = error.retry_after_ms {
             headers.insert(HeaderName::from_static("retry-after-ms"), HeaderValue::from(ms));
             headers.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000).max(1)));
         }
-        if self.retry_is_futile() {
+        if futile {
             headers.insert(
                 HeaderName::from_static("x-should-retry"),
                 HeaderValue::from_static("false"),
             );
         }
-        let chain = format!("{}{}", self.message, self.cause.unwrap_or_default());
-        headers.extend(self.headers);
-        response.extensions_mut().insert(Failure { code: self.code.into_owned(), chain });
+        let chain = format!("{}{}", error.message, error.cause.unwrap_or_default());
+        headers.extend(error.headers);
+        response.extensions_mut().insert(Failure { code: error.code.into_owned(), chain });
         response
     }
 }

@@ -79,9 +79,9 @@ pub fn for_change(headers: &HeaderMap) -> Result<Precondition, ApiError> {
         (None, Some(Tags::OneOf(_))) => Err(ApiError::invalid(
             "If-None-Match takes only * here, which means: create, do not replace",
         )),
-        (Some(_), Some(_)) => {
-            Err(ApiError::invalid("send If-Match or If-None-Match, not both: one change, one claim"))
-        }
+        (Some(_), Some(_)) => Err(ApiError::invalid(
+            "send If-Match or If-None-Match, not both: one change, one claim",
+        )),
     }
 }
 

@@ -65,15 +65,20 @@ mod tests {
         assert_eq!(of("bytes=0-0"), Some(RangeSpec::Inclusive(0, 0)));
         assert_eq!(of("Bytes = 5-"), Some(RangeSpec::From(5)));
         assert_eq!(of("bytes=-9"), Some(RangeSpec::Last(9)));
-        assert_eq!(
-            of("bytes=0-99999999999999999999999"),
-            Some(RangeSpec::Inclusive(0, u64::MAX))
-        );
+        assert_eq!(of("bytes=0-99999999999999999999999"), Some(RangeSpec::Inclusive(0, u64::MAX)));
     }
 
     #[test]
     fn anything_else_means_the_whole_file() {
-        for text in ["bytes=0-1,3-4", "bytes=5-2", "lines=0-1", "bytes=-", "bytes=a-b", "bytes", "bytes=+1-2"] {
+        for text in [
+            "bytes=0-1,3-4",
+            "bytes=5-2",
+            "lines=0-1",
+            "bytes=-",
+            "bytes=a-b",
+            "bytes",
+            "bytes=+1-2",
+        ] {
             assert_eq!(of(text), None, "{text}");
         }
     }

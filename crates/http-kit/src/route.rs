@@ -50,7 +50,13 @@ impl<S: Clone + Send + Sync + 'static> Route<S> {
     ///
     /// # Panics
     /// For a method that no router knows; tables are constant, so a test of the table finds it.
-    pub fn new<H, T>(method: Method, path: &'static str, scope: Scope, body: BodyKind, handler: H) -> Self
+    pub fn new<H, T>(
+        method: Method,
+        path: &'static str,
+        scope: Scope,
+        body: BodyKind,
+        handler: H,
+    ) -> Self
     where
         H: Handler<T, S>,
         T: 'static,
@@ -73,7 +79,6 @@ impl<S: Clone + Send + Sync + 'static> Route<S> {
 ///
 /// Where a fixed path lies below a `{*rest}` of the same table, it takes over only its own methods:
 /// `POST …/fs/publish` publishes, and `PUT …/fs/publish` still writes the file of that name.
-#[must_use]
 pub fn mount<S: Clone + Send + Sync + 'static>(
     routes: &[Route<S>],
     replays: &Idempotency,

@@ -25,7 +25,12 @@ use tracing::{debug, warn};
 use crate::limits::{CONNECTIONS_MAX, HEAD_BYTES_MAX, HEAD_READ_MAX};
 
 /// Serves `router` on `listener` until `stop`, then for at most `grace` longer.
-pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken, grace: Duration) {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    stop: CancellationToken,
+    grace: Duration,
+) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
@@ -99,5 +104,31 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) 
     };
     if let Err(error) = ended {
         debug!(error, "connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn stopping_ends_in_time_even_with_a_reply_that_never_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let endless =
+            || async { Body::from_stream(futures::stream::pending::<io::Result<String>>()) };
+        let router = Router::new().route("/", get(endless));
+        let stop = CancellationToken::new();
+        let grace = Duration::from_millis(100);
+        let serving = tokio::spawn(serve(listener, router, stop.clone(), grace));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        assert!(client.read(&mut [0; 16]).await.unwrap() > 0, "the reply has begun");
+        stop.cancel();
+        tokio::time::timeout(Duration::from_secs(5), serving).await.unwrap().unwrap();
+        assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
     }
 }

@@ -50,7 +50,9 @@ pub(super) fn input(message: Message) -> Result<Option<AttachInput>, ApiError> {
             Ok(Said::Signal { signal }) => {
                 Err(ApiError::invalid(format!("signal {signal} is not one of 1 to {SIGNAL_MAX}")))
             }
-            Err(error) => Err(ApiError::invalid(format!("a text message is not as expected: {error}"))),
+            Err(error) => {
+                Err(ApiError::invalid(format!("a text message is not as expected: {error}")))
+            }
         },
         Message::Ping(_) | Message::Pong(_) | Message::Close(_) => Ok(None),
     }
@@ -109,7 +111,9 @@ mod tests {
     fn only_signals_that_exist_are_sent() {
         let of = |text: &'static str| input(Message::text(text));
         assert_eq!(of(r#"{"type":"signal","signal":15}"#).unwrap(), Some(AttachInput::Signal(15)));
-        for bad in [r#"{"type":"signal","signal":0}"#, r#"{"type":"signal","signal":65}"#, "{}", "x"] {
+        for bad in
+            [r#"{"type":"signal","signal":0}"#, r#"{"type":"signal","signal":65}"#, "{}", "x"]
+        {
             assert!(of(bad).is_err(), "{bad}");
         }
     }
@@ -118,10 +122,10 @@ mod tests {
     fn large_output_is_cut_into_frames() {
         let bytes = Bytes::from(vec![7; OUTPUT_FRAME_BYTES_MAX + 5]);
         let frames: Vec<_> = output(STDERR, &bytes).map(Message::into_data).collect();
-        assert_eq!(frames.iter().map(|frame| frame.len() - 1).collect::<Vec<_>>(), [
-            OUTPUT_FRAME_BYTES_MAX,
-            5
-        ]);
+        assert_eq!(
+            frames.iter().map(|frame| frame.len() - 1).collect::<Vec<_>>(),
+            [OUTPUT_FRAME_BYTES_MAX, 5]
+        );
         assert!(frames.iter().all(|frame| frame[0] == STDERR));
     }
 }

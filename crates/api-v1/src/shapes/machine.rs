@@ -200,7 +200,10 @@ mod tests {
         assert_eq!(autosleep(r#"{"autosleep": 900}"#).as_deref(), Some("900"));
         assert_eq!(autosleep(r#"{"autosleep_seconds": 900}"#).as_deref(), Some("900"));
         assert_eq!(autosleep(r#"{"autosleep_seconds": "off"}"#).as_deref(), Some("off"));
-        assert_eq!(autosleep(r#"{"autosleep": "1h", "autosleep_seconds": 9}"#).as_deref(), Some("1h"));
+        assert_eq!(
+            autosleep(r#"{"autosleep": "1h", "autosleep_seconds": 9}"#).as_deref(),
+            Some("1h")
+        );
         assert_eq!(autosleep(r#"{"autosleep": null}"#), None);
         assert!(from_json::<MachineCreate>(br#"{"autosleep_seconds": -1}"#).is_err());
     }

@@ -84,7 +84,10 @@ async fn what_cannot_be_right_is_told_before_the_close() {
         let mut socket = connect(&server, PATH).await.unwrap();
         say(&mut socket, bad).await;
         let error = next_json(&mut socket).await;
-        assert_eq!((&error["type"], &error["error_code"]), (&"error".into(), &"INVALID_REQUEST".into()));
+        assert_eq!(
+            (&error["type"], &error["error_code"]),
+            (&"error".into(), &"INVALID_REQUEST".into())
+        );
         assert_eq!(close_code(&mut socket).await, 1008);
     }
     let mut socket = connect(&server, PATH).await.unwrap();

@@ -31,7 +31,10 @@ async fn either_header_suffices() {
     let missing = ask(&[]).await.unwrap();
     assert_eq!(header(&missing, "www-authenticate"), "Bearer");
     let missing = json(missing).await;
-    assert_eq!((&missing["error_code"], &missing["retryable"]), (&"AUTH_REQUIRED".into(), &false.into()));
+    assert_eq!(
+        (&missing["error_code"], &missing["retryable"]),
+        (&"AUTH_REQUIRED".into(), &false.into())
+    );
     let wrong = json(ask(&[bearer("old")]).await.unwrap()).await;
     assert_eq!((&wrong["error_code"], &wrong["status"]), (&"AUTH_INVALID".into(), &401.into()));
 }
@@ -39,7 +42,8 @@ async fn either_header_suffices() {
 #[tokio::test]
 async fn a_request_id_comes_back() {
     let server = Server::start().await;
-    let reply = server.ask(Method::GET, "/v1/machines").header("x-request-id", "mine-1").send().await;
+    let reply =
+        server.ask(Method::GET, "/v1/machines").header("x-request-id", "mine-1").send().await;
     assert_eq!(header(&reply.unwrap(), "x-request-id"), "mine-1");
     let reply = server.client.get(server.url("/v1/machines")).send().await.unwrap();
     assert!(header(&reply, "x-request-id").starts_with("req-"));

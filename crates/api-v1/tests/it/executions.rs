@@ -9,7 +9,10 @@ async fn an_execution_has_the_fields_of_every_dialect() {
     let server = Server::start().await;
     let machine = server.awake().await;
     let reply = server
-        .post(PATH, json!({ "command": ["echo", "hi"], "env": { "TOKEN": "secret" }, "cwd": "/tmp" }))
+        .post(
+            PATH,
+            json!({ "command": ["echo", "hi"], "env": { "TOKEN": "secret" }, "cwd": "/tmp" }),
+        )
         .await;
     assert_eq!(reply.status(), 200);
     let execution = json(reply).await;
@@ -24,7 +27,10 @@ async fn an_execution_has_the_fields_of_every_dialect() {
     assert_eq!((&output["stdout"], &output["stderr"]), (&"hi".into(), &"".into()));
     assert_eq!(output["stdout_truncated"], false);
     let events = json(server.get(&format!("{PATH}/{id}/events")).await).await;
-    assert_eq!((&events["items"][0]["type"], &events["items"][0]["sequence"]), (&"lifecycle".into(), &1.into()));
+    assert_eq!(
+        (&events["items"][0]["type"], &events["items"][0]["sequence"]),
+        (&"lifecycle".into(), &1.into())
+    );
     let listed = json(server.get(PATH).await).await;
     assert_eq!(listed["items"][0]["execution_id"], id);
 }
@@ -46,7 +52,8 @@ async fn a_running_execution_is_cancelled_by_delete() {
 async fn a_sleeping_machine_wakes_for_a_command() {
     let server = Server::start().await;
     server.asleep().await;
-    let reply = server.post(&format!("{PATH}?wait_ms=5000"), json!({ "command": ["echo", "up"] })).await;
+    let reply =
+        server.post(&format!("{PATH}?wait_ms=5000"), json!({ "command": ["echo", "up"] })).await;
     assert_eq!(reply.status(), 200);
     assert_eq!(json(reply).await["status"], "succeeded");
     assert_eq!(json(server.get("/v1/machines/hello").await).await["phase"], "running");
@@ -56,9 +63,13 @@ async fn a_sleeping_machine_wakes_for_a_command() {
 async fn waiting_has_an_end() {
     let server = Server::start().await;
     server.awake().await;
-    let reply = server.post(&format!("{PATH}?wait_ms=50"), json!({ "command": ["sleep", "60"] })).await;
+    let reply =
+        server.post(&format!("{PATH}?wait_ms=50"), json!({ "command": ["sleep", "60"] })).await;
     assert_eq!(json(reply).await["status"], "running");
-    assert_eq!(server.post(&format!("{PATH}?wait_ms=x"), json!({ "command": ["a"] })).await.status(), 400);
+    assert_eq!(
+        server.post(&format!("{PATH}?wait_ms=x"), json!({ "command": ["a"] })).await.status(),
+        400
+    );
 }
 
 #[tokio::test]

@@ -49,7 +49,8 @@ async fn a_range_is_one_part_of_a_file() {
     server.put(&at("f"), "0123456789").await;
     let range = async |range: &str, more: &[(&'static str, &str)]| {
         let request = server.ask(Method::GET, &at("f")).header("range", range);
-        let request = more.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let request =
+            more.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let reply = request.send().await.unwrap();
         let told = header(&reply, "content-range").to_owned();
         (reply.status().as_u16(), told, reply.text().await.unwrap())
@@ -118,7 +119,10 @@ async fn a_path_that_could_mean_another_place_is_refused_by_name() {
         for method in ["GET", "PUT", "DELETE"] {
             let (status, body) = server.raw(method, &at(path)).await;
             let message = body["message"].as_str().unwrap_or_default();
-            assert!(status == 400 && message.contains(named), "{method} {path}: {status} {message}");
+            assert!(
+                status == 400 && message.contains(named),
+                "{method} {path}: {status} {message}"
+            );
         }
     }
     let long = "x".repeat(256);
@@ -170,7 +174,10 @@ async fn a_directory_is_listed_in_pages() {
     assert_eq!((&page["items"][0]["type"], &page["items"][0]["size"]), (&"file".into(), &2.into()));
     let cursor = page["next_cursor"].as_str().unwrap();
     let page = json(server.get(&at(&format!("d?list=true&cursor={cursor}"))).await).await;
-    assert_eq!((&page["items"][0]["name"], &page["items"][0]["type"]), (&"c".into(), &"directory".into()));
+    assert_eq!(
+        (&page["items"][0]["name"], &page["items"][0]["type"]),
+        (&"c".into(), &"directory".into())
+    );
     assert!(page.get("next_cursor").is_none());
     for root in [FS.to_owned(), at("")] {
         let page = json(server.get(&format!("{root}?list")).await).await;
@@ -185,7 +192,8 @@ async fn trees_travel_as_tar() {
     server.awake().await;
     // The home of this test takes lines in place of a tar.
     for path in [format!("{FS}?import=tar"), at("?import=tar"), at("sub?import=tar")] {
-        let reply = server.ask(Method::POST, &path).body("t/a\tone\nt/b\ttwo\n").send().await.unwrap();
+        let reply =
+            server.ask(Method::POST, &path).body("t/a\tone\nt/b\ttwo\n").send().await.unwrap();
         assert_eq!(reply.status(), 200);
         assert_eq!(json(reply).await["entries"], 2);
     }
@@ -202,14 +210,19 @@ async fn asleep_writes_stay_private_until_they_are_published() {
     let server = Server::start().await;
     server.awake().await;
     server.put(&at("f"), "old").await;
-    assert_eq!(server.ask(Method::POST, "/v1/machines/hello/sleep").send().await.unwrap().status(), 200);
+    assert_eq!(
+        server.ask(Method::POST, "/v1/machines/hello/sleep").send().await.unwrap().status(),
+        200
+    );
     assert_eq!(server.put(&at("f"), "new").await.status(), 200);
-    let read = async |query: &str| server.get(&at(&format!("f{query}"))).await.text().await.unwrap();
+    let read =
+        async |query: &str| server.get(&at(&format!("f{query}"))).await.text().await.unwrap();
     assert_eq!((read("").await, read("?draft=true").await), ("old".into(), "new".into()));
     let report = json(server.ask(Method::POST, &at("publish")).send().await.unwrap()).await;
     assert_eq!((&report["published"], &report["changed"]), (&true.into(), &1.into()));
     assert_eq!(read("").await, "new");
-    let report = json(server.ask(Method::POST, "/v1/machines/hello/publish").send().await.unwrap()).await;
+    let report =
+        json(server.ask(Method::POST, "/v1/machines/hello/publish").send().await.unwrap()).await;
     assert_eq!(report["published"], false);
     for path in [at("draft"), "/v1/machines/hello/draft".to_owned()] {
         server.put(&at("f"), "newer").await;
@@ -230,7 +243,8 @@ async fn files_can_be_called_publish_and_draft() {
         assert_eq!(server.get(&at(name)).await.status(), 404);
         assert_eq!(server.put(&at(&format!("{name}/below")), "x").await.status(), 201);
     }
-    let reply = server.ask(Method::POST, &at("publish?import=tar")).body("p\t1\n").send().await.unwrap();
+    let reply =
+        server.ask(Method::POST, &at("publish?import=tar")).body("p\t1\n").send().await.unwrap();
     assert_eq!(json(reply).await["entries"], 1);
 }
 

@@ -53,7 +53,8 @@ async fn a_request_that_failed_may_be_tried_again() {
 async fn a_key_in_use_is_told_to_come_back() {
     let server = Server::start().await;
     server.world.host.hold_starting(true);
-    let slow = server.ask(Method::POST, "/v1/machines").header("idempotency-key", "k").json(&json!({}));
+    let slow =
+        server.ask(Method::POST, "/v1/machines").header("idempotency-key", "k").json(&json!({}));
     let slow = tokio::spawn(slow.send());
     tokio::time::sleep(Duration::from_millis(300)).await;
     let reply = create(&server, "k", json!({})).await;
@@ -90,7 +91,8 @@ async fn files_take_no_notice_of_keys() {
     let server = Server::start().await;
     server.awake().await;
     for body in ["one", "two"] {
-        let request = server.ask(Method::PUT, "/v1/machines/hello/fs/f").header("idempotency-key", "k");
+        let request =
+            server.ask(Method::PUT, "/v1/machines/hello/fs/f").header("idempotency-key", "k");
         assert!(request.body(body).send().await.unwrap().status().is_success());
     }
     assert_eq!(server.get("/v1/machines/hello/fs/f").await.text().await.unwrap(), "two");

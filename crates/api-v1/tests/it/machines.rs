@@ -10,7 +10,10 @@ use crate::server::{Server, header, json};
 async fn a_machine_has_the_fields_of_every_dialect() {
     let server = Server::start().await;
     let reply = server
-        .post("/v1/machines", json!({ "vcpu": 1, "memory_mib": 2048, "storage_gib": 10, "autosleep": "15m" }))
+        .post(
+            "/v1/machines",
+            json!({ "vcpu": 1, "memory_mib": 2048, "storage_gib": 10, "autosleep": "15m" }),
+        )
         .await;
     assert_eq!(reply.status(), 200, "it converged while the call waited");
     let etag = header(&reply, "etag").to_owned();
@@ -82,7 +85,10 @@ async fn a_stale_revision_is_refused_once_and_for_all() {
     let reply = sleep("1".to_owned()).await.unwrap();
     assert_eq!((reply.status().as_u16(), header(&reply, "x-should-retry")), (409, "false"));
     let body = json(reply).await;
-    assert_eq!((&body["error_code"], &body["retryable"]), (&"REVISION_MISMATCH".into(), &true.into()));
+    assert_eq!(
+        (&body["error_code"], &body["retryable"]),
+        (&"REVISION_MISMATCH".into(), &true.into())
+    );
     assert_eq!(body["details"]["provided_revision"], "1");
     assert_eq!(body["details"]["expected_revision"], revision.as_str());
     assert_eq!(sleep(format!("W/\"{revision}\"")).await.unwrap().status(), 200);
@@ -138,7 +144,8 @@ async fn lists_have_cursors_and_no_empty_pages() {
 #[tokio::test]
 async fn a_body_that_cannot_be_right_is_400() {
     let server = Server::start().await;
-    for body in ["{", "[]", r#"{"vcpu": "two"}"#, r#"{"memory_mib": -1}"#, r#"{"name": "NOT OK"}"#] {
+    for body in ["{", "[]", r#"{"vcpu": "two"}"#, r#"{"memory_mib": -1}"#, r#"{"name": "NOT OK"}"#]
+    {
         let reply = server.ask(Method::POST, "/v1/machines").body(body).send().await.unwrap();
         assert_eq!(reply.status(), 400, "{body}");
         assert_eq!(json(reply).await["error_code"], "INVALID_REQUEST", "{body}");
@@ -155,6 +162,7 @@ async fn update_changes_what_is_named() {
     let patch = |body| server.ask(Method::PATCH, "/v1/machines/hello").json(&body).send();
     let machine = json(patch(json!({ "autosleep": "never" })).await.unwrap()).await;
     assert_eq!((&machine["autosleep_seconds"], &machine["name"]), (&0.into(), &"hello".into()));
-    let machine = json(patch(json!({ "autosleep_seconds": 60, "storage_gib": null })).await.unwrap()).await;
+    let machine =
+        json(patch(json!({ "autosleep_seconds": 60, "storage_gib": null })).await.unwrap()).await;
     assert_eq!(machine["autosleep_seconds"], 60);
 }

@@ -37,7 +37,10 @@ async fn every_row_of_the_table_is_served() {
 async fn unknown_paths_and_methods_are_refused_in_json() {
     let server = Server::start().await;
     let reply = server.get("/v1/nothing").await;
-    assert_eq!((reply.status().as_u16(), header(&reply, "content-type")), (404, "application/json"));
+    assert_eq!(
+        (reply.status().as_u16(), header(&reply, "content-type")),
+        (404, "application/json")
+    );
     assert_eq!(json(reply).await["error_code"], "NOT_FOUND");
     let reply = server.put("/v1/machines", "").await;
     assert_eq!(reply.status(), 405);

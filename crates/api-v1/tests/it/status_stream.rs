@@ -13,7 +13,8 @@ fn events(text: &str) -> Vec<(String, String, Value)> {
         .filter(|block| !block.starts_with(':'))
         .map(|block| {
             let field = |name: &str| {
-                let line = block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+                let line =
+                    block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
                 line.unwrap_or_default().trim().to_owned()
             };
             (field("event"), field("id"), serde_json::from_str(&field("data")).unwrap())
@@ -26,7 +27,10 @@ async fn a_settled_machine_is_told_once() {
     let server = Server::start().await;
     let machine = server.awake().await;
     let reply = server.get("/v1/machines/hello/status/stream").await;
-    assert_eq!((reply.status().as_u16(), header(&reply, "content-type")), (200, "text/event-stream"));
+    assert_eq!(
+        (reply.status().as_u16(), header(&reply, "content-type")),
+        (200, "text/event-stream")
+    );
     let events = events(&reply.text().await.unwrap());
     assert_eq!(events.len(), 1);
     assert_eq!((events[0].0.as_str(), &events[0].2["phase"]), ("status", &"running".into()));
@@ -53,5 +57,8 @@ async fn changes_are_told_until_the_machine_is_there() {
 async fn an_unknown_machine_is_an_ordinary_error() {
     let server = Server::start().await;
     let reply = server.get("/v1/machines/nobody/status/stream").await;
-    assert_eq!((reply.status().as_u16(), header(&reply, "content-type")), (404, "application/json"));
+    assert_eq!(
+        (reply.status().as_u16(), header(&reply, "content-type")),
+        (404, "application/json")
+    );
 }
