@@ -177,8 +177,9 @@ impl FileSystem for Engine {
     }
 
     fn graft(&self, graft: &Graft<'_>) -> Result<Touched> {
-        let Graft { from, into, removals, root_attrs } = *graft;
-        let graft = OwnedGraft { from, into, removals: removals.to_vec(), root_attrs };
+        let Graft { from, into, removals, implicit } = *graft;
+        let implicit = implicit.iter().copied().collect();
+        let graft = OwnedGraft { from, into, removals: removals.to_vec(), implicit };
         self.change(move |tx| ops::graft::graft(tx, &graft))
     }
 }

@@ -113,7 +113,7 @@ pub trait FileSystem: Send + Sync + std::fmt::Debug + 'static {
     fn place(&self, ino: Ino, base: Ino, path: &[&[u8]], expect: Expect) -> Result<Placed>;
     /// Merges a detached tree into the directory `into`, after removing what `removals` name, all
     /// in one step: a reader sees the old tree or the new one. Directories merge and take the
-    /// attributes of the detached one; anything else replaces. A non-directory over a directory
+    /// attributes of the detached one unless it is `implicit`; anything else replaces. A non-directory over a directory
     /// that has entries, or a directory over a non-directory: `EEXIST`, and nothing is changed.
     fn graft(&self, graft: &Graft<'_>) -> Result<Touched>;
 }

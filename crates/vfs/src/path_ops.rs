@@ -253,7 +253,8 @@ pub fn remove(
 fn graft_removal(fs: &dyn FileSystem, dir: Ino, name: &[u8]) -> Result<Touched> {
     let empty = fs.create_detached(Kind::Directory, 0o755, Owner::default())?;
     let removals = [vec![name.to_vec()]];
-    let graft = Graft { from: empty.ino, into: dir, removals: &removals, root_attrs: false };
+    let implicit = [empty.ino];
+    let graft = Graft { from: empty.ino, into: dir, removals: &removals, implicit: &implicit };
     let done = fs.graft(&graft);
     fs.unpin(empty.ino);
     done

@@ -258,8 +258,9 @@ pub struct Graft<'a> {
     pub into: Ino,
     /// Paths below `into` that go first. Missing ones are no error.
     pub removals: &'a [Removal],
-    /// Whether `into` itself takes the attributes of `from`.
-    pub root_attrs: bool,
+    /// Directories of the detached tree, maybe `from` itself, that only lead to others: where one
+    /// exists already, it keeps its own attributes.
+    pub implicit: &'a [Ino],
 }
 
 /// Checks one name.

@@ -5,6 +5,8 @@
 //! both sides are walked; everything else moves by its top name, so the cost is that of the
 //! overlap and not of the tree.
 
+use std::collections::HashSet;
+
 use rusqlite::params;
 use vfs::{Errno, FsError, Ino, Kind, Removal, Result, Touched, check_name};
 
@@ -20,7 +22,7 @@ pub(crate) struct OwnedGraft {
     pub(crate) from: Ino,
     pub(crate) into: Ino,
     pub(crate) removals: Vec<Removal>,
-    pub(crate) root_attrs: bool,
+    pub(crate) implicit: HashSet<Ino>,
 }
 
 /// Merges; see [`vfs::FileSystem::graft`].
@@ -42,7 +44,7 @@ pub(crate) fn graft(tx: &mut Tx<'_>, graft: &OwnedGraft) -> Result<Touched> {
     }
     let mut open = vec![(from, graft.into)];
     while let Some((from, into)) = open.pop() {
-        let attrs = graft.root_attrs || from.ino != graft.from;
+        let attrs = !graft.implicit.contains(&from.ino);
         merge(tx, from.ino, into, &mut open, &mut touched)?;
         if attrs {
             // Last, because every entry that moves changes the directory's times.

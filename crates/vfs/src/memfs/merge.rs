@@ -75,8 +75,8 @@ impl State {
         for path in graft.removals {
             self.remove_path(graft.into, path, &mut touched)?;
         }
-        self.merge(graft.from, graft.into, &mut touched)?;
-        if graft.root_attrs {
+        self.merge(graft.from, graft.into, graft.implicit, &mut touched)?;
+        if !graft.implicit.contains(&graft.from) {
             self.take_attributes(graft.into, attributes)?;
             touched.inodes.push(graft.into);
         }
@@ -151,7 +151,13 @@ impl State {
     }
 
     /// Moves what `from` holds into `into`.
-    fn merge(&mut self, from: Ino, into: Ino, touched: &mut Touched) -> Result<()> {
+    fn merge(
+        &mut self,
+        from: Ino,
+        into: Ino,
+        implicit: &[Ino],
+        touched: &mut Touched,
+    ) -> Result<()> {
         let names: Vec<_> = self
             .directory(from)?
             .names
@@ -167,8 +173,10 @@ impl State {
                 }
                 (true, Some(standing)) if self.is_directory(standing) => {
                     let attributes = self.attributes(child)?;
-                    self.merge(child, standing, touched)?;
-                    self.take_attributes(standing, attributes)?;
+                    self.merge(child, standing, implicit, touched)?;
+                    if !implicit.contains(&child) {
+                        self.take_attributes(standing, attributes)?;
+                    }
                     self.detach(from, &name)?;
                     self.drop_link(child);
                     touched.inodes.push(standing);

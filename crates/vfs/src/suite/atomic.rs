@@ -48,7 +48,7 @@ fn staged_dir(t: &Tree) -> Ino {
 }
 
 fn merge(t: &Tree, from: Ino, into: Ino, removals: &[Removal]) -> crate::Result<Touched> {
-    let done = t.fs.graft(&Graft { from, into, removals, root_attrs: false });
+    let done = t.fs.graft(&Graft { from, into, removals, implicit: &[from] });
     t.fs.unpin(from);
     done
 }
@@ -281,7 +281,7 @@ fn graft_refused(t: &Tree) {
     fails(merge(t, from, ROOT, &[path("dir")]), &[Errno::EEXIST]);
     same((t.at("dir/inside"), t.at("file")), (inside, file));
     // A tree that is visible is no detached one.
-    let graft = Graft { from: dir, into: ROOT, removals: &[], root_attrs: false };
+    let graft = Graft { from: dir, into: ROOT, removals: &[], implicit: &[dir] };
     fails(t.fs.graft(&graft), &[Errno::EINVAL]);
     let from = staged_dir(t);
     fails(merge(t, from, file, &[]), &[Errno::ENOTDIR]);
@@ -303,7 +303,7 @@ fn graft_root(t: &Tree) {
     t.mknod(from, "file", Kind::File);
     let mtime = Some(SetTime::At(Time(42)));
     ok(t.fs.setattr(from, &SetAttr { perm: Some(0o700), mtime, ..SetAttr::default() }));
-    ok(t.fs.graft(&Graft { from, into, removals: &[], root_attrs: true }));
+    ok(t.fs.graft(&Graft { from, into, removals: &[], implicit: &[] }));
     t.fs.unpin(from);
     same((t.attr(into).perm, t.attr(into).mtime), (0o700, Time(42)));
     same(t.at("into"), into);

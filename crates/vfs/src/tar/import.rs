@@ -1,6 +1,6 @@
 //! A tar stream into a tree, all of it or none.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 
 use tar::EntryType;
@@ -60,7 +60,7 @@ pub fn import(
         options,
         dirs: HashMap::from([(Vec::new(), root.ino)]),
         dir_attrs: Vec::new(),
-        root_attrs: false,
+        explicit: HashSet::new(),
         done: Imported::default(),
     };
     let done = import.run(source, target, removals);
@@ -78,7 +78,8 @@ struct Import<'a> {
     dirs: HashMap<Vec<Vec<u8>>, Ino>,
     /// Attributes of directories, applied last: filling a directory changes its times.
     dir_attrs: Vec<(Ino, SetAttr)>,
-    root_attrs: bool,
+    /// Directories that have a member of their own. The others only lead somewhere.
+    explicit: HashSet<Ino>,
     done: Imported,
 }
 
@@ -98,7 +99,9 @@ impl Import<'_> {
             self.fs.setattr(ino, &set)?;
         }
         let into = path_ops::make_dir(self.fs, target, 0o755)?.ino;
-        let graft = Graft { from: self.root, into, removals, root_attrs: self.root_attrs };
+        let implicit: Vec<Ino> =
+            self.dirs.values().copied().filter(|dir| !self.explicit.contains(dir)).collect();
+        let graft = Graft { from: self.root, into, removals, implicit: &implicit };
         let touched = self.fs.graft(&graft)?;
         Ok(Imported { touched, ..std::mem::take(&mut self.done) })
     }
@@ -113,7 +116,7 @@ impl Import<'_> {
                     "only a directory can stand for the root",
                 ));
             }
-            self.root_attrs = true;
+            self.explicit.insert(self.root);
             let set = self.attrs(member);
             self.dir_attrs.push((self.root, set));
             return Ok(());
@@ -122,6 +125,7 @@ impl Import<'_> {
         match member.kind {
             EntryType::Directory => {
                 let ino = self.dir(&path)?;
+                self.explicit.insert(ino);
                 self.set_xattrs(ino, member)?;
                 let set = self.attrs(member);
                 self.dir_attrs.push((ino, set));

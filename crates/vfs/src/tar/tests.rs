@@ -213,6 +213,16 @@ fn a_file_does_not_replace_a_directory_with_entries() {
     assert_eq!(&fs.read(kept.ino, 0, 10).unwrap()[..], b"kept");
 }
 
+#[test]
+fn directories_that_the_archive_does_not_name_keep_their_mode() {
+    let fs = mem();
+    let made = path_ops::make_dir(&*fs, &path("private/sub"), 0o700).unwrap();
+    unpack(&*fs, &raw(&[("private/sub/file", EntryType::Regular, "", b"x")])).unwrap();
+    assert_eq!(fs.getattr(made.ino).unwrap().perm, 0o700);
+    unpack(&*fs, &raw(&[("private/sub/", EntryType::Directory, "", b"")])).unwrap();
+    assert_eq!(fs.getattr(made.ino).unwrap().perm, 0o640);
+}
+
 fn mem() -> Arc<MemFs> {
     Arc::new(MemFs::new(Arc::new(base::SystemClock::new()), 1 << 30))
 }
