@@ -19,7 +19,7 @@ use crate::meta::readers::Readers;
 use crate::meta::tx::{Shared, Tx};
 use crate::meta::writer::{OnCommit, Start, Writer};
 use crate::pins::Pins;
-use crate::recover;
+use crate::{local_copies, recover};
 
 /// Whether changes are let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,6 +138,14 @@ impl Engine {
             Gate::Open => self.writer.run(change),
             Gate::Fenced => Err(fenced()),
             Gate::Closed => Err(FsError::with(Errno::EROFS, "the home is not open for writing")),
+        }
+    }
+
+    /// Keeps local copies of stored content within bounds.
+    pub(crate) fn prune_local_copies(&self) {
+        let pruned = self.readers.with(|conn| local_copies::prune(conn, &self.objects));
+        if let Err(error) = pruned {
+            tracing::warn!(%error, "local copies of the home could not be pruned");
         }
     }
 

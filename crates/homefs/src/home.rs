@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 use vfs::FileSystem as _;
 
+use crate::asks::Asks;
 use crate::data::objects::Objects;
 use crate::engine::{Engine, Gate, Open};
 use crate::error::{Error, Result};
@@ -18,7 +19,7 @@ use crate::lineage::{self, Start};
 use crate::meta::sql::{self, uint};
 use crate::replica::log::Log;
 use crate::replica::state::ReplicaState;
-use crate::replicator::{Asks, Replicator};
+use crate::replicator::Replicator;
 use crate::round::Rounds;
 use crate::settings::{HomeSettings, HomeStatus, Opened, Parts, Released, SyncMode};
 

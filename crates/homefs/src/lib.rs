@@ -23,6 +23,7 @@
 //! # Not here
 //! Machines, HTTP, FUSE; permission checks; collecting garbage in the store.
 
+mod asks;
 mod changes;
 mod create;
 mod data;
@@ -36,6 +37,7 @@ mod home;
 mod layout;
 pub mod limits;
 mod lineage;
+mod local_copies;
 mod meta;
 mod nearby;
 mod ops;

@@ -25,6 +25,9 @@ pub const PIECE_SMALL_BYTES: u64 = 256 * KIB;
 /// The largest file, in bytes: what the largest file of the local file system can hold (ext4 with
 /// 4 KiB blocks: one block less than 16 TiB). Beyond: `EFBIG`.
 pub const FILE_BYTES_MAX: u64 = (16 << 40) - 4_096;
+/// The most pieces that content of one file is in: a chunk each for a file of 4 TiB. Beyond, new
+/// pieces are refused with `ENOSPC`.
+pub const FILE_PIECES_MAX: u64 = 1 << 20;
 /// The most names of one inode. Beyond: `EMLINK`.
 pub const LINKS_MAX: u32 = 1 << 20;
 /// The longest target of a symbolic link, in bytes.
@@ -63,6 +66,8 @@ pub(crate) const SNAPSHOT_BLOCK_BYTES: u64 = 64 * KIB;
 pub(crate) const BLOCK_CACHE_BYTES: u64 = 64 * MIB;
 /// Local copies of what is stored already are dropped, oldest first, past this many bytes.
 pub(crate) const LOCAL_COPIES_BYTES_MAX: u64 = 16 << 30;
+/// Rounds of replication between two looks at the local copies.
+pub(crate) const ROUNDS_PER_PRUNE: u32 = 64;
 
 /// Packs uploaded at a time.
 pub(crate) const PACK_UPLOADS: usize = 2;

@@ -186,12 +186,14 @@ fn pending_path(dir: &HomeDir) -> PathBuf {
     dir.root().join("claim")
 }
 
-/// The nonce of a claim that was begun here and not noted as done, or a new one.
+/// The nonce of a claim that was begun here and not noted as done in `replica.json`, or a new one.
 fn pending_nonce(dir: &HomeDir, parts: &Parts) -> Result<[u8; 16]> {
     let path = pending_path(dir);
     let mut nonce = [0; 16];
+    let done = ReplicaState::load(&dir.replica_state()).ok().flatten().map(|state| state.nonce.0);
     if let Ok(text) = fs::read_to_string(&path)
         && hex::decode_to_slice(text.trim(), &mut nonce).is_ok()
+        && done != Some(nonce)
     {
         return Ok(nonce);
     }

@@ -22,31 +22,13 @@ use base::{Epoch, ErrorKind};
 use parking_lot::Mutex;
 use vfs::{Errno, FsError, Ino, Result};
 
+use crate::asks::{Ask, Asks, Waiter, which};
 use crate::engine::{Barrier, Engine, Gate, fenced};
-use crate::limits::{RETRY_MAX, RETRY_MIN, ROUND_INTERVAL_MIN, SYNC_PATIENCE};
+use crate::limits::{RETRY_MAX, RETRY_MIN, ROUND_INTERVAL_MIN, ROUNDS_PER_PRUNE, SYNC_PATIENCE};
 use crate::meta::sql::{self, int};
-use crate::meta::writer::OnCommit;
 use crate::replica::base::needs_base;
-use crate::round::{Done, Rounds, Which};
+use crate::round::{Done, Rounds};
 use crate::settings::Released;
-
-/// What the thread is asked for.
-pub(crate) enum Ask {
-    /// Something changed.
-    Changed,
-    /// Make this, or all, survive the loss of this host.
-    Sync(Option<Ino>, Waiter),
-    /// Give the home up.
-    Release(flume::Sender<Result<Released>>),
-    /// Go away as you are.
-    Stop,
-}
-
-/// Someone who waits for a sync, and since when.
-pub(crate) struct Waiter {
-    reply: flume::Sender<Result<()>>,
-    since: Instant,
-}
 
 /// What the thread says about itself.
 #[derive(Debug, Clone, Default)]
@@ -56,32 +38,6 @@ pub(crate) struct Said {
     pub(crate) committed: u64,
     pub(crate) error: Option<String>,
     pub(crate) released: bool,
-}
-
-/// The way to the thread, made before it so that the engine can be given one end.
-pub(crate) struct Asks {
-    sender: flume::Sender<Ask>,
-    receiver: flume::Receiver<Ask>,
-    /// A nudge is on its way; one is enough.
-    nudged: Arc<AtomicBool>,
-}
-
-impl Asks {
-    /// A new one.
-    pub(crate) fn new() -> Self {
-        let (sender, receiver) = flume::unbounded();
-        Self { sender, receiver, nudged: Arc::default() }
-    }
-
-    /// What the engine calls after each transaction that changed something.
-    pub(crate) fn on_commit(&self) -> OnCommit {
-        let (sender, nudged) = (self.sender.clone(), self.nudged.clone());
-        Box::new(move || {
-            if !nudged.swap(true, Ordering::AcqRel) {
-                sender.send(Ask::Changed).ok();
-            }
-        })
-    }
 }
 
 /// The handle to the thread.
@@ -107,6 +63,7 @@ struct Thread {
     changed: Option<Instant>,
     last_round: Option<Instant>,
     failures: u32,
+    rounds_since_prune: u32,
     /// A base on its way to the store, and which commit it is of.
     base: Option<(u64, tokio::task::JoinHandle<bool>)>,
 }
@@ -136,6 +93,7 @@ impl Replicator {
             changed: None,
             last_round: None,
             failures: 0,
+            rounds_since_prune: 0,
             base: None,
         };
         let handle = std::thread::Builder::new()
@@ -215,7 +173,10 @@ impl Thread {
                 match ask {
                     Ask::Changed => {
                         self.nudged.store(false, Ordering::Release);
-                        self.changed.get_or_insert_with(Instant::now);
+                        // Rounds change the database too; those changes are in their own commit.
+                        if self.is_behind() {
+                            self.changed.get_or_insert_with(Instant::now);
+                        }
                     }
                     Ask::Sync(ino, waiter) => self.waiters.push((ino, waiter)),
                     Ask::Release(reply) => {
@@ -289,11 +250,16 @@ impl Thread {
             said.released = release;
         }
         metrics::counter!("homefs_commits_total").increment(1);
-        if self.engine.writer.progress.committed() > done.committed || self.has_dirty() {
+        if self.is_behind() || self.has_dirty() {
             self.changed.get_or_insert_with(Instant::now);
         }
         if !release {
             self.start_base(done);
+        }
+        self.rounds_since_prune += 1;
+        if release || self.rounds_since_prune >= ROUNDS_PER_PRUNE {
+            self.rounds_since_prune = 0;
+            self.engine.prune_local_copies();
         }
     }
 
@@ -356,6 +322,11 @@ impl Thread {
         }
     }
 
+    /// True where the store lacks a metadata transaction.
+    fn is_behind(&self) -> bool {
+        self.engine.writer.progress.committed() > self.said.lock().committed
+    }
+
     fn has_dirty(&self) -> bool {
         const SQL: &str = "SELECT 1 FROM dirty_inode d \
              WHERE NOT EXISTS (SELECT 1 FROM orphan o WHERE o.ino=d.ino) LIMIT 1";
@@ -390,18 +361,4 @@ impl Thread {
             self.rounds.log.note_base(seq);
         }
     }
-}
-
-/// What a round seals for those who wait.
-fn which(waiters: &[(Option<Ino>, Waiter)], release: bool) -> Which {
-    if release || waiters.iter().any(|(ino, _)| ino.is_none()) {
-        return Which::All;
-    }
-    if waiters.is_empty() {
-        return Which::Quiet;
-    }
-    let mut inodes: Vec<Ino> = waiters.iter().filter_map(|(ino, _)| *ino).collect();
-    inodes.sort_unstable();
-    inodes.dedup();
-    Which::These(inodes)
 }

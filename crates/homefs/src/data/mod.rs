@@ -16,4 +16,5 @@ pub(crate) mod pack;
 pub(crate) mod read;
 pub(crate) mod seal;
 pub(crate) mod seal_plan;
+pub(crate) mod seal_rows;
 pub(crate) mod spool;

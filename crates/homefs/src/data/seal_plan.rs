@@ -31,7 +31,7 @@ pub(crate) fn plan(tier: Tier, pieces: &[Piece]) -> Vec<Move> {
 
 fn pack_move(pieces: &[Piece]) -> Option<Move> {
     let unsealed = |piece: &&Piece| is_unsealed(piece);
-    if !pieces.iter().any(|piece| is_unsealed(piece)) {
+    if !pieces.iter().any(is_unsealed) {
         return None;
     }
     let small = |piece: &&Piece| piece.len < PIECE_SMALL_BYTES;

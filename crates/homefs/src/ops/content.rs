@@ -4,7 +4,7 @@ use rusqlite::params;
 use vfs::{Errno, FsError, Ino, Result};
 
 use crate::data::layers;
-use crate::limits::{FILE_BYTES_MAX, INLINE_BYTES_MAX};
+use crate::limits::{FILE_BYTES_MAX, FILE_PIECES_MAX, INLINE_BYTES_MAX};
 use crate::meta::inode::{Inode, Tier};
 use crate::meta::sql::{self, int, uint};
 use crate::meta::tx::Tx;
@@ -70,10 +70,27 @@ fn write_spool(tx: &mut Tx<'_>, inode: &mut Inode, offset: u64, data: &[u8]) -> 
     let more = data.len() as u64 - there;
     tx.check_space(more)?;
     tx.check_room()?;
+    check_pieces(tx, inode.ino)?;
     let generation = make_dirty(tx, inode)?;
     tx.shared.spool.write((inode.ino, generation), offset, data)?;
     note_dirty(tx, inode.ino, generation, offset, end)?;
     tx.set_alloc(inode, inode.alloc + more);
+    Ok(())
+}
+
+/// Bounds what lists of a file's pieces can take in memory. Looked at now and then only: a few
+/// thousand more do no harm.
+fn check_pieces(tx: &Tx<'_>, ino: Ino) -> Result<()> {
+    if !tx.counters.version.is_multiple_of(1_024) {
+        return Ok(());
+    }
+    const COUNT: &str = "SELECT count(*) FROM (SELECT 1 FROM extent WHERE ino=?1 \
+         UNION ALL SELECT 1 FROM dirty_extent WHERE ino=?1 LIMIT ?2)";
+    let max = int(FILE_PIECES_MAX);
+    let count = sql::first(tx.conn, COUNT, params![int(ino), max], |r| uint(r, 0))?;
+    if count.unwrap_or_default() >= FILE_PIECES_MAX {
+        return Err(FsError::with(Errno::ENOSPC, "the file is in too many pieces; copy it"));
+    }
     Ok(())
 }
 

@@ -261,3 +261,16 @@ fn many_commits_are_read_back_through_bases() {
         assert_eq!(get(&home, &format!("f{n}")), noise(500, n)[..len]);
     }
 }
+
+#[test]
+fn a_home_at_rest_writes_nothing_to_the_store() {
+    let mut world = World::new();
+    world.replicate_after = Duration::from_millis(10);
+    let (home, _) = world.open("a");
+    put(&home, "f", &noise(100_000, 1));
+    home.sync(None).unwrap();
+    eventually("it came to rest", || home.status().unreplicated_ops == 0);
+    world.store.take_stored();
+    std::thread::sleep(Duration::from_millis(4_500));
+    assert_eq!(world.store.take_stored(), 0);
+}
