@@ -21,6 +21,7 @@ pub(crate) fn meta(info: FileInfo) -> FileMeta {
         size: info.size,
         mtime: info.mtime,
         etag: info.etag,
+        link_target: info.link_target,
     }
 }
 

@@ -14,6 +14,7 @@ use crate::shapes::file::{mode_text, type_word};
 const X_FS_TYPE: HeaderName = HeaderName::from_static("x-fs-type");
 const X_FS_MODE: HeaderName = HeaderName::from_static("x-fs-mode");
 const X_FS_SIZE: HeaderName = HeaderName::from_static("x-fs-size");
+const X_FS_LINK_TARGET: HeaderName = HeaderName::from_static("x-fs-link-target");
 
 /// Content headers for `length` bytes of a file. The length also tells a client when a body was cut off.
 pub(crate) fn content(headers: &mut HeaderMap, length: u64) {
@@ -24,7 +25,8 @@ pub(crate) fn content(headers: &mut HeaderMap, length: u64) {
     headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
 }
 
-/// `X-Fs-Type`, `X-Fs-Mode`, `X-Fs-Size`, `Last-Modified` and `ETag` on a reply.
+/// `X-Fs-Type`, `X-Fs-Mode`, `X-Fs-Size`, `Last-Modified` and `ETag` on a reply; for a link
+/// `X-Fs-Link-Target` too, unless its bytes cannot stand in a header.
 pub(crate) fn of_meta(mut response: Response, meta: &FileMeta) -> Response {
     let headers = response.headers_mut();
     headers.insert(X_FS_TYPE, HeaderValue::from_static(type_word(meta.kind)));
@@ -34,6 +36,10 @@ pub(crate) fn of_meta(mut response: Response, meta: &FileMeta) -> Response {
     }
     if let Ok(date) = HeaderValue::from_str(&http_date(timestamp(meta.mtime))) {
         headers.insert(LAST_MODIFIED, date);
+    }
+    let target = meta.link_target.as_deref().map(HeaderValue::from_bytes);
+    if let Some(Ok(target)) = target {
+        headers.insert(X_FS_LINK_TARGET, target);
     }
     if let Some(etag) = etag_header(&meta.etag) {
         headers.insert(ETAG, etag);

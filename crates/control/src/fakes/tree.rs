@@ -135,11 +135,19 @@ fn meta(file: &File) -> FileMeta {
         size: file.bytes.len() as u64,
         mtime: Time(0),
         etag: format!("v{}", file.version),
+        link_target: None,
     }
 }
 
 fn dir_meta() -> FileMeta {
-    FileMeta { kind: Kind::Directory, mode: 0o755, size: 0, mtime: Time(0), etag: "d".to_owned() }
+    FileMeta {
+        kind: Kind::Directory,
+        mode: 0o755,
+        size: 0,
+        mtime: Time(0),
+        etag: "d".to_owned(),
+        link_target: None,
+    }
 }
 
 fn check(precondition: &Precondition, there: Option<&File>) -> Result<()> {

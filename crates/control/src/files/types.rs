@@ -36,6 +36,9 @@ pub struct FileMeta {
     pub mtime: Time,
     /// Opaque, without quotes; changes with content, mode and owner.
     pub etag: String,
+    /// Where a symbolic link points, as it was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_target: Option<Vec<u8>>,
 }
 
 /// What must stand at a path for a change to go on.
