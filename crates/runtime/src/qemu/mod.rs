@@ -82,6 +82,19 @@ impl Qemu {
     pub fn accelerator(&self) -> Accelerator {
         self.settings.accelerator.unwrap_or_else(accel::detect)
     }
+
+    /// Takes down what killed keepers left on this host. Every start does so too; this is for whoever
+    /// has just killed one, or looks after a host where nothing starts. Blocks for some 50 ms.
+    ///
+    /// # Errors
+    /// [`Error::Start`], with nothing lost: the next start tries again.
+    pub fn sweep(&self) -> Result<(), Error> {
+        if is_root() && find_program("nft".as_ref()).is_some() {
+            Registry::host()?.clean()
+        } else {
+            Ok(())
+        }
+    }
 }
 
 #[async_trait]

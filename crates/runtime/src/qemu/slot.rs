@@ -68,6 +68,14 @@ impl Registry {
             .ok_or_else(|| Error::Start(format!("all {SLOTS} slots of this host are taken")))
     }
 
+    /// Takes down what dead holders left behind, the shared table too where nobody is left.
+    pub(crate) fn clean(&self) -> Result<(), Error> {
+        let _exclusive = self.exclusive()?;
+        self.sweep(&mut |number| network::remove_link(&network::link_name(number)))
+            .and_then(|()| if self.holds(0) { network::remove_table() } else { Ok(()) })
+            .map_err(start_error("sweep the slots of this host"))
+    }
+
     /// Waits until no other process changes slots or network.
     pub(crate) fn exclusive(&self) -> Result<Exclusive, Error> {
         let lock = File::create(self.dir.with_extension("lock"))
@@ -76,9 +84,9 @@ impl Registry {
         Ok(Exclusive { _lock: lock })
     }
 
-    /// True where a single slot is held: the caller's. Only under the lock is that worth anything.
-    pub(crate) fn holds_one(&self) -> bool {
-        fs::read_dir(&self.dir).is_ok_and(|entries| entries.take(2).count() == 1)
+    /// True where exactly `count` slots are held. Only under the lock is that worth anything.
+    pub(crate) fn holds(&self, count: usize) -> bool {
+        fs::read_dir(&self.dir).is_ok_and(|entries| entries.take(count + 1).count() == count)
     }
 
     fn claim_free(&self, machine: &MachineId) -> io::Result<Option<Slot>> {
@@ -217,7 +225,7 @@ mod tests {
             })
             .unwrap();
         assert_eq!(swept, [dead]);
-        assert!(registry.holds_one(), "the one that is alive");
+        assert!(registry.holds(1), "the one that is alive");
     }
 
     #[test]

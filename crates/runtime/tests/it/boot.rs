@@ -183,8 +183,9 @@ async fn a_missing_image_says_what_to_do() {
 async fn keeper_to_be_killed() {
     let Some(dir) = std::env::var_os(KEEPER_DIR) else { return };
     let image = image().unwrap();
-    let guest = Guest::start(&spec(&image, Path::new(&dir), Network::Isolated)).await;
-    println!("QEMU {}", guest.instance.pid());
+    let spec = spec(&image, Path::new(&dir), Network::Isolated);
+    let guest = Guest::start(&spec).await;
+    println!("QEMU {} {}", guest.instance.pid(), spec.machine);
     tokio::time::sleep(Duration::from_secs(300)).await;
 }
 
@@ -201,10 +202,9 @@ async fn a_killed_keeper_takes_its_guest_along() {
         .spawn()
         .unwrap();
     let lines = BufReader::new(keeper.stdout.take().unwrap()).lines();
-    let pid: u32 = lines
-        .map(Result::unwrap)
-        .find_map(|line| line.split_once("QEMU ")?.1.parse().ok())
-        .unwrap();
+    let said = lines.map(Result::unwrap).find(|line| line.contains("QEMU ")).unwrap();
+    let mut words = said.split_whitespace().rev();
+    let (id, pid) = (words.next().unwrap(), words.next().unwrap().parse::<u32>().unwrap());
     let link = link_of(pid);
     assert!(is_alive(pid) && link_exists(&link));
 
@@ -216,4 +216,13 @@ async fn a_killed_keeper_takes_its_guest_along() {
     }
     assert!(!is_alive(pid), "qemu outlived its keeper");
     assert!(!link_exists(&link), "the link outlived its keeper");
+
+    let left = || {
+        let slots = fs::read_dir("/run/dormouse/instances").unwrap().flatten();
+        let machines = slots.filter_map(|slot| fs::read_to_string(slot.path()).ok());
+        machines.filter(|machine| machine.trim() == id).count()
+    };
+    // One slot now, or none where another start on this host has swept already.
+    Qemu::new(QemuSettings::default()).sweep().unwrap();
+    assert_eq!(left(), 0, "a sweep takes what is left");
 }

@@ -141,7 +141,7 @@ impl Drop for Link {
     fn drop(&mut self) {
         let exclusive = self.registry.exclusive();
         // This link's own slot is still held.
-        let is_last = exclusive.is_ok() && self.registry.holds_one();
+        let is_last = exclusive.is_ok() && self.registry.holds(1);
         let removed = in_thread(|| {
             setns(&self.outside, CloneFlags::CLONE_NEWNET)?;
             remove_link(&self.name)?;
@@ -165,7 +165,8 @@ pub(crate) fn remove_link(name: &str) -> io::Result<()> {
     }
 }
 
-fn remove_table() -> io::Result<()> {
+/// Removes the rules of all instances; they need not exist.
+pub(crate) fn remove_table() -> io::Result<()> {
     run("nft", &["-f", "-"], &rules::no_table()).map(drop)
 }
 
