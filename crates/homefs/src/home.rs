@@ -20,7 +20,6 @@ use crate::meta::sql::{self, uint};
 use crate::replica::log::Log;
 use crate::replica::state::ReplicaState;
 use crate::replicator::Replicator;
-use crate::round::Rounds;
 use crate::settings::{HomeSettings, HomeStatus, Opened, Parts, Released, SyncMode};
 
 /// A home that is open for writing. There is one writer of a home at any time; the store decides.
@@ -71,10 +70,10 @@ impl HomeFs {
             on_commit: asks.on_commit(),
         })?;
         let engine = Arc::new(engine);
-        let rounds = Rounds::new(log, epoch.0, engine.clone(), parts.runtime.clone());
         let replicator = Arc::new(
             Replicator::start(
-                rounds,
+                log,
+                epoch,
                 engine.clone(),
                 parts.runtime.clone(),
                 asks,
@@ -137,7 +136,8 @@ impl HomeFs {
         Ok(done)
     }
 
-    /// Ends without giving the home up: local state stays, for the next writer on this host.
+    /// Ends without giving the home up: local state stays, for the next writer on this host. Does
+    /// not wait for the store.
     pub fn stop(&self) {
         self.engine.set_gate(Gate::Closed);
         self.replicator.stop();

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use base::{Epoch, ErrorKind};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use vfs::{Errno, FsError, Ino, Result};
 
 use crate::asks::{Ask, Asks, Waiter, which};
@@ -27,6 +28,7 @@ use crate::engine::{Barrier, Engine, Gate, fenced};
 use crate::limits::{RETRY_MAX, RETRY_MIN, ROUND_INTERVAL_MIN, ROUNDS_PER_PRUNE, SYNC_PATIENCE};
 use crate::meta::sql::{self, int};
 use crate::replica::base::needs_base;
+use crate::replica::log::Log;
 use crate::round::{Done, Rounds};
 use crate::settings::Released;
 
@@ -46,6 +48,7 @@ pub(crate) struct Replicator {
     asks: flume::Sender<Ask>,
     said: Arc<Mutex<Said>>,
     engine: Arc<Engine>,
+    closing: watch::Sender<bool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -71,13 +74,16 @@ struct Thread {
 impl Replicator {
     /// Starts the thread. `asks` are those that the engine's commits go to.
     pub(crate) fn start(
-        rounds: Rounds,
+        log: Log,
+        epoch: Epoch,
         engine: Arc<Engine>,
         runtime: tokio::runtime::Handle,
         asks: Asks,
         replicate_after: Duration,
         seq: u64,
     ) -> std::io::Result<Self> {
+        let (closing, closes) = watch::channel(false);
+        let rounds = Rounds::new(log, epoch.0, engine.clone(), runtime.clone(), closes);
         let Asks { sender, receiver, nudged } = asks;
         let said = Arc::new(Mutex::new(Said { seq, ..Said::default() }));
         let mut thread = Thread {
@@ -99,7 +105,7 @@ impl Replicator {
         let handle = std::thread::Builder::new()
             .name("home-replica".to_owned())
             .spawn(move || thread.serve())?;
-        Ok(Self { asks: sender, said, engine, thread: Mutex::new(Some(handle)) })
+        Ok(Self { asks: sender, said, engine, closing, thread: Mutex::new(Some(handle)) })
     }
 
     /// What the thread said last.
@@ -116,6 +122,7 @@ impl Replicator {
 
     /// Ends the thread without another round.
     pub(crate) fn stop(&self) {
+        self.closing.send_replace(true);
         self.asks.send(Ask::Stop).ok();
         if let Some(thread) = self.thread.lock().take()
             && thread.join().is_err()
@@ -339,10 +346,8 @@ impl Thread {
         let Some(head) = self.rounds.log.writer_head().filter(|head| needs_base(head)) else {
             return;
         };
-        if self.base.is_some() {
-            return;
-        }
-        let (log, head, view) = (self.rounds.log.reader(), head.clone(), done.view.clone());
+        let (None, Some(view)) = (&self.base, done.view.clone()) else { return };
+        let (log, head) = (self.rounds.log.reader(), head.clone());
         let seq = head.seq;
         let task = self.runtime.spawn(async move {
             let written = log.write_base(&head, view).await;

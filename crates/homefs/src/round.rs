@@ -14,7 +14,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rusqlite::Connection;
-use vfs::{Ino, Result};
+use tokio::sync::watch;
+use vfs::{Errno, FsError, Ino, Result};
 
 use crate::engine::Engine;
 use crate::error::to_fs;
@@ -40,7 +41,7 @@ pub(crate) enum Which {
 /// A commit that was sent to the store and not confirmed.
 #[derive(Debug)]
 struct InFlight {
-    done: Done,
+    committed: u64,
     release: bool,
 }
 
@@ -51,16 +52,18 @@ pub(crate) struct Rounds {
     pub(crate) epoch: u64,
     engine: Arc<Engine>,
     runtime: tokio::runtime::Handle,
+    /// Becomes true when the home is closed: calls on the store are then broken off.
+    closing: watch::Receiver<bool>,
     in_flight: Option<InFlight>,
 }
 
 /// What a round did.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Done {
     /// The last metadata transaction that is in the store.
     pub(crate) committed: u64,
-    /// The state of the database in the newest commit.
-    pub(crate) view: Arc<PageView>,
+    /// The state of the database in the newest commit, where it is still at hand.
+    pub(crate) view: Option<Arc<PageView>>,
 }
 
 impl Rounds {
@@ -70,8 +73,9 @@ impl Rounds {
         epoch: u64,
         engine: Arc<Engine>,
         runtime: tokio::runtime::Handle,
+        closing: watch::Receiver<bool>,
     ) -> Self {
-        Self { log, epoch, engine, runtime, in_flight: None }
+        Self { log, epoch, engine, runtime, closing, in_flight: None }
     }
 
     /// Runs one round. `release` gives the home up with its commit.
@@ -97,10 +101,11 @@ impl Rounds {
     /// Finds out about a commit whose reply was lost. If that gave the home up, there is nothing
     /// more to do.
     fn settle(&mut self) -> Result<Option<Done>> {
-        let settled = self.runtime.block_on(self.log.settle()).map_err(to_fs)?;
-        if let (Some(_), Some(InFlight { done, release: true })) = (settled, self.in_flight.take())
+        let settled = wait(&self.runtime, &self.closing, self.log.settle())?.map_err(to_fs)?;
+        if let (Some(_), Some(InFlight { committed, release: true })) =
+            (settled, self.in_flight.take())
         {
-            return Ok(Some(done));
+            return Ok(Some(Done { committed, view: None }));
         }
         let newest = self.log.next_seq().map_err(to_fs)? - 1;
         let stale = self.engine.readers.with(|conn| {
@@ -130,14 +135,14 @@ impl Rounds {
     /// Stores what is sealed; with it the bytes that go with the commit.
     fn store(&self) -> Result<(Pending, Bytes)> {
         let pending = self.engine.readers.consistent(|conn| Pending::load(conn, true))?;
-        self.runtime.block_on(async {
+        let rider = wait(&self.runtime, &self.closing, async {
             pending.store(&self.log, &self.engine.objects).await?;
-            let rider = match &pending.rider {
-                Some(rider) => rider.body(&self.engine.objects).await?,
-                None => Bytes::new(),
-            };
-            Ok((pending, rider))
-        })
+            match &pending.rider {
+                Some(rider) => rider.body(&self.engine.objects).await,
+                None => Ok(Bytes::new()),
+            }
+        })??;
+        Ok((pending, rider))
     }
 
     fn commit(&mut self, captured: Captured, data: Bytes, release: bool) -> Result<Done> {
@@ -150,10 +155,9 @@ impl Rounds {
                 return Err(error);
             }
         };
-        let done = Done { committed, view };
-        self.in_flight = Some(InFlight { done: done.clone(), release });
+        self.in_flight = Some(InFlight { committed, release });
         let commit = Commit { pages, data, release };
-        if let Err(error) = self.runtime.block_on(self.log.append(commit)) {
+        if let Err(error) = wait(&self.runtime, &self.closing, self.log.append(commit))? {
             if self.log.in_doubt().is_none() {
                 // It was never sent, so its pages are still to be.
                 self.in_flight = None;
@@ -162,16 +166,36 @@ impl Rounds {
             return Err(to_fs(error));
         }
         self.in_flight = None;
-        Ok(done)
+        Ok(Done { committed, view: Some(view) })
     }
 
     fn collect(&self, view: &Arc<PageView>, changed: &Changed) -> Result<Pages> {
-        let collected = match changed {
-            Changed::All => self.runtime.block_on(self.log.collect_all(view.clone())),
-            Changed::These(pages) => self.runtime.block_on(self.log.collect(view.clone(), pages)),
-        };
+        let collected = wait(&self.runtime, &self.closing, async {
+            match changed {
+                Changed::All => self.log.collect_all(view.clone()).await,
+                Changed::These(pages) => self.log.collect(view.clone(), pages).await,
+            }
+        })?;
         collected.map_err(to_fs)
     }
+}
+
+/// Waits for a call on the store, unless the home is closed meanwhile.
+fn wait<T>(
+    runtime: &tokio::runtime::Handle,
+    closing: &watch::Receiver<bool>,
+    call: impl Future<Output = T>,
+) -> Result<T> {
+    let mut closing = closing.clone();
+    runtime.block_on(async {
+        tokio::select! {
+            biased;
+            done = call => Ok(done),
+            _ = closing.wait_for(|closing| *closing) => {
+                Err(FsError::with(Errno::EIO, "the home is closed"))
+            }
+        }
+    })
 }
 
 /// Inodes with unsealed bytes and a name.

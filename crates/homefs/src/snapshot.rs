@@ -119,6 +119,9 @@ fn known(dir: &HomeDir, log: &Log) -> Option<u64> {
 
 /// Brings the metadata of `head` into `dir` and opens them.
 fn fetch(dir: &HomeDir, log: &Log, parts: &Parts, head: &Head) -> Result<View> {
+    // Another snapshot of this process or of another may be bringing the same files up to date.
+    let lock = std::fs::File::create(dir.lock()).map_err(Error::local("open the lock of"))?;
+    lock.lock().map_err(Error::local("lock"))?;
     let known = known(dir, log);
     parts.runtime.block_on(nearby::fetch(log, head, &dir.database(), known))?;
     if known != Some(head.seq) {

@@ -274,3 +274,43 @@ fn a_home_at_rest_writes_nothing_to_the_store() {
     std::thread::sleep(Duration::from_millis(4_500));
     assert_eq!(world.store.take_stored(), 0);
 }
+
+#[test]
+fn a_home_can_be_stopped_while_the_store_does_not_answer() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    let ino = put(&home, "f", &noise(100_000, 1));
+    world.store.hangs.store(true, Ordering::SeqCst);
+    let home = std::sync::Arc::new(home);
+    let waiting = {
+        let home = home.clone();
+        std::thread::spawn(move || home.sync(Some(ino)))
+    };
+    let packs = world.dir("a", "home").join("packs");
+    eventually("the round began", || {
+        std::fs::read_dir(&packs).is_ok_and(|mut entries| entries.next().is_some())
+    });
+    home.stop();
+    waiting.join().unwrap().unwrap_err();
+    drop(home);
+    world.store.hangs.store(false, Ordering::SeqCst);
+    assert_eq!(get(&world.open("a").0, "f"), noise(100_000, 1));
+}
+
+#[test]
+fn an_outage_does_not_make_the_local_log_grow_without_end() {
+    let mut world = World::new();
+    world.replicate_after = Duration::from_millis(10);
+    let (home, _) = world.open("a");
+    put(&home, "f", b"x");
+    world.store.lose_replies.store(1, Ordering::SeqCst);
+    world.store.down.store(true, Ordering::SeqCst);
+    eventually("a round failed", || home.status().replication_error.is_some());
+    let ino = put(&home, "g", b"x");
+    for n in 0..12_000_u64 {
+        home.write(ino, n % 16_000, &n.to_le_bytes()).unwrap();
+    }
+    let log = world.dir("a", "home").join("home.db-wal");
+    let bytes = std::fs::metadata(log).unwrap().len();
+    assert!(bytes < 64 << 20, "{bytes}");
+}

@@ -22,6 +22,8 @@ static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
 pub(crate) struct Store {
     inner: MemoryStore,
     pub(crate) down: AtomicBool,
+    /// Calls never return.
+    pub(crate) hangs: AtomicBool,
     /// The next this many creates are stored, and their replies lost.
     pub(crate) lose_replies: AtomicU64,
     pub(crate) got_bytes: AtomicU64,
@@ -30,7 +32,10 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    fn check(&self) -> Result<()> {
+    async fn check(&self) -> Result<()> {
+        if self.hangs.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         if self.down.load(Ordering::SeqCst) { Err(away()) } else { Ok(()) }
     }
 
@@ -50,12 +55,12 @@ fn away() -> Error {
 #[async_trait]
 impl ObjectStore for Store {
     async fn put(&self, key: &str, body: Bytes) -> Result<()> {
-        self.check()?;
+        self.check().await?;
         self.stored.fetch_add(1, Ordering::SeqCst);
         self.inner.put(key, body).await
     }
     async fn create(&self, key: &str, body: Bytes) -> Result<()> {
-        self.check()?;
+        self.check().await?;
         self.stored.fetch_add(1, Ordering::SeqCst);
         self.inner.create(key, body).await?;
         let left = self.lose_replies.load(Ordering::SeqCst);
@@ -66,22 +71,22 @@ impl ObjectStore for Store {
         Ok(())
     }
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes> {
-        self.check()?;
+        self.check().await?;
         let body = self.inner.get(key, range).await?;
         self.gets.fetch_add(1, Ordering::SeqCst);
         self.got_bytes.fetch_add(body.len() as u64, Ordering::SeqCst);
         Ok(body)
     }
     async fn head(&self, key: &str) -> Result<ObjectMeta> {
-        self.check()?;
+        self.check().await?;
         self.inner.head(key).await
     }
     async fn delete(&self, key: &str) -> Result<()> {
-        self.check()?;
+        self.check().await?;
         self.inner.delete(key).await
     }
     async fn list(&self, prefix: &str, after: Option<&str>, max: usize) -> Result<Vec<ObjectMeta>> {
-        self.check()?;
+        self.check().await?;
         self.inner.list(prefix, after, max).await
     }
 }
