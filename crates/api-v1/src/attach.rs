@@ -20,9 +20,10 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
 use base::ErrorKind;
+use bytes::Bytes;
 use control::executions::{AttachInput, AttachOutput, Attachment};
 use control::{Executions, MachineRef};
-use futures::stream::{SplitSink, SplitStream};
+use futures::stream::{BoxStream, SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use http::StatusCode;
 use http_kit::{ApiError, body};
@@ -32,7 +33,8 @@ use tracing::debug;
 
 use crate::ctx::{Ctx, Target};
 use crate::limits::{
-    ATTACH_FIRST_MESSAGE_MAX, ATTACH_MESSAGE_BYTES_MAX, ATTACH_SEND_MAX, HEARTBEAT,
+    ATTACH_CLOSE_MAX, ATTACH_FIRST_MESSAGE_MAX, ATTACH_MESSAGE_BYTES_MAX, ATTACH_SEND_MAX,
+    HEARTBEAT,
 };
 use crate::shapes::execution::ExecutionCreate;
 
@@ -79,7 +81,7 @@ pub(crate) async fn attach(
 async fn converse(executions: Executions, machine: MachineRef, socket: WebSocket) {
     let (mut sink, mut stream) = socket.split();
     let ended = match begin(&executions, &machine, &mut sink, &mut stream).await {
-        Ok(attachment) => relay(attachment, &mut sink, stream).await,
+        Ok(attachment) => relay(attachment, &mut sink, &mut stream).await,
         Err(end) => Err(end),
     };
     let close = match ended {
@@ -99,6 +101,13 @@ async fn converse(executions: Executions, machine: MachineRef, socket: WebSocket
     };
     if send(&mut sink, Message::Close(Some(close))).await.is_err() {
         debug!("an attached client left before it was told the end");
+        return;
+    }
+    // Until the client closes too: bytes that it still sends, unread, would reset the connection, and
+    // it could lose what it was just told.
+    let rest = async { while let Some(Ok(_)) = stream.next().await {} };
+    if timeout(ATTACH_CLOSE_MAX, rest).await.is_err() {
+        debug!("an attached client did not close");
     }
 }
 
@@ -133,17 +142,26 @@ async fn first_text(stream: &mut SplitStream<WebSocket>) -> Result<String, End> 
     Err(End::Gone)
 }
 
-/// Copies both ways until the execution has ended or the client is gone.
+/// Copies both ways until the execution has ended or the client is gone. The two directions run beside
+/// each other, so neither a guest nor a client that is slow to read holds up the other direction.
 async fn relay(
     attachment: Attachment,
     sink: &mut Sink,
-    stream: SplitStream<WebSocket>,
+    stream: &mut SplitStream<WebSocket>,
 ) -> Result<(), End> {
-    let Attachment { input, mut output } = attachment;
-    // A task of its own: a guest that does not read its input must not hold up its output.
-    // It gets a sender of its own: that one ends with what it says, which must be heard first.
-    let mut reader = tokio::spawn(read(stream, input.clone()));
-    let _reader = AbortOnDrop(reader.abort_handle());
+    let Attachment { input, output } = attachment;
+    tokio::select! {
+        ended = write(sink, output) => ended,
+        // Input stays open after the client has said its last: how that ends must be told first.
+        end = read(stream, &input) => Err(end),
+    }
+}
+
+/// Sends output as it comes, then the exit.
+async fn write(
+    sink: &mut Sink,
+    mut output: BoxStream<'static, control::Result<AttachOutput>>,
+) -> Result<(), End> {
     let mut heartbeat = interval(HEARTBEAT);
     loop {
         tokio::select! {
@@ -163,14 +181,13 @@ async fn relay(
                     return Err(ApiError::new(ErrorKind::Unreachable, what).into());
                 }
             },
-            end = &mut reader => return Err(end.unwrap_or(End::Gone)),
-            _ = heartbeat.tick() => send(sink, Message::Ping(Default::default())).await?,
+            _ = heartbeat.tick() => send(sink, Message::Ping(Bytes::new())).await?,
         }
     }
 }
 
 /// Hands on what the client sends, until it leaves or sends what cannot be read.
-async fn read(mut stream: SplitStream<WebSocket>, input: mpsc::Sender<AttachInput>) -> End {
+async fn read(stream: &mut SplitStream<WebSocket>, input: &mpsc::Sender<AttachInput>) -> End {
     while let Some(message) = stream.next().await {
         let message = match message {
             Ok(Message::Close(_)) | Err(_) => break,
@@ -187,16 +204,7 @@ async fn read(mut stream: SplitStream<WebSocket>, input: mpsc::Sender<AttachInpu
     End::Gone
 }
 
-/// Ends the reading task with the conversation.
-struct AbortOnDrop(tokio::task::AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-async fn send_all(sink: &mut Sink, tag: u8, bytes: bytes::Bytes) -> Result<(), End> {
+async fn send_all(sink: &mut Sink, tag: u8, bytes: Bytes) -> Result<(), End> {
     for frame in frames::output(tag, &bytes) {
         send(sink, frame).await?;
     }

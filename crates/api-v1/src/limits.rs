@@ -21,6 +21,8 @@ pub(crate) const ATTACH_MESSAGE_BYTES_MAX: usize = 1 << 20;
 pub(crate) const ATTACH_FIRST_MESSAGE_MAX: Duration = Duration::from_secs(10);
 /// A client that takes no output for this long is let go; its execution goes on.
 pub(crate) const ATTACH_SEND_MAX: Duration = Duration::from_secs(60);
+/// Time in which a client must close after it was told the end.
+pub(crate) const ATTACH_CLOSE_MAX: Duration = Duration::from_secs(5);
 /// Largest signal number on Linux.
 pub(crate) const SIGNAL_MAX: i32 = 64;
 /// Permission bits with set-uid, set-gid and sticky.

@@ -40,6 +40,9 @@ pub(crate) struct FileBody {
     mtime: Timestamp,
     /// As in the `ETag` header, without quotes.
     etag: String,
+    /// Where a symbolic link points; bytes that are not UTF-8 are replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    link_target: Option<String>,
 }
 
 impl From<FileMeta> for FileBody {
@@ -50,6 +53,9 @@ impl From<FileMeta> for FileBody {
             size: meta.size,
             mtime: timestamp(meta.mtime),
             etag: meta.etag,
+            link_target: meta
+                .link_target
+                .map(|target| String::from_utf8_lossy(&target).into_owned()),
         }
     }
 }

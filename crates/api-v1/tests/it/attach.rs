@@ -99,6 +99,23 @@ async fn what_cannot_be_right_is_told_before_the_close() {
 }
 
 #[tokio::test]
+async fn a_client_that_is_still_sending_learns_of_the_exit() {
+    let server = Server::start().await;
+    server.awake().await;
+    let mut socket = connect(&server, PATH).await.unwrap();
+    say(&mut socket, json!({ "command": ["head", "-1"], "stdin": true })).await;
+    let mut frame = vec![7; 256 * 1024];
+    frame[0] = 0;
+    for _ in 0..16 {
+        socket.send(Message::binary(frame.clone())).await.unwrap();
+    }
+    assert_eq!(next_json(&mut socket).await["type"], "started");
+    assert_eq!(next(&mut socket).await.into_data(), &b"\x01-1"[..]);
+    assert_eq!(next_json(&mut socket).await["type"], "exit");
+    assert_eq!(close_code(&mut socket).await, 1000);
+}
+
+#[tokio::test]
 async fn an_unknown_machine_is_told_before_the_upgrade() {
     let server = Server::start().await;
     let error = connect(&server, "/v1/machines/nobody/executions/attach").await.unwrap_err();
