@@ -76,7 +76,11 @@ pub(crate) async fn wake(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let machine = ctx.control.machines().wake(&machine, &if_match(&headers)?).await?;
-    Ok(settled(&ctx, machine, &headers).await)
+    let machine = settle(&ctx, machine, &headers).await;
+    match machine.fenced() {
+        Some(error) => Err(error.into()),
+        None => Ok(outcome(machine)),
+    }
 }
 
 /// The revision that a client believes in. Absent means any: newer clients never send it.
@@ -88,8 +92,15 @@ fn if_match(headers: &HeaderMap) -> Result<IfMatch, ApiError> {
 
 /// Waits for the outcome as long as the client likes.
 async fn settled(ctx: &Ctx, machine: Machine, headers: &HeaderMap) -> Response {
+    outcome(settle(ctx, machine, headers).await)
+}
+
+async fn settle(ctx: &Ctx, machine: Machine, headers: &HeaderMap) -> Machine {
     let wait = prefer::wait(headers, SETTLE_WAIT_DEFAULT);
-    let machine = ctx.control.machines().settle(machine, wait).await;
+    ctx.control.machines().settle(machine, wait).await
+}
+
+fn outcome(machine: Machine) -> Response {
     let status = if machine.is_converged() { StatusCode::OK } else { StatusCode::ACCEPTED };
     reply(status, machine)
 }

@@ -101,7 +101,7 @@ impl Client {
     /// Those of the server.
     pub async fn import(&self, machine: &str, path: &str, tar: Body) -> Result<serde_json::Value> {
         let request = self.request(Method::POST, &fs(machine, path));
-        self.json(request.query(&[("import", "tar"), ("links", "keep")]).body(tar)).await
+        self.json(request.query(&[("import", "tar"), ("outside_links", "true")]).body(tar)).await
     }
 
     /// A tree as a tar stream.

@@ -14,8 +14,8 @@ mod machines;
 pub use error::{Error, Result};
 pub use exec::{ExecEvent, ExecInput, ExecRequest, ExecSession};
 pub use files::{Entry, FileStat};
-pub use reqwest::Body;
 pub use machines::{CreateMachine, Machine, MachineStatus};
+pub use reqwest::Body;
 
 use serde::de::DeserializeOwned;
 

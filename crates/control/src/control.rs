@@ -21,6 +21,7 @@ use crate::idempotency::{Idempotency, InFlight};
 use crate::lock::DirLock;
 use crate::machines::auto_sleep::Activity;
 use crate::machines::driver::Drivers;
+use crate::machines::types::REASON_FENCED;
 use crate::machines::watchers::Watchers;
 use crate::machines::{MachineRef, Machines, idle_ticker};
 use crate::settings::{Parts, Settings};
@@ -230,8 +231,12 @@ impl Inner {
     /// or nobody holds it.
     pub(crate) async fn home_is_whole(&self, row: &MachineRow) -> Result<bool> {
         let words = self.parts.host.last_words(&row.id).await;
-        if words.is_some_and(|words| words.phase == KeeperPhase::Stopped) {
-            return Ok(true);
+        if let Some(words) = words {
+            // Fenced: the home is another server's, and what that one published is all there is.
+            let fenced = words.failure.is_some_and(|failure| failure.code == REASON_FENCED);
+            if fenced || words.phase == KeeperPhase::Stopped {
+                return Ok(true);
+            }
         }
         Ok(self.parts.homes.head(&row.home).await?.is_none_or(|head| head.released))
     }

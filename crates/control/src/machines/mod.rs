@@ -12,7 +12,7 @@ pub(crate) mod intent;
 pub(crate) mod lifecycle;
 pub(crate) mod record;
 pub(crate) mod steps;
-mod types;
+pub(crate) mod types;
 mod validate;
 pub(crate) mod watchers;
 

@@ -2,12 +2,15 @@
 
 use std::str::FromStr;
 
-use base::{HomeId, MachineId, Timestamp};
+use base::{ErrorKind, HomeId, MachineId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use catalog::{Desired, Phase};
 
 use crate::{Error, Result};
+
+/// Why a machine failed whose home another server has.
+pub(crate) const REASON_FENCED: &str = "fenced";
 
 /// A machine. Serialises to the body that satisfies every dialect of the v1 contract.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,6 +75,14 @@ impl Machine {
                 | (Desired::Running, Phase::Running)
                 | (Desired::Sleeping, Phase::Sleeping)
         )
+    }
+
+    /// The error where another server has the machine's home: no retry of ours will change that.
+    #[must_use]
+    pub fn fenced(&self) -> Option<Error> {
+        let fenced = self.phase == Phase::Failed && self.status.reason == REASON_FENCED;
+        let message = self.status.last_error.clone().unwrap_or_default();
+        fenced.then(|| Error::new(ErrorKind::Fenced, message))
     }
 
     /// True once the machine is where it was asked to be.

@@ -15,7 +15,7 @@ fn bad_requests_are_refused_and_change_nothing_awake_and_asleep() {
     bad_paths(&api, &fs);
     bad_tars(&api, &fs);
     bad_machines(&api, &machine);
-    cut_off_uploads(&api, &fs, server.url(), &server.key());
+    cut_off_uploads(&api, &fs);
     preconditions(&api, &fs);
     api.sleep(&machine);
     bad_paths(&api, &fs);
@@ -30,22 +30,17 @@ fn bad_paths(api: &Api, fs: &str) {
     let long = "x".repeat(256);
     for (path, names) in [
         ("/dir/%2e%2e/escape".to_owned(), ".."),
-        ("/../outside".to_owned(), ""),
+        ("/dir/../../../escape".to_owned(), ".."),
         ("/nul%00byte".to_owned(), "NUL"),
         (format!("/{long}"), "255"),
         ("/dir//file".to_owned(), "empty"),
         ("/dir%2Ffile".to_owned(), ""),
-        ("/./dot".to_owned(), ""),
+        ("/./dot".to_owned(), "."),
     ] {
-        let reply = api.put(&format!("{fs}{path}"), "evil");
-        let status = reply.status.as_u16();
-        // Clients normalise `..` and `.` away before they send them; then another route answers.
-        assert!(
-            (400..500).contains(&status) || path.contains("/."),
-            "{path}: {status} {}",
-            reply.text()
-        );
-        assert!(reply.text().contains(names) || path.contains("/."), "{path}: {}", reply.text());
+        // By hand: client libraries tidy such paths up before they send them.
+        let (status, body) = api.raw("PUT", &format!("{fs}{path}"), b"evil");
+        assert_eq!(status, 400, "{path}: {body}");
+        assert!(body.contains(names), "{path}: {body}");
     }
     let through = api.put(&format!("{fs}/dir/file/below"), "evil").expect(409);
     assert!(through.text().contains("file"), "{}", through.text());
@@ -161,20 +156,11 @@ fn bad_machines(api: &Api, machine: &str) {
 }
 
 /// A body that stops before its stated end changes nothing.
-fn cut_off_uploads(api: &Api, fs: &str, url: &str, key: &str) {
-    use std::io::Write;
-    let address = url.strip_prefix("http://").expect("it is plain HTTP");
+fn cut_off_uploads(api: &Api, fs: &str) {
     for (method, target) in
         [("PUT", format!("{fs}/half-file")), ("POST", format!("{fs}?import=tar"))]
     {
-        let mut stream = std::net::TcpStream::connect(address).expect("connect");
-        write!(
-            stream,
-            "{method} {target} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: 100000\r\n\r\n"
-        )
-        .expect("send a head");
-        stream.write_all(&vec![b'x'; 50_000]).expect("send half a body");
-        drop(stream);
+        api.cut_off(method, &target);
     }
     std::thread::sleep(std::time::Duration::from_millis(500));
     api.get(&format!("{fs}/half-file")).expect(404);

@@ -191,7 +191,7 @@ impl Import<'_> {
             return Err(FsError::with(
                 Errno::EINVAL,
                 format!(
-                    "the symbolic link points outside the home, to {:?}; links=keep takes such links as they are",
+                    "the symbolic link points outside the home, to {:?}; outside_links=true takes such links as they are",
                     show(&member.link)
                 ),
             ));

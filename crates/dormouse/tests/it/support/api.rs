@@ -1,5 +1,7 @@
 //! Plain HTTP calls, one function a verb, so that tests say what goes over the wire.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,7 +13,7 @@ use super::BOOT;
 
 /// A server and its key.
 #[derive(Debug, Clone)]
-pub struct Api {
+pub(crate) struct Api {
     http: Client,
     url: String,
     key: String,
@@ -19,50 +21,50 @@ pub struct Api {
 
 /// An answer, whole.
 #[derive(Debug)]
-pub struct Reply {
+pub(crate) struct Reply {
     /// Its status.
-    pub status: StatusCode,
+    pub(crate) status: StatusCode,
     /// Its headers.
-    pub headers: HeaderMap,
+    pub(crate) headers: HeaderMap,
     /// Its body.
-    pub body: Bytes,
+    pub(crate) body: Bytes,
 }
 
 impl Reply {
     /// The body as JSON.
     #[track_caller]
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("{error}: {:?} {:?}", self.status, self.text()))
     }
 
     /// The body as text.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
     /// A header.
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
     /// Checks the status.
     #[track_caller]
-    pub fn expect(self, status: u16) -> Self {
+    pub(crate) fn expect(self, status: u16) -> Self {
         assert_eq!(self.status.as_u16(), status, "{}", self.text());
         self
     }
 
     /// Checks for success.
     #[track_caller]
-    pub fn ok(self) -> Self {
+    pub(crate) fn ok(self) -> Self {
         assert!(self.status.is_success(), "{} {}", self.status, self.text());
         self
     }
 }
 
 impl Api {
-    pub fn new(url: &str, key: &str) -> Self {
+    pub(crate) fn new(url: &str, key: &str) -> Self {
         let http = Client::builder()
             .timeout(Duration::from_secs(600))
             .no_proxy()
@@ -72,55 +74,55 @@ impl Api {
     }
 
     /// A request with the key.
-    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.key)
     }
 
     /// A request without one.
-    pub fn anonymous(&self, method: Method, path: &str) -> RequestBuilder {
+    pub(crate) fn anonymous(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.url))
     }
 
     #[track_caller]
-    pub fn send(&self, request: RequestBuilder) -> Reply {
+    pub(crate) fn send(&self, request: RequestBuilder) -> Reply {
         let response = request.send().expect("the server answers");
         let (status, headers) = (response.status(), response.headers().clone());
         Reply { status, headers, body: response.bytes().expect("the body is whole") }
     }
 
     #[track_caller]
-    pub fn get(&self, path: &str) -> Reply {
+    pub(crate) fn get(&self, path: &str) -> Reply {
         self.send(self.request(Method::GET, path))
     }
 
     #[track_caller]
-    pub fn head(&self, path: &str) -> Reply {
+    pub(crate) fn head(&self, path: &str) -> Reply {
         self.send(self.request(Method::HEAD, path))
     }
 
     #[track_caller]
-    pub fn delete(&self, path: &str) -> Reply {
+    pub(crate) fn delete(&self, path: &str) -> Reply {
         self.send(self.request(Method::DELETE, path))
     }
 
     #[track_caller]
-    pub fn put(&self, path: &str, body: impl Into<Body>) -> Reply {
+    pub(crate) fn put(&self, path: &str, body: impl Into<Body>) -> Reply {
         self.send(self.request(Method::PUT, path).body(body))
     }
 
     #[track_caller]
-    pub fn post(&self, path: &str, body: impl Into<Body>) -> Reply {
+    pub(crate) fn post(&self, path: &str, body: impl Into<Body>) -> Reply {
         self.send(self.request(Method::POST, path).body(body))
     }
 
     #[track_caller]
-    pub fn post_json(&self, path: &str, body: &Value) -> Reply {
+    pub(crate) fn post_json(&self, path: &str, body: &Value) -> Reply {
         self.send(self.request(Method::POST, path).json(body))
     }
 
     /// Creates a machine and waits until it runs; its id.
     #[track_caller]
-    pub fn create(&self, name: &str) -> String {
+    pub(crate) fn create(&self, name: &str) -> String {
         let body = json!({"name": name, "vcpu": 1, "memory_mib": 512, "storage_gib": 4, "autosleep": "never"});
         let machine = self.post_json("/v1/machines", &body).ok().json();
         let id = machine["machine_id"].as_str().expect("it has an id").to_owned();
@@ -130,7 +132,7 @@ impl Api {
 
     /// Waits for a phase; fails at once where the machine has failed.
     #[track_caller]
-    pub fn until(&self, machine: &str, phase: &str) -> Value {
+    pub(crate) fn until(&self, machine: &str, phase: &str) -> Value {
         let start = Instant::now();
         loop {
             let seen = self.get(&format!("/v1/machines/{machine}")).ok().json();
@@ -145,20 +147,20 @@ impl Api {
     }
 
     #[track_caller]
-    pub fn sleep(&self, machine: &str) {
+    pub(crate) fn sleep(&self, machine: &str) {
         self.post(&format!("/v1/machines/{machine}/sleep"), "").ok();
         self.until(machine, "sleeping");
     }
 
     #[track_caller]
-    pub fn wake(&self, machine: &str) {
+    pub(crate) fn wake(&self, machine: &str) {
         self.post(&format!("/v1/machines/{machine}/wake"), "").ok();
         self.until(machine, "running");
     }
 
     /// Starts a command; its execution id.
     #[track_caller]
-    pub fn start(&self, machine: &str, command: &[&str]) -> String {
+    pub(crate) fn start(&self, machine: &str, command: &[&str]) -> String {
         let path = format!("/v1/machines/{machine}/executions");
         let started = self.post_json(&path, &json!({ "command": command })).ok().json();
         started["execution_id"].as_str().expect("it has an id").to_owned()
@@ -166,7 +168,7 @@ impl Api {
 
     /// Runs a command to its end; its exit code and output.
     #[track_caller]
-    pub fn run(&self, machine: &str, command: &[&str]) -> (i64, String) {
+    pub(crate) fn run(&self, machine: &str, command: &[&str]) -> (i64, String) {
         let id = self.start(machine, command);
         let done = self.ended(machine, &id);
         let path = format!("/v1/machines/{machine}/executions/{id}/output");
@@ -181,7 +183,7 @@ impl Api {
 
     /// Runs a shell script that must succeed; its output.
     #[track_caller]
-    pub fn shell(&self, machine: &str, script: &str) -> String {
+    pub(crate) fn shell(&self, machine: &str, script: &str) -> String {
         let (code, output) = self.run(machine, &["/bin/bash", "-ec", script]);
         assert_eq!(code, 0, "{script}: {output}");
         output
@@ -189,7 +191,7 @@ impl Api {
 
     /// Waits for an execution's end.
     #[track_caller]
-    pub fn ended(&self, machine: &str, execution: &str) -> Value {
+    pub(crate) fn ended(&self, machine: &str, execution: &str) -> Value {
         let path = format!("/v1/machines/{machine}/executions/{execution}");
         let start = Instant::now();
         loop {
@@ -201,5 +203,38 @@ impl Api {
             assert!(start.elapsed() < Duration::from_secs(600), "does not end: {seen}");
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// A request whose target goes over the wire as it is; status and body of the answer.
+    pub(crate) fn raw(&self, method: &str, target: &str, body: &[u8]) -> (u16, String) {
+        let mut stream = self.connect();
+        let head = format!(
+            "{method} {target} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            self.key,
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).expect("send the head");
+        stream.write_all(body).expect("send the body");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("read the answer");
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let status = answer.split(' ').nth(1).and_then(|word| word.parse().ok());
+        (status.unwrap_or_else(|| panic!("no HTTP answer: {answer:?}")), answer)
+    }
+
+    /// A request that promises more than it sends.
+    pub(crate) fn cut_off(&self, method: &str, target: &str) {
+        let mut stream = self.connect();
+        let head = format!(
+            "{method} {target} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-length: 100000\r\n\r\n",
+            self.key
+        );
+        stream.write_all(head.as_bytes()).expect("send the head");
+        stream.write_all(&[b'x'; 50_000]).expect("send half a body");
+    }
+
+    fn connect(&self) -> TcpStream {
+        let address = self.url.strip_prefix("http://").expect("it is plain HTTP");
+        TcpStream::connect(address).expect("connect")
     }
 }

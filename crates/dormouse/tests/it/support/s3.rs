@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 /// A running S3 server.
-pub struct S3Server {
+pub(crate) struct S3Server {
     child: Child,
     endpoint: String,
     key: String,
@@ -14,7 +14,7 @@ pub struct S3Server {
 
 impl S3Server {
     /// Starts one on a free port.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().expect("make a directory");
         let program = super::server::program();
         let beside = program.parent().expect("the program is in a directory").join("s3-server");
@@ -50,7 +50,7 @@ impl S3Server {
     }
 
     /// What a client's environment needs.
-    pub fn env(&self) -> Vec<(String, String)> {
+    pub(crate) fn env(&self) -> Vec<(String, String)> {
         [
             ("AWS_ENDPOINT_URL", self.endpoint.as_str()),
             ("AWS_ACCESS_KEY_ID", &self.key),
@@ -62,17 +62,17 @@ impl S3Server {
     }
 
     /// Where homes go.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         "s3://dormouse/test".to_owned()
     }
 
     /// Stops answering, without closing anything.
-    pub fn pause(&self) {
+    pub(crate) fn pause(&self) {
         super::server::signal(self.child.id(), nix::sys::signal::Signal::SIGSTOP);
     }
 
     /// Answers again.
-    pub fn resume(&self) {
+    pub(crate) fn resume(&self) {
         super::server::signal(self.child.id(), nix::sys::signal::Signal::SIGCONT);
     }
 }

@@ -9,17 +9,17 @@ use super::{Api, eventually};
 
 /// How to start one.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub(crate) struct Options {
     /// Store URL; by default below the data directory.
-    pub store: Option<String>,
+    pub(crate) store: Option<String>,
     /// Environment, such as credentials.
-    pub env: Vec<(String, String)>,
+    pub(crate) env: Vec<(String, String)>,
     /// More flags.
-    pub args: Vec<String>,
+    pub(crate) args: Vec<String>,
 }
 
 /// A running server. Dropping it ends it, its keepers and their guests.
-pub struct Server {
+pub(crate) struct Server {
     child: Option<Child>,
     data: PathBuf,
     options: Options,
@@ -28,14 +28,14 @@ pub struct Server {
 }
 
 /// The program under test.
-pub fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     std::env::var_os("DORMOUSE_BIN")
         .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_dormouse")), PathBuf::from)
 }
 
 impl Server {
     /// Starts one on a fresh data directory.
-    pub fn start(options: Options) -> Self {
+    pub(crate) fn start(options: Options) -> Self {
         let root = tempfile::tempdir().expect("make a directory");
         let data = root.path().join("data");
         let mut server = Self { child: None, data, options, url: String::new(), _root: Some(root) };
@@ -44,7 +44,7 @@ impl Server {
     }
 
     /// Starts one on a data directory that exists or not.
-    pub fn start_in(data: &Path, options: Options) -> Self {
+    pub(crate) fn start_in(data: &Path, options: Options) -> Self {
         let mut server =
             Self { child: None, data: data.to_owned(), options, url: String::new(), _root: None };
         server.restart();
@@ -52,7 +52,7 @@ impl Server {
     }
 
     /// Starts the process again after it was ended.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         assert!(self.child.is_none(), "it is running");
         let mut child = self.command().spawn().expect("start the server");
         let stdout = child.stdout.take().expect("it is piped");
@@ -94,7 +94,7 @@ impl Server {
     }
 
     /// Runs the server where it is expected to refuse, and returns its exit code and what it said.
-    pub fn refused(data: &Path, options: Options) -> (Option<i32>, String) {
+    pub(crate) fn refused(data: &Path, options: Options) -> (Option<i32>, String) {
         let server =
             Self { child: None, data: data.to_owned(), options, url: String::new(), _root: None };
         let mut command = server.command();
@@ -107,39 +107,39 @@ impl Server {
     }
 
     /// Everything it logged.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
     /// Its data directory.
-    pub fn data(&self) -> &Path {
+    pub(crate) fn data(&self) -> &Path {
         &self.data
     }
 
     /// Its URL.
-    pub fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
     /// Its key.
-    pub fn key(&self) -> String {
+    pub(crate) fn key(&self) -> String {
         std::fs::read_to_string(self.data.join("api-key")).expect("it has a key").trim().to_owned()
     }
 
     /// Calls to it.
-    pub fn api(&self) -> Api {
+    pub(crate) fn api(&self) -> Api {
         Api::new(&self.url, &self.key())
     }
 
     /// The command line, pointed at it.
-    pub fn cli(&self, args: &[&str]) -> Command {
+    pub(crate) fn cli(&self, args: &[&str]) -> Command {
         let mut command = Command::new(program());
         command.args(args).arg0_url(&self.url, &self.key());
         command
     }
 
     /// Ends it as a service manager would, and returns its exit code.
-    pub fn terminate(&mut self) -> Option<i32> {
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
         let mut child = self.child.take().expect("it is running");
         signal(child.id(), nix::sys::signal::Signal::SIGTERM);
         let start = std::time::Instant::now();
@@ -151,14 +151,14 @@ impl Server {
     }
 
     /// Ends it without a word.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().expect("it is running");
         child.kill().expect("kill it");
         child.wait().expect("wait for it");
     }
 
     /// The keeper of a machine, where one lives.
-    pub fn keeper(&self, machine: &str) -> Option<u32> {
+    pub(crate) fn keeper(&self, machine: &str) -> Option<u32> {
         let lock = self.data.join("machines").join(machine).join("keeper.lock");
         let pid: u32 = std::fs::read_to_string(lock).ok()?.trim().parse().ok()?;
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
@@ -166,7 +166,7 @@ impl Server {
     }
 
     /// Kills a machine's keeper without a word.
-    pub fn kill_keeper(&self, machine: &str) {
+    pub(crate) fn kill_keeper(&self, machine: &str) {
         let pid = self.keeper(machine).expect("the machine has a keeper");
         signal(pid, nix::sys::signal::Signal::SIGKILL);
         eventually("the keeper ends", Duration::from_secs(10), || self.keeper(machine).is_none());
@@ -174,7 +174,7 @@ impl Server {
 }
 
 /// Ends a process that the test started.
-pub fn signal(pid: u32, signal: nix::sys::signal::Signal) {
+pub(crate) fn signal(pid: u32, signal: nix::sys::signal::Signal) {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a process id"));
     nix::sys::signal::kill(pid, signal).ok();
 }

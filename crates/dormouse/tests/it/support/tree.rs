@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A source tree of thousands of files with its `.git`.
-pub struct Tree {
+pub(crate) struct Tree {
     _root: tempfile::TempDir,
     dir: PathBuf,
 }
 
 impl Tree {
     /// This project's own clone, and the sources of what it depends on, committed.
-    pub fn make() -> Self {
+    pub(crate) fn make() -> Self {
         let root = tempfile::tempdir().expect("make a directory");
         let dir = root.path().join("project");
         let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -45,12 +45,12 @@ impl Tree {
     }
 
     /// Where it is.
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// As a tar stream with nanosecond times, made by GNU tar.
-    pub fn tar(&self) -> Vec<u8> {
+    pub(crate) fn tar(&self) -> Vec<u8> {
         let output = Command::new("tar")
             .args(["--format=pax", "--numeric-owner", "--owner=0", "--group=0", "-C"])
             .arg(&self.dir)
@@ -84,7 +84,7 @@ fn run(command: &mut Command) {
 
 /// What is at each path: kind and mode, times, size or link target, a digest of the content, and the
 /// first path of the same file where it has several names.
-pub fn snapshot(dir: &Path) -> BTreeMap<String, String> {
+pub(crate) fn snapshot(dir: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut first_names = BTreeMap::new();
     walk(dir, dir, &mut found, &mut first_names);
