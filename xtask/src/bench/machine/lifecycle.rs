@@ -1,0 +1,99 @@
+//! Create, wake, sleep, publish.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use serde_json::json;
+
+use super::{BUDGET, Bench, RUNS, commands};
+use crate::bench::report::{Row, Unit};
+use crate::bench::samples::{Samples, ms_since};
+
+/// Longest wait for a phase: a sleep that uploads gigabytes is slow, not stuck.
+const SETTLE: Duration = Duration::from_secs(180);
+/// How often a phase is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// From the request that creates a machine to the output of the first command in it. The last machine
+/// stays for the other sections.
+pub(super) fn create(bench: &mut Bench) -> anyhow::Result<()> {
+    let samples = Samples::take(RUNS, 2 * BUDGET, |run| {
+        if let Some(last) = bench.machine.take() {
+            bench.ask("DELETE", &format!("/v1/machines/{last}"))?;
+        }
+        let body = json!({"name": format!("bench-{run}"), "vcpu": 1, "memory_mib": 512,
+                          "storage_gib": 8, "autosleep": "never"});
+        let started = Instant::now();
+        let machine = bench.endpoint.json("POST", "/v1/machines", &body)?;
+        let id = machine["machine_id"].as_str().context("a new machine has an id")?;
+        bench.machine = Some(id.to_owned());
+        commands::first_output(bench)?;
+        Ok(ms_since(started))
+    })?;
+    if let Some(keeper) = bench.server.keeper(bench.machine()?) {
+        bench.report.machine().look_at_guest(keeper);
+    }
+    let name = "create → first output (cold boot)";
+    bench.report.push(Row::new(name, Unit::Milliseconds, &samples));
+    Ok(())
+}
+
+/// Of an idle machine with a small home.
+pub(super) fn sleep_and_wake(bench: &mut Bench) -> anyhow::Result<()> {
+    let mut sleeps = Samples::default();
+    let wakes = Samples::take(RUNS, 2 * BUDGET, |_| {
+        sleeps.push(sleep(bench)?);
+        let started = Instant::now();
+        bench.ask("POST", &bench.path("/wake")?)?;
+        commands::first_output(bench)?;
+        Ok(ms_since(started))
+    })?;
+    let name = "wake → first output (cold boot)";
+    bench.report.push(Row::new(name, Unit::Milliseconds, &wakes));
+    let name = "sleep → `sleeping` (clean stop)";
+    bench.report.push(Row::new(name, Unit::Milliseconds, &sleeps));
+    Ok(())
+}
+
+/// Once: it uploads what other sections have written.
+pub(super) fn sleep_after_writes(bench: &mut Bench) -> anyhow::Result<()> {
+    let mut samples = Samples::default();
+    samples.push(sleep(bench)?);
+    let name = "sleep → `sleeping`, right after the writes above";
+    bench.report.push(Row::new(name, Unit::Milliseconds, &samples));
+    Ok(())
+}
+
+/// Once: it uploads what other sections have written into the draft.
+pub(super) fn publish(bench: &mut Bench) -> anyhow::Result<()> {
+    let mut samples = Samples::default();
+    let started = Instant::now();
+    bench.ask("POST", &bench.path("/fs/publish")?)?;
+    samples.push(ms_since(started));
+    let name = "publish of all that was written asleep";
+    bench.report.push(Row::new(name, Unit::Milliseconds, &samples));
+    Ok(())
+}
+
+/// Milliseconds until it sleeps.
+fn sleep(bench: &Bench) -> anyhow::Result<f64> {
+    let started = Instant::now();
+    bench.ask("POST", &bench.path("/sleep")?)?;
+    until(bench, "sleeping")?;
+    Ok(ms_since(started))
+}
+
+fn until(bench: &Bench, phase: &str) -> anyhow::Result<()> {
+    let path = bench.path("")?;
+    let started = Instant::now();
+    loop {
+        let seen = bench.ask("GET", &path)?;
+        match seen["phase"].as_str() {
+            Some(now) if now == phase => return Ok(()),
+            Some("failed") => bail!("the machine failed: {}", seen["status"]["last_error"]),
+            now => ensure!(started.elapsed() < SETTLE, "not {phase} but {now:?} for too long"),
+        }
+        thread::sleep(LOOK);
+    }
+}

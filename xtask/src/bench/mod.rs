@@ -1,0 +1,59 @@
+//! Measures the release binary from outside, over HTTP, and says how it compares.
+//!
+//! A group is a list of sections that run in order on one server of their own. A section that fails
+//! costs its own rows; the rest still runs, what was measured is printed, and the command fails.
+//!
+//! Numbers are medians. What they are compared with (`peers`) is measured in the same run on the same
+//! disk. Talk and progress go to standard error, the table or the JSON document to standard output.
+//!
+//! Not here: instruction counts and in-process measurements; those live beside the code they measure.
+
+mod disk;
+mod host;
+mod http;
+mod load;
+mod machine;
+mod pattern;
+mod report;
+mod samples;
+mod server;
+mod tree;
+
+use anyhow::bail;
+
+use self::report::Report;
+
+/// What to measure.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Which group.
+    group: String,
+    /// One JSON document on standard output instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a group has measured, and what went wrong on the way.
+type Measured = (Report, Vec<anyhow::Error>);
+
+/// A group: its name and what runs it. An error is one without which nothing can be measured.
+type Group = (&'static str, fn() -> anyhow::Result<Measured>);
+
+/// All groups.
+const GROUPS: &[Group] = &[(machine::GROUP, machine::measure)];
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let Some((_, measure)) = GROUPS.iter().find(|(name, _)| *name == options.group) else {
+        let names: Vec<_> = GROUPS.iter().map(|(name, _)| *name).collect();
+        bail!("no benchmark group {:?}; there are: {}", options.group, names.join(", "));
+    };
+    let (report, failures) = measure()?;
+    report.print(options.json)?;
+    for failure in &failures {
+        eprintln!("error: {failure:#}");
+    }
+    match failures.len() {
+        0 => Ok(()),
+        n => bail!("{n} sections of {} could not be measured", options.group),
+    }
+}

@@ -1,0 +1,301 @@
+//! A server of our own on a fresh data directory, and nothing left of it afterwards.
+//!
+//! # Failure
+//! Whatever happens, also Ctrl-C and SIGTERM: machines are deleted, the server is stopped, keepers that
+//! still live are killed (their guests end with them), and the directory is removed. Each of these is
+//! tried even where the one before failed.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio, exit};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::http::Endpoint;
+use crate::paths;
+
+/// What the server prints when it is ready, before its URL.
+const READY: &str = "dormouse listening on ";
+/// Longest wait for that line.
+const START: Duration = Duration::from_secs(60);
+/// Longest wait for a stopped server or a killed keeper.
+const STOP: Duration = Duration::from_secs(10);
+/// Exit code of a program that Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
+/// Lines of a log that are shown after a failure.
+const LOG_LINES: usize = 20;
+
+/// A directory, and the server that lives in it once it is started.
+pub(crate) struct Server {
+    held: Arc<Mutex<Held>>,
+    root: PathBuf,
+}
+
+/// What has to be cleaned up.
+struct Held {
+    root: Option<TempDir>,
+    process: Option<Child>,
+    endpoint: Option<Endpoint>,
+}
+
+impl Server {
+    /// Makes the directory and watches for Ctrl-C from now on.
+    pub(crate) fn prepare() -> anyhow::Result<Self> {
+        let program = paths::dormouse();
+        ensure!(
+            program.exists(),
+            "{} is not there; cargo build --release -p dormouse makes it",
+            program.display()
+        );
+        // On a real disk, which /tmp often is not, and short, as sockets will have paths below it.
+        let base = std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from);
+        let root = tempfile::Builder::new()
+            .prefix("dormouse-bench-")
+            .tempdir_in(&base)
+            .with_context(|| format!("make a directory in {}", base.display()))?;
+        let path = root.path().to_owned();
+        let held = Held { root: Some(root), process: None, endpoint: None };
+        let held = Arc::new(Mutex::new(held));
+        watch_for_interrupt(held.clone())?;
+        Ok(Self { held, root: path })
+    }
+
+    /// The directory.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn data(&self) -> PathBuf {
+        self.root.join("data")
+    }
+
+    /// Starts it and waits until it is ready.
+    pub(crate) fn start(&self) -> anyhow::Result<Endpoint> {
+        let data = self.data();
+        fs::create_dir_all(&data).context("make the data directory")?;
+        let log = File::create(self.root.join("serve.log")).context("make the log")?;
+        let mut process = Command::new(paths::dormouse())
+            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+            .arg(&data)
+            // What the user has set up for themselves must not change what is measured.
+            .env_remove("DORMOUSE_API_KEY")
+            .env_remove("DORMOUSE_STORE")
+            .env("XDG_CONFIG_HOME", self.root.join("no-config"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            // Ctrl-C is for us; we stop it when the machines are gone.
+            .process_group(0)
+            .spawn()
+            .context("start dormouse serve")?;
+        let stdout = process.stdout.take();
+        lock(&self.held).process = Some(process);
+        let url = ready(stdout.context("the server's output")?)?;
+        let key = fs::read_to_string(data.join("api-key")).context("read the key")?;
+        let endpoint = Endpoint::new(&url, key.trim())?;
+        lock(&self.held).endpoint = Some(endpoint.clone());
+        Ok(endpoint)
+    }
+
+    /// A command of the program's own command line, pointed at it.
+    pub(crate) fn command_line(&self) -> Command {
+        let mut command = Command::new(paths::dormouse());
+        command.env_remove("DORMOUSE_URL").env_remove("DORMOUSE_API_KEY");
+        command.env("DORMOUSE_DATA", self.data());
+        command
+    }
+
+    /// The process that owns an awake machine.
+    pub(crate) fn keeper(&self, machine: &str) -> Option<i32> {
+        keeper(&self.data().join("machines").join(machine))
+    }
+
+    /// Does not return once Ctrl-C has been pressed: what fails then is no news, and the program ends as
+    /// soon as all is cleaned up.
+    pub(crate) fn wait_if_interrupted(&self) {
+        drop(lock(&self.held));
+    }
+
+    /// Shows the ends of the logs, as they are gone afterwards.
+    pub(crate) fn show_logs(&self) {
+        let machines = machine_dirs(&self.root);
+        let logs = machines
+            .iter()
+            .flat_map(|dir| [dir.join("keeper.log"), dir.join("instance/console.log")]);
+        for path in std::iter::once(self.root.join("serve.log")).chain(logs) {
+            let Ok(bytes) = fs::read(&path) else { continue };
+            let text = String::from_utf8_lossy(&bytes);
+            let lines: Vec<_> = text.lines().collect();
+            let short = path.strip_prefix(&self.root).unwrap_or(&path);
+            eprintln!("---- end of {}", short.display());
+            for line in &lines[lines.len().saturating_sub(LOG_LINES)..] {
+                eprintln!("{line}");
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        lock(&self.held).clean_up();
+    }
+}
+
+impl Held {
+    fn clean_up(&mut self) {
+        if let Some(endpoint) = self.endpoint.take()
+            && let Err(error) = delete_machines(&endpoint)
+        {
+            eprintln!("delete the machines: {error:#}");
+        }
+        if let Some(mut process) = self.process.take()
+            && let Err(error) = stop(&mut process)
+        {
+            eprintln!("stop the server: {error:#}");
+        }
+        let Some(root) = self.root.take() else { return };
+        for dir in machine_dirs(root.path()) {
+            if let Some(pid) = keeper(&dir)
+                && !end(pid, || keeper(&dir).is_none())
+            {
+                eprintln!("keeper {pid} does not end");
+            }
+        }
+        let path = root.path().to_owned();
+        if let Err(error) = root.close() {
+            eprintln!("remove {}: {error}", path.display());
+        }
+    }
+}
+
+fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Cleans up and ends this program at Ctrl-C or SIGTERM, whatever it does at that moment.
+fn watch_for_interrupt(held: Arc<Mutex<Held>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("watch for Ctrl-C")?;
+    let entered = runtime.enter();
+    let mut interrupt = signal(SignalKind::interrupt()).context("watch for Ctrl-C")?;
+    let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
+    drop(entered);
+    thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+        eprintln!("\ninterrupted: cleaning up");
+        // Held until the end: what the main thread does fails now, and it waits for this lock.
+        let mut held = lock(&held);
+        held.clean_up();
+        exit(INTERRUPTED);
+    });
+    Ok(())
+}
+
+/// Waits for the line that says where the server listens.
+fn ready(stdout: impl std::io::Read + Send + 'static) -> anyhow::Result<String> {
+    let (said, hears) = channel();
+    thread::spawn(move || {
+        // To the end: a closed pipe would be an error to the server.
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if let Some(url) = line.strip_prefix(READY) {
+                said.send(url.to_owned()).ok();
+            }
+        }
+    });
+    match hears.recv_timeout(START) {
+        Ok(url) => Ok(url),
+        Err(_) => bail!("the server does not become ready"),
+    }
+}
+
+fn delete_machines(endpoint: &Endpoint) -> anyhow::Result<()> {
+    let listed = endpoint.json("GET", "/v1/machines", &Value::Null)?;
+    for machine in listed["items"].as_array().into_iter().flatten() {
+        let id = machine["machine_id"].as_str().context("a machine has an id")?;
+        endpoint.json("DELETE", &format!("/v1/machines/{id}"), &Value::Null)?;
+    }
+    Ok(())
+}
+
+fn stop(process: &mut Child) -> anyhow::Result<()> {
+    let pid = Pid::from_raw(i32::try_from(process.id())?);
+    kill(pid, Signal::SIGTERM)?;
+    let gentle = wait_until(|| process.try_wait().is_ok_and(|status| status.is_some()));
+    if !gentle {
+        process.kill()?;
+    }
+    process.wait()?;
+    ensure!(gentle, "it did not end within {STOP:?} and was killed");
+    Ok(())
+}
+
+fn machine_dirs(root: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(root.join("data/machines"));
+    entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+/// The living keeper that says in its lock that it owns the machine in `dir`.
+fn keeper(dir: &Path) -> Option<i32> {
+    let pid: i32 = fs::read_to_string(dir.join("keeper.lock")).ok()?.trim().parse().ok()?;
+    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    // A number may be another process by now.
+    line.split(|byte| *byte == 0).any(|word| word == b"keeper").then_some(pid)
+}
+
+/// Kills a process; whether it is `gone` soon after.
+fn end(pid: i32, gone: impl Fn() -> bool) -> bool {
+    if let Err(error) = kill(Pid::from_raw(pid), Signal::SIGKILL) {
+        eprintln!("kill keeper {pid}: {error}");
+    }
+    wait_until(gone)
+}
+
+fn wait_until(mut done: impl FnMut() -> bool) -> bool {
+    let started = Instant::now();
+    while !done() {
+        if started.elapsed() > STOP {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_url_is_taken_from_the_servers_line() {
+        let output = "something\ndormouse listening on http://127.0.0.1:1\nmore\n";
+        assert_eq!(ready(output.as_bytes()).unwrap(), "http://127.0.0.1:1");
+        assert!(ready("nothing\n".as_bytes()).is_err(), "a server that ended");
+    }
+
+    #[test]
+    fn only_a_living_keeper_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(keeper(dir.path()), None);
+        // This test is a process, but not a keeper.
+        fs::write(dir.path().join("keeper.lock"), std::process::id().to_string()).unwrap();
+        assert_eq!(keeper(dir.path()), None);
+    }
+}
