@@ -44,6 +44,7 @@ struct File {
     store: Option<String>,
     images: Option<PathBuf>,
     network: Option<runtime::Network>,
+    qemu: Option<PathBuf>,
     shutdown_machines: Option<bool>,
     boot_timeout_seconds: Option<u64>,
     #[serde(default)]
@@ -68,6 +69,8 @@ pub(crate) struct Config {
     pub(crate) store: String,
     pub(crate) images: PathBuf,
     pub(crate) network: runtime::Network,
+    /// QEMU's program; the one in `PATH` where it is not given.
+    pub(crate) qemu: Option<PathBuf>,
     pub(crate) shutdown_machines: bool,
     pub(crate) boot_timeout_seconds: u64,
     pub(crate) defaults: control::Defaults,
@@ -108,6 +111,7 @@ impl Config {
             store,
             images: args.images.clone().or(file.images).unwrap_or_else(dirs::images),
             network: args.network.or(file.network).unwrap_or_else(default_network),
+            qemu: file.qemu,
             shutdown_machines: args.shutdown_machines || file.shutdown_machines.unwrap_or(false),
             boot_timeout_seconds: file.boot_timeout_seconds.unwrap_or(BOOT_TIMEOUT_SECONDS),
             defaults: control::Defaults {

@@ -3,16 +3,17 @@
 //! Exit code 0 where machines can run, 1 where something is missing, 5 where the object store cannot be
 //! reached.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base::{ErrorKind, GIB};
 use clap::Args;
 use images::Images;
 use objstore::Backend;
-use runtime::{Accelerator, Qemu, QemuSettings, Runtime};
+use runtime::{Accelerator, Qemu, Runtime};
 use serde::Serialize;
 
 use crate::config::{Config, ServeArgs};
+use crate::keeper::qemu_settings;
 use crate::server_file::ServerFile;
 use crate::{Failure, dirs, tokio_runtime};
 
@@ -52,7 +53,7 @@ struct Finding {
 pub(crate) fn main(args: &DoctorArgs) -> Result<u8, Failure> {
     let config = Config::load(&args.serve)?;
     let mut findings = vec![user(), image(&config), data(&config.data)];
-    findings.extend(hypervisor());
+    findings.extend(hypervisor(config.qemu.clone()));
     let (store, reachable) = store(&config.store)?;
     findings.push(store);
     findings.push(server(&config.data));
@@ -94,8 +95,8 @@ fn user() -> Finding {
     }
 }
 
-fn hypervisor() -> Vec<Finding> {
-    let runtime = Qemu::new(QemuSettings::default());
+fn hypervisor(program: Option<PathBuf>) -> Vec<Finding> {
+    let runtime = Qemu::new(qemu_settings(program));
     let lacks = runtime.missing();
     if lacks.is_empty() {
         return vec![match runtime.accelerator() {

@@ -44,7 +44,7 @@ pub(crate) fn main(args: &KeeperArgs) -> Result<u8, Failure> {
         });
         let parts = Parts {
             store: Arc::new(Metered::new(store)),
-            runtime: Arc::new(Qemu::new(QemuSettings::default())),
+            runtime: Arc::new(Qemu::new(qemu_settings(spec.hypervisor.clone()))),
             clock: Arc::new(SystemClock::new()),
             entropy: Arc::new(SystemEntropy),
             terminate,
@@ -55,4 +55,10 @@ pub(crate) fn main(args: &KeeperArgs) -> Result<u8, Failure> {
             Some((kind, message)) => Err(Failure::new(kind, message)),
         }
     })
+}
+
+/// The hypervisor that was configured, or the one in `PATH`.
+pub(crate) fn qemu_settings(program: Option<PathBuf>) -> QemuSettings {
+    let defaults = QemuSettings::default();
+    QemuSettings { program: program.unwrap_or(defaults.program), ..QemuSettings::default() }
 }

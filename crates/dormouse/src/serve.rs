@@ -150,6 +150,7 @@ fn host(config: &Config, server: &ServerId) -> Result<LocalHost, Failure> {
         images_dir: config.images.clone(),
         program,
         network: config.network,
+        hypervisor: config.qemu.clone(),
         boot_timeout_seconds: config.boot_timeout_seconds,
     }))
 }

@@ -24,7 +24,7 @@ pub(crate) fn init_logs() {
         .with_writer(std::io::stderr);
     // Already set only in tests, where the first one is as good.
     if json {
-        builder.json().flatten_event(true).try_init().ok();
+        builder.json().flatten_event(true).with_span_list(false).try_init().ok();
     } else {
         builder.with_ansi(std::io::stderr().is_terminal()).try_init().ok();
     }

@@ -1,5 +1,6 @@
 //! What a keeper is told before it starts.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use base::{HomeId, MachineId, ServerId};
@@ -29,6 +30,9 @@ pub struct KeeperSpec {
     pub take_over: bool,
     /// Seconds the guest may take from power-on to its agent's first answer.
     pub boot_timeout_seconds: u64,
+    /// The hypervisor's program; the usual one where it is not given.
+    #[serde(default)]
+    pub hypervisor: Option<PathBuf>,
     /// The instance to start.
     pub instance: runtime::Spec,
 }
@@ -59,6 +63,6 @@ impl KeeperSpec {
     }
 
     pub(crate) fn boot_timeout(&self) -> Duration {
-        Duration::from_secs(self.boot_timeout_seconds.clamp(5, 3600))
+        Duration::from_secs(self.boot_timeout_seconds.clamp(1, 3600))
     }
 }

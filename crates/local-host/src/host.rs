@@ -35,6 +35,8 @@ pub struct LocalHostSettings {
     pub program: PathBuf,
     /// How machines reach the network.
     pub network: runtime::Network,
+    /// The hypervisor's program; the usual one where it is not given.
+    pub hypervisor: Option<PathBuf>,
     /// Seconds a guest may take to boot.
     pub boot_timeout_seconds: u64,
 }
@@ -95,6 +97,7 @@ impl LocalHost {
             fsync_local: false,
             take_over: spec.take_over,
             boot_timeout_seconds: self.settings.boot_timeout_seconds,
+            hypervisor: self.settings.hypervisor.clone(),
             instance,
         };
         spec.store(&dir).map_err(convert::failure)?;

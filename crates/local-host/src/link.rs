@@ -45,7 +45,19 @@ impl LocalLink {
 #[async_trait]
 impl KeeperLink for LocalLink {
     async fn status(&self) -> Result<KeeperStatus> {
-        let status = self.client.status().await.map_err(convert::failure)?;
+        let status = match self.client.status().await {
+            Ok(status) => status,
+            // It holds its lock and no longer listens: it is saying its last words.
+            Err(_) if launch::is_alive(&self.dir) => {
+                return Ok(KeeperStatus {
+                    phase: KeeperPhase::Stopping,
+                    failure: None,
+                    executions_running: 0,
+                    last_activity: None,
+                });
+            }
+            Err(error) => return Err(convert::failure(error)),
+        };
         Ok(KeeperStatus {
             phase: match status.state {
                 KeeperState::Starting => KeeperPhase::Starting,
