@@ -4,11 +4,17 @@
 //! output. The layer check is one of the tests.
 
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use anyhow::bail;
 
 use crate::cargo::{cargo, run as run_command};
 use crate::setup;
+
+/// The server, and the S3 server that end-to-end tests start beside it.
+const RELEASE: &[&str] = &[
+    "build", "--quiet", "--release", "--package", "dormouse", "--package", "testkit", "--bins",
+];
 
 pub(crate) fn run() -> anyhow::Result<()> {
     setup::run(&setup::Options::default())?;
@@ -26,13 +32,21 @@ pub(crate) fn run() -> anyhow::Result<()> {
     } else {
         steps.push(("tests", &["test", "--workspace", "--no-fail-fast"]));
     }
+    // End-to-end tests run what users run: the release binary.
+    steps.insert(0, ("release binary", RELEASE));
+    let release = crate::paths::target().join("release");
     let mut failed = Vec::new();
     for (name, arguments) in steps {
+        let begin = Instant::now();
         eprintln!("{name}: cargo {}", arguments.join(" "));
-        if let Err(error) = run_command(cargo().args(arguments)) {
+        let mut command = cargo();
+        command.args(arguments).env("DORMOUSE_BIN", release.join("dormouse"));
+        command.env("DORMOUSE_S3_SERVER", release.join("s3-server"));
+        if let Err(error) = run_command(&mut command) {
             eprintln!("{name} failed: {error:#}");
             failed.push(name);
         }
+        eprintln!("{name}: {} s", begin.elapsed().as_secs());
     }
     if !failed.is_empty() {
         bail!("failed: {}", failed.join(", "));
