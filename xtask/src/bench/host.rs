@@ -12,6 +12,8 @@ pub(crate) struct Host {
     memory_mib: u64,
     cpu: String,
     kernel: String,
+    /// Load average of the last minute, before we began: numbers from a busy host mean little.
+    load: f64,
     /// How guests ran, as QEMU was told; null until one has.
     accelerator: Option<String>,
 }
@@ -25,6 +27,7 @@ impl Host {
             memory_mib: memory_mib(&read("/proc/meminfo")),
             cpu: field(&read("/proc/cpuinfo"), "model name").to_owned(),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            load: first_number(&read("/proc/loadavg")),
             accelerator: None,
         }
     }
@@ -41,9 +44,12 @@ impl Host {
 
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cores, memory_mib, cpu, kernel, accelerator } = self;
+        let Self { cores, memory_mib, cpu, kernel, load, accelerator } = self;
         let accelerator = accelerator.as_deref().unwrap_or("no guest");
-        write!(f, "{cores} cores {cpu}, {memory_mib} MiB, Linux {kernel}, {accelerator}")
+        write!(
+            f,
+            "{cores} cores {cpu}, {memory_mib} MiB, Linux {kernel}, {accelerator}, load {load}"
+        )
     }
 }
 
@@ -59,6 +65,10 @@ fn field<'a>(text: &'a str, name: &str) -> &'a str {
 fn memory_mib(meminfo: &str) -> u64 {
     let kib = field(meminfo, "MemTotal").split(' ').next().and_then(|kib| kib.parse::<u64>().ok());
     kib.unwrap_or_default() / 1024
+}
+
+fn first_number(text: &str) -> f64 {
+    text.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or_default()
 }
 
 /// What stands after `-accel` in a command line, without its options.
@@ -95,6 +105,7 @@ mod tests {
         let host = Host::this();
         assert!(host.cores >= 1 && host.memory_mib > 100, "{host:?}");
         assert!(!host.kernel.is_empty());
+        assert!((first_number("0.25 1.00 2.00 1/99 7\n") - 0.25).abs() < 1e-9);
     }
 
     #[test]
