@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use tar::{EntryType, Header};
 
-use crate::{Attr, FileSystem, Ino, Kind, Result, Time};
+use super::EXPORT_PATH_BYTES_MAX;
+use crate::{Attr, Errno, FileSystem, FsError, Ino, Kind, Result, Time};
 
 /// How much of a file is read at a time.
 const COPY_BYTES: u32 = 1 << 20;
@@ -25,6 +26,9 @@ pub struct Bundle<'a> {
     fs: &'a dyn FileSystem,
     /// Directories that are being walked, innermost last.
     walk: Vec<Level>,
+    /// The path of the innermost one, with a slash at its end. One for all levels: a path for each
+    /// would cost memory by the square of the depth, and a guest can nest tens of thousands deep.
+    path: Vec<u8>,
     /// The file whose content goes out now.
     file: Option<Content>,
     /// Single paths that are still to go, last one first.
@@ -44,7 +48,8 @@ enum State {
 #[derive(Debug)]
 struct Level {
     dir: Ino,
-    path: Vec<u8>,
+    /// How much of the path stands for the directories above this one.
+    above: usize,
     cookie: u64,
     /// Entries read and not sent yet, last one first.
     batch: Vec<crate::DirEntry>,
@@ -64,6 +69,7 @@ impl<'a> Bundle<'a> {
         Self {
             fs,
             walk: Vec::new(),
+            path: Vec::new(),
             file: None,
             listed: Vec::new(),
             links: HashMap::new(),
@@ -91,7 +97,7 @@ impl<'a> Bundle<'a> {
             State::Start(root) => {
                 self.state = State::Walking;
                 let attr = self.fs.getattr(root)?;
-                self.walk.push(Level { dir: root, path: Vec::new(), cookie: 0, batch: Vec::new() });
+                self.walk.push(Level { dir: root, above: 0, cookie: 0, batch: Vec::new() });
                 self.headers(&attr, b"./", None).map(Some)
             }
             State::Walking => self.next_entry(),
@@ -132,7 +138,10 @@ impl<'a> Bundle<'a> {
             let Some(entry) = level.batch.pop() else {
                 let mut batch = self.fs.readdir(level.dir, level.cookie, LIST_ENTRIES)?;
                 match batch.last() {
-                    None => drop(self.walk.pop()),
+                    None => {
+                        self.path.truncate(level.above);
+                        self.walk.pop();
+                    }
                     Some(last) => {
                         level.cookie = last.cookie;
                         batch.reverse();
@@ -141,7 +150,16 @@ impl<'a> Bundle<'a> {
                 }
                 continue;
             };
-            let mut path = level.path.clone();
+            let above = self.path.len();
+            if above + entry.name.len() >= EXPORT_PATH_BYTES_MAX {
+                return Err(FsError::with(
+                    Errno::ENAMETOOLONG,
+                    format!(
+                        "a path has more than {EXPORT_PATH_BYTES_MAX} bytes: bundle the directories below it"
+                    ),
+                ));
+            }
+            let mut path = self.path.clone();
             path.extend_from_slice(&entry.name);
             let attr = entry.attr;
             match attr.kind {
@@ -149,7 +167,8 @@ impl<'a> Bundle<'a> {
                 Kind::Directory => {
                     path.push(b'/');
                     let piece = self.headers(&attr, &path, None)?;
-                    self.walk.push(Level { dir: attr.ino, path, cookie: 0, batch: Vec::new() });
+                    self.walk.push(Level { dir: attr.ino, above, cookie: 0, batch: Vec::new() });
+                    self.path = path;
                     return Ok(Some(piece));
                 }
                 _ => return self.leaf(&attr, path).map(Some),

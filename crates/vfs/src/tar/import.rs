@@ -58,7 +58,7 @@ pub fn import(
         root: root.ino,
         base_depth: target.parts().len(),
         options,
-        dirs: HashMap::from([(Vec::new(), root.ino)]),
+        dirs: HashMap::new(),
         dir_attrs: Vec::new(),
         explicit: HashSet::new(),
         done: Imported::default(),
@@ -74,8 +74,9 @@ struct Import<'a> {
     /// How deep the target stands, for judging relative links.
     base_depth: usize,
     options: ImportOptions,
-    /// Directories made so far, by path.
-    dirs: HashMap<Vec<Vec<u8>>, Ino>,
+    /// Directories made so far, by parent and name: whole paths as keys would cost memory by the
+    /// square of their depth, and a small archive of deep directories all of it.
+    dirs: HashMap<(Ino, Vec<u8>), Ino>,
     /// Attributes of directories, applied last: filling a directory changes its times.
     dir_attrs: Vec<(Ino, SetAttr)>,
     /// Directories that have a member of their own. The others only lead somewhere.
@@ -99,8 +100,10 @@ impl Import<'_> {
             self.fs.setattr(ino, &set)?;
         }
         let into = path_ops::make_dir(self.fs, target, 0o755)?.ino;
-        let implicit: Vec<Ino> =
-            self.dirs.values().copied().filter(|dir| !self.explicit.contains(dir)).collect();
+        let implicit: Vec<Ino> = std::iter::once(self.root)
+            .chain(self.dirs.values().copied())
+            .filter(|dir| !self.explicit.contains(dir))
+            .collect();
         let graft = Graft { from: self.root, into, removals, implicit: &implicit };
         let touched = self.fs.graft(&graft)?;
         Ok(Imported { touched, ..std::mem::take(&mut self.done) })
@@ -224,8 +227,14 @@ impl Import<'_> {
 
     fn find(&self, path: &[Vec<u8>]) -> Result<Option<Attr>> {
         let Some((name, parents)) = path.split_last() else { return Ok(None) };
-        let Some(dir) = self.dirs.get(parents) else { return Ok(None) };
-        match self.fs.lookup(*dir, name) {
+        let mut dir = self.root;
+        for parent in parents {
+            match self.dirs.get(&(dir, parent.clone())) {
+                Some(ino) => dir = *ino,
+                None => return Ok(None),
+            }
+        }
+        match self.fs.lookup(dir, name) {
             Ok(attr) => Ok(Some(attr)),
             Err(error) if error.errno() == Errno::ENOENT => Ok(None),
             Err(error) => Err(error),
@@ -234,24 +243,31 @@ impl Import<'_> {
 
     /// The detached directory at `path`, made with what is missing above it.
     fn dir(&mut self, path: &[Vec<u8>]) -> Result<Ino> {
-        if let Some(ino) = self.dirs.get(path) {
-            return Ok(*ino);
+        let mut dir = self.root;
+        for (at, name) in path.iter().enumerate() {
+            let key = (dir, name.clone());
+            if let Some(ino) = self.dirs.get(&key) {
+                dir = *ino;
+                continue;
+            }
+            // An earlier member that is not a directory is never walked through: not a link, nor a file.
+            let attr = self
+                .fs
+                .mknod(dir, name, Kind::Directory, 0o755, Owner::default(), 0)
+                .map_err(|error| match error.errno() {
+                    Errno::EEXIST => FsError::with(
+                        Errno::EINVAL,
+                        format!(
+                            "{:?} is an earlier entry and no directory",
+                            show(&path[..=at].join(&b'/'))
+                        ),
+                    ),
+                    _ => error,
+                })?;
+            dir = attr.ino;
+            self.dirs.insert(key, dir);
         }
-        let Some((name, parents)) = path.split_last() else { return Ok(self.root) };
-        let parent = self.dir(parents)?;
-        // An earlier member that is not a directory is never walked through: not a link, nor a file.
-        let attr = self
-            .fs
-            .mknod(parent, name, Kind::Directory, 0o755, Owner::default(), 0)
-            .map_err(|error| match error.errno() {
-                Errno::EEXIST => FsError::with(
-                    Errno::EINVAL,
-                    format!("{:?} is an earlier entry and no directory", show(&path.join(&b'/'))),
-                ),
-                _ => error,
-            })?;
-        self.dirs.insert(path.to_vec(), attr.ino);
-        Ok(attr.ino)
+        Ok(dir)
     }
 
     /// Makes way for a member of the same name as an earlier one, as tar does: the last one counts.
@@ -333,4 +349,33 @@ fn name_entry(error: FsError, member: &Member) -> FsError {
         return error;
     }
     FsError::of_kind(error.kind(), error.errno(), format!("entry {:?}: {text}", member.shown()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::memfs::MemFs;
+
+    #[test]
+    fn remembering_deep_directories_costs_by_their_number_not_their_depth() {
+        let fs = MemFs::new(Arc::new(base::SystemClock::new()), 1 << 30);
+        let root = fs.create_detached(Kind::Directory, 0o755, Owner::default()).unwrap();
+        let mut import = Import {
+            fs: &fs,
+            root: root.ino,
+            base_depth: 0,
+            options: ImportOptions::default(),
+            dirs: HashMap::new(),
+            dir_attrs: Vec::new(),
+            explicit: HashSet::new(),
+            done: Imported::default(),
+        };
+        let deep = vec![b"d".to_vec(); DEPTH_MAX];
+        let ino = import.dir(&deep).unwrap();
+        assert_eq!(import.dir(&deep).unwrap(), ino);
+        assert_eq!(import.dirs.len(), DEPTH_MAX);
+        assert_eq!(import.dirs.keys().map(|(_, name)| name.len()).sum::<usize>(), DEPTH_MAX);
+    }
 }

@@ -25,6 +25,8 @@ pub const ENTRIES_MAX: u64 = 4_000_000;
 pub const EXTENDED_BYTES_MAX: u64 = 1 << 20;
 /// Deepest path in one import, in components.
 pub const DEPTH_MAX: usize = 512;
+/// Longest path in a tree that goes out, in bytes. A guest can nest deeper than any path it can say.
+pub const EXPORT_PATH_BYTES_MAX: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests;

@@ -223,6 +223,36 @@ fn directories_that_the_archive_does_not_name_keep_their_mode() {
     assert_eq!(fs.getattr(made.ino).unwrap().perm, 0o640);
 }
 
+#[test]
+fn the_walk_finds_its_way_back_up_from_nested_directories() {
+    let fs = mem();
+    for dir in ["a/b/c", "a/bb", "d", "a/b/cc/e"] {
+        path_ops::make_dir(&*fs, &path(dir), 0o755).unwrap();
+    }
+    let copy = mem();
+    unpack(&*copy, &bundle(&*fs)).unwrap();
+    assert_eq!(describe(&*copy), describe(&*fs));
+}
+
+#[test]
+fn a_tree_nested_deeper_than_any_path_ends_its_bundle_with_an_error() {
+    let fs = mem();
+    let name = [b'd'; 255];
+    let mut dir = ROOT;
+    for _ in 0..=EXPORT_PATH_BYTES_MAX / name.len() {
+        dir = fs.mknod(dir, &name, Kind::Directory, 0o755, crate::Owner::default(), 0).unwrap().ino;
+    }
+    let mut bundle = Bundle::new(&*fs, ROOT);
+    let error = loop {
+        match bundle.next_piece() {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("a whole bundle"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.errno(), Errno::ENAMETOOLONG);
+}
+
 fn mem() -> Arc<MemFs> {
     Arc::new(MemFs::new(Arc::new(base::SystemClock::new()), 1 << 30))
 }
