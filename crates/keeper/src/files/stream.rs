@@ -2,6 +2,10 @@
 //!
 //! Both directions go through a channel of a few pieces, so that neither side runs ahead of the
 //! other by more than [`PIECES_AHEAD`] pieces of at most [`PIECE_BYTES`].
+//!
+//! # Invariants
+//! The end is said: an empty piece in the channel. A side that goes away without a word (a task that is
+//! dropped as the process ends, a panic) cuts the body off; it never makes a shorter one.
 
 use std::io::{self, Read};
 use std::pin::Pin;
@@ -30,6 +34,7 @@ pub fn once(bytes: Bytes) -> ByteStream {
 pub struct BodyReader {
     pieces: mpsc::Receiver<io::Result<Bytes>>,
     current: Bytes,
+    ended: bool,
 }
 
 impl BodyReader {
@@ -40,12 +45,16 @@ impl BodyReader {
         tokio::spawn(async move {
             while let Some(piece) = body.next().await {
                 let failed = piece.is_err();
-                if sender.send(piece).await.is_err() || failed {
-                    break;
+                // Empty ones mean the end in the channel, and nothing in a body.
+                let skip = piece.as_ref().is_ok_and(Bytes::is_empty);
+                if !skip && (sender.send(piece).await.is_err() || failed) {
+                    return;
                 }
             }
+            // A reader that is gone needs no end.
+            sender.send(Ok(Bytes::new())).await.ok();
         });
-        Self { pieces, current: Bytes::new() }
+        Self { pieces, current: Bytes::new(), ended: false }
     }
 
     /// The next piece; `None` at the end.
@@ -56,14 +65,12 @@ impl BodyReader {
         if !self.current.is_empty() {
             return Ok(Some(std::mem::take(&mut self.current)));
         }
-        loop {
-            match self.pieces.blocking_recv() {
-                None => return Ok(None),
-                Some(Err(error)) => return Err(error),
-                Some(Ok(piece)) if piece.is_empty() => {}
-                Some(Ok(piece)) => return Ok(Some(piece)),
-            }
+        if self.ended {
+            return Ok(None);
         }
+        let piece = self.pieces.blocking_recv().unwrap_or_else(|| Err(gone()))?;
+        self.ended = piece.is_empty();
+        Ok((!self.ended).then_some(piece))
     }
 }
 
@@ -85,7 +92,7 @@ impl PieceSender {
     /// Hands a piece on; false where nobody listens any more.
     #[must_use]
     pub fn send(&self, piece: Bytes) -> bool {
-        self.0.blocking_send(Ok(piece)).is_ok()
+        piece.is_empty() || self.0.blocking_send(Ok(piece)).is_ok()
     }
 
     /// Cuts the body off, so that the reader knows it is not whole.
@@ -93,9 +100,7 @@ impl PieceSender {
         // Nobody listening is as good as told.
         self.0.blocking_send(Err(io::Error::other(error.to_string()))).ok();
     }
-}
 
-impl PieceSender {
     /// Hands on a whole tar stream.
     pub fn send_bundle(&self, mut bundle: Bundle<'_>) {
         loop {
@@ -112,9 +117,81 @@ impl PieceSender {
     }
 }
 
-/// A body that `produce` makes on a blocking thread.
-pub fn produced(produce: impl FnOnce(PieceSender) + Send + 'static) -> ByteStream {
+/// A body that `produce` makes on a blocking thread. It is whole when `produce` returns, unless it
+/// said that it failed.
+pub fn produced(produce: impl FnOnce(&PieceSender) + Send + 'static) -> ByteStream {
     let (sender, pieces) = mpsc::channel(PIECES_AHEAD);
-    tokio::task::spawn_blocking(move || produce(PieceSender(sender)));
-    tokio_stream::wrappers::ReceiverStream::new(pieces).boxed()
+    tokio::task::spawn_blocking(move || {
+        let sender = PieceSender(sender);
+        produce(&sender);
+        // Nobody listening needs no end.
+        sender.0.blocking_send(Ok(Bytes::new())).ok();
+    });
+    futures::stream::unfold(Some(pieces), |pieces| async move {
+        let mut pieces = pieces?;
+        match pieces.recv().await.unwrap_or_else(|| Err(gone())) {
+            Ok(piece) if piece.is_empty() => None,
+            Ok(piece) => Some((Ok(piece), Some(pieces))),
+            Err(error) => Some((Err(error), None)),
+        }
+    })
+    .boxed()
+}
+
+/// The other side went away without a word.
+fn gone() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the other side went away before the end")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(pieces: Vec<io::Result<&'static str>>) -> ByteStream {
+        futures::stream::iter(pieces).map(|piece| piece.map(Bytes::from)).boxed()
+    }
+
+    async fn read(mut reader: BodyReader) -> io::Result<String> {
+        let read = tokio::task::spawn_blocking(move || {
+            let mut text = String::new();
+            reader.read_to_string(&mut text).map(|_| text)
+        });
+        read.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn empty_pieces_do_not_end_a_body() {
+        let reader = BodyReader::spawn(body(vec![Ok("one "), Ok(""), Ok("two")]));
+        assert_eq!(read(reader).await.unwrap(), "one two");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_cut_off_is_not_a_shorter_one() {
+        let reader = BodyReader::spawn(body(vec![Ok("one"), Err(io::Error::other("lost"))]));
+        assert_eq!(read(reader).await.unwrap_err().to_string(), "lost");
+    }
+
+    #[test]
+    fn a_task_that_is_dropped_cuts_its_body_off() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let endless = body(vec![Ok("one")]).chain(futures::stream::pending()).boxed();
+        let mut reader = runtime.block_on(async { BodyReader::spawn(endless) });
+        runtime.block_on(tokio::task::yield_now());
+        drop(runtime);
+        let mut bytes = Vec::new();
+        let error = reader.read_to_end(&mut bytes).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(bytes, b"one");
+    }
+
+    #[tokio::test]
+    async fn what_is_produced_arrives_whole_or_with_an_error() {
+        let text = |stream: ByteStream| stream.collect::<Vec<_>>();
+        let whole = produced(|to| assert!(to.send("one".into()) && to.send(Bytes::new())));
+        assert_eq!(text(whole).await.len(), 1);
+        let failed = text(produced(|to| to.fail(&io::Error::other("lost")))).await;
+        assert_eq!(failed[0].as_ref().unwrap_err().to_string(), "lost");
+        let panicked = text(produced(|_| panic!("on purpose"))).await;
+        assert_eq!(panicked[0].as_ref().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
 }

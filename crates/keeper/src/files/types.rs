@@ -120,3 +120,37 @@ pub struct ImportDone {
     /// Bytes of content.
     pub bytes: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_cut_to_what_is_there() {
+        for (range, size, expected) in [
+            (Range::Bounded(0, 0), 10, Some((0, 1))),
+            (Range::Bounded(2, 4), 10, Some((2, 3))),
+            (Range::Bounded(8, 99), 10, Some((8, 2))),
+            (Range::Bounded(0, u64::MAX), 10, Some((0, 10))),
+            (Range::Bounded(10, 20), 10, None),
+            (Range::Bounded(5, 4), 10, None),
+            (Range::From(9), 10, Some((9, 1))),
+            (Range::From(10), 10, None),
+            (Range::Last(3), 10, Some((7, 3))),
+            (Range::Last(99), 10, Some((0, 10))),
+            (Range::Last(0), 10, None),
+            (Range::From(0), 0, None),
+            (Range::Last(1), 0, None),
+        ] {
+            assert_eq!(range.within(size), expected, "{range:?} of {size}");
+        }
+    }
+
+    #[test]
+    fn tags_match_only_what_stands_there() {
+        let some = Tags::OneOf(vec!["a".to_owned(), "b".to_owned()]);
+        assert!(Tags::Any.matches(Some("x")) && !Tags::Any.matches(None));
+        assert!(some.matches(Some("b")) && !some.matches(Some("c")) && !some.matches(None));
+        assert!(!Tags::OneOf(Vec::new()).matches(Some("a")));
+    }
+}

@@ -16,13 +16,13 @@ pub(crate) const ARGS_HEADER: &str = "x-args";
 /// Carries what is known about a body that follows.
 pub(crate) const INFO_HEADER: &str = "x-info";
 
-/// JSON for a header: names may hold any byte, so everything outside ASCII is escaped.
+/// JSON for a header: names may hold any byte, so everything outside printable ASCII is escaped.
 pub(crate) fn encode_header<T: Serialize>(value: &T) -> Result<HeaderValue> {
     let json = serde_json::to_string(value)
         .map_err(|error| Failure::internal("encode arguments", error))?;
     let mut ascii = String::with_capacity(json.len());
     for c in json.chars() {
-        if c.is_ascii() {
+        if matches!(c, ' '..='~') {
             ascii.push(c);
         } else {
             let mut units = [0; 2];
@@ -57,5 +57,28 @@ impl IntoResponse for Failure {
         let status = StatusCode::from_u16(self.kind.http_status())
             .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         (status, Json(self)).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_text_passes_through_a_header() {
+        for text in ["", "plain", "line\nbreak", "naïve 🐭", "\u{7f}\0\t\"\\"] {
+            let value = encode_header(&text).unwrap();
+            let headers = HeaderMap::from_iter([(http::HeaderName::from_static("x-args"), value)]);
+            assert_eq!(decode_header::<String>(&headers, ARGS_HEADER).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_missing_header_and_a_damaged_one_are_named() {
+        let mut headers = HeaderMap::new();
+        let kind = |headers: &HeaderMap| decode_header::<u32>(headers, ARGS_HEADER).unwrap_err();
+        assert_eq!(kind(&headers).message, "header x-args: missing");
+        headers.insert(ARGS_HEADER, HeaderValue::from_static("{"));
+        assert_eq!(kind(&headers).kind, ErrorKind::InvalidArgument);
     }
 }
