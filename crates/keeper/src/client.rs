@@ -31,6 +31,8 @@ use crate::{Failure, Result, Status};
 
 /// Largest JSON answer that is believed, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// How long a keeper may take to say how it stands. One that does not is stuck.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a keeper may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -52,17 +54,17 @@ impl Client {
     /// How the keeper stands.
     ///
     /// # Errors
-    /// `Unreachable` where there is none.
+    /// `Unreachable` where there is none; `Timeout` where it listens and does not answer.
     pub async fn status(&self) -> Result<Status> {
-        self.json(Method::GET, "/status", &(), empty()).await
+        self.at_once(Method::GET, "/status").await
     }
 
     /// Asks it to put the machine to sleep and end. Answers at once.
     ///
     /// # Errors
-    /// `Unreachable` where there is none.
+    /// `Unreachable` where there is none; `Timeout` where it listens and does not answer.
     pub async fn stop(&self) -> Result<Status> {
-        self.json(Method::POST, "/stop", &(), empty()).await
+        self.at_once(Method::POST, "/stop").await
     }
 
     /// See [`Files::stat`](crate::files::Files::stat).
@@ -111,7 +113,7 @@ impl Client {
         path: &TreePath,
         recursive: bool,
         preconditions: Preconditions,
-    ) -> Result<()> {
+    ) -> Result<FileInfo> {
         let args = RemoveArgs { path: path.into(), recursive, preconditions };
         self.json(Method::DELETE, "/files/content", &args, empty()).await
     }
@@ -214,6 +216,16 @@ impl Client {
             return Err(failure(response).await);
         }
         hyper::upgrade::on(response).await.map(TokioIo::new).map_err(Failure::unreachable)
+    }
+
+    /// A call that a keeper answers from memory.
+    async fn at_once(&self, method: Method, path: &str) -> Result<Status> {
+        let answer = self.json(method, path, &(), empty());
+        tokio::time::timeout(STATUS_TIMEOUT, answer).await.unwrap_or_else(|_| {
+            let seconds = STATUS_TIMEOUT.as_secs();
+            let why = format!("the machine's keeper does not answer: nothing came in {seconds} s");
+            Err(Failure::new(ErrorKind::Timeout, why))
+        })
     }
 
     async fn json<A: Serialize, T: DeserializeOwned>(

@@ -1,26 +1,26 @@
-//! Starting keepers, and telling whether one lives.
+//! Starting keepers, telling whether one lives, ending them.
 //!
-//! A keeper lives as long as it holds `keeper.lock`: that, not a process id in a file, is asked, since
-//! numbers come back.
+//! A keeper lives as long as it holds `keeper.lock`, which is until its process is gone.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use base::ErrorKind;
-use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::Signal;
 
 use crate::layout::MachineDir;
+use crate::lock::Lock;
 use crate::{Client, Failure, LastWords, Result};
 
 /// How long a keeper may take to listen on its socket.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often a wait looks again.
 const POLL: Duration = Duration::from_millis(50);
-/// How often a new keeper tries to take the lock.
-const LOCK_TRIES: u32 = 20;
+/// How long a killed keeper may take to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A log past this size starts anew with the next keeper.
 const LOG_BYTES_MAX: u64 = 8 << 20;
 
@@ -28,7 +28,7 @@ const LOG_BYTES_MAX: u64 = 8 << 20;
 ///
 /// # Errors
 /// What the keeper said where it ended at once.
-pub async fn start(program: &PathBuf, dir: &MachineDir) -> Result<Client> {
+pub async fn start(program: &Path, dir: &MachineDir) -> Result<Client> {
     LastWords::clear(dir);
     let log = log_file(dir).map_err(|error| Failure::internal("open keeper.log", error))?;
     let err = log.try_clone().map_err(|error| Failure::internal("open keeper.log", error))?;
@@ -67,10 +67,7 @@ pub async fn start(program: &PathBuf, dir: &MachineDir) -> Result<Client> {
 /// True where a keeper of this machine lives.
 #[must_use]
 pub fn is_alive(dir: &MachineDir) -> bool {
-    match File::open(dir.lock()) {
-        Err(_) => false,
-        Ok(file) => Flock::lock(file, FlockArg::LockSharedNonblock).is_err(),
-    }
+    Lock::is_held(dir)
 }
 
 /// Returns once no keeper of this machine lives.
@@ -86,49 +83,18 @@ pub async fn ended(dir: &MachineDir) {
 /// # Errors
 /// `Timeout` where it does not end.
 pub async fn kill(dir: &MachineDir) -> Result<()> {
-    if !is_alive(dir) {
-        return Ok(());
-    }
-    let pid = std::fs::read_to_string(dir.lock()).ok().and_then(|text| text.trim().parse().ok());
-    if let Some(pid) = pid
-        && is_alive(dir)
-    {
-        // The lock is held, and only the holder writes its number into the file.
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).ok();
-    }
-    tokio::time::timeout(Duration::from_secs(10), ended(dir)).await.map_err(|_| {
+    let gone = async {
+        while is_alive(dir) {
+            // One that has only just begun writes its number down soon: look again.
+            if let Some(pid) = Lock::holder(dir) {
+                nix::sys::signal::kill(pid, Signal::SIGKILL).ok();
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::time::timeout(KILL_TIMEOUT, gone).await.map_err(|_| {
         Failure::new(ErrorKind::Timeout, "the machine's keeper does not end; look for it with ps")
     })
-}
-
-/// Takes the machine's lock for the life of this process.
-pub(crate) fn lock(dir: &MachineDir) -> Result<Flock<File>> {
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .open(dir.lock())
-        .map_err(|error| Failure::internal("open keeper.lock", error))?;
-    let lock = exclusive(file)?;
-    let pid = format!("{}\n", std::process::id());
-    lock.set_len(0)
-        .and_then(|()| std::io::Write::write_all(&mut &*lock, pid.as_bytes()))
-        .map_err(|error| Failure::internal("write keeper.lock", error))?;
-    Ok(lock)
-}
-
-/// Whoever asks whether a keeper lives holds the lock, shared, for a moment; that passes.
-fn exclusive(mut file: File) -> Result<Flock<File>> {
-    for _ in 0..LOCK_TRIES {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(lock),
-            Err((back, _)) => file = back,
-        }
-        std::thread::sleep(POLL);
-    }
-    Err(Failure::new(ErrorKind::Conflict, "another keeper of this machine is running"))
 }
 
 fn log_file(dir: &MachineDir) -> std::io::Result<File> {

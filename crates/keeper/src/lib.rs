@@ -24,6 +24,7 @@ pub mod files;
 mod guest;
 pub mod launch;
 pub mod layout;
+mod lock;
 mod run;
 pub mod server;
 mod spec;

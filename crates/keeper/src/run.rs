@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use agent_proto::{AgentClient, Configure};
 use base::{Clock, Entropy, ErrorKind, Timestamp};
-use homefs::{HomeFs, HomeSettings, Opened, SyncMode};
+use homefs::{HomeFs, HomeSettings, Opened, Recovery, SyncMode};
 use objstore::ObjectStore;
 use parking_lot::Mutex;
 use runtime::{Exit, Instance, Runtime};
@@ -29,8 +29,9 @@ use crate::executions::runner::Runner;
 use crate::files::Files;
 use crate::guest::Guest;
 use crate::layout::MachineDir;
-use crate::server::{Shared, serve};
-use crate::{Failure, KeeperSpec, KeeperState, LastWords, Result, Status, launch};
+use crate::lock::Lock;
+use crate::server::{self, Door, Shared};
+use crate::{Failure, KeeperSpec, KeeperState, LastWords, Result, Status};
 
 /// How long processes in the guest have between TERM and KILL at sleep.
 const PROCESS_GRACE: Duration = Duration::from_secs(5);
@@ -38,8 +39,13 @@ const PROCESS_GRACE: Duration = Duration::from_secs(5);
 const POWER_OFF_GRACE: Duration = Duration::from_secs(10);
 /// How often the home is asked whether it is still ours.
 const FENCE_POLL: Duration = Duration::from_millis(500);
+/// How long calls that change files may take to end at sleep; a longer upload is refused in its middle.
+const CALLS_PATIENCE: Duration = Duration::from_secs(10);
 /// How long executions may take to write their ends once the guest is gone.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Most characters of a guest's own words in a message.
+const GUEST_SAYS_CHARS_MAX: usize = 300;
 
 /// What a keeper works with.
 #[derive(Debug, Clone)]
@@ -74,16 +80,19 @@ enum Ending {
     Fenced(String),
 }
 
-/// Runs the keeper of one machine to its end, and says how it went.
+/// Runs the keeper of one machine to its end, and says how it went. The machine's directory stays
+/// locked until the process has ended.
 pub async fn run(dir: MachineDir, spec: KeeperSpec, parts: Parts) -> LastWords {
-    let last = match Keeper::new(dir.clone(), spec, parts.clone()) {
-        Ok(keeper) => keeper.live().await,
+    let lock = match Lock::take(&dir) {
+        Ok(lock) => lock,
         // Another keeper lives here: its last words are not ours to write.
         Err(error) => return words(&parts, false, 0, Some(&error)),
     };
+    let last = Keeper::new(dir.clone(), spec, parts).live().await;
     if let Err(error) = last.write(&dir) {
         tracing::error!(%error, "the last words could not be written");
     }
+    lock.keep_for_life();
     last
 }
 
@@ -98,12 +107,10 @@ struct Keeper {
     parts: Parts,
     standing: Arc<Mutex<Standing>>,
     stop: CancellationToken,
-    _lock: nix::fcntl::Flock<std::fs::File>,
 }
 
 impl Keeper {
-    fn new(dir: MachineDir, spec: KeeperSpec, parts: Parts) -> Result<Self> {
-        let lock = launch::lock(&dir)?;
+    fn new(dir: MachineDir, spec: KeeperSpec, parts: Parts) -> Self {
         let standing = Standing {
             state: KeeperState::Starting,
             since: parts.clock.now(),
@@ -112,19 +119,23 @@ impl Keeper {
             runner: None,
         };
         let stop = parts.terminate.child_token();
-        Ok(Self { dir, spec, parts, standing: Arc::new(Mutex::new(standing)), stop, _lock: lock })
+        Self { dir, spec, parts, standing: Arc::new(Mutex::new(standing)), stop }
     }
 
     async fn live(self) -> LastWords {
+        let listener = match server::bind(&self.dir.socket()) {
+            Ok(listener) => listener,
+            Err(error) => return words(&self.parts, false, 0, Some(&error)),
+        };
         let shared = Arc::new(Shared {
-            dir: self.dir.clone(),
+            door: Door::default(),
             files: std::sync::OnceLock::new(),
             runner: std::sync::OnceLock::new(),
             status: status_of(self.standing.clone()),
             stop: self.stop.clone(),
         });
         let end = CancellationToken::new();
-        let server = tokio::spawn(serve(shared.clone(), end.clone()));
+        let server = tokio::spawn(server::serve(listener, shared.clone(), end.clone()));
         let last = self.live_served(&shared).await;
         end.cancel();
         // Calls that are still open get a moment; a stream that nobody reads does not hold us up.
@@ -141,6 +152,9 @@ impl Keeper {
         self.standing.lock().home = Some(home.clone());
         let outcome = self.with_home(&home, shared).await;
         self.enter(KeeperState::Stopping);
+        // Nothing that is acknowledged may come after the last commit.
+        shared.door.close();
+        shared.door.empty(CALLS_PATIENCE).await;
         let outcome = match outcome {
             Ok(Ending::Fenced(why)) => {
                 let error = Failure::new(ErrorKind::Fenced, why);
@@ -188,7 +202,13 @@ impl Keeper {
 
     fn note_opened(&self, opened: &Opened) {
         tracing::info!(epoch = %opened.epoch, seq = opened.seq, recovery = ?opened.recovery, "home opened");
-        self.standing.lock().opened = format!("{:?}", opened.recovery);
+        let how = match opened.recovery {
+            Recovery::Clean => "clean",
+            Recovery::LocalContinued => "local_continued",
+            Recovery::FromStore { lost_local: false } => "from_store",
+            Recovery::FromStore { lost_local: true } => "from_store_local_parked",
+        };
+        how.clone_into(&mut self.standing.lock().opened);
     }
 
     /// From a served home to the reason why it ends. The guest is gone when this returns.
@@ -215,6 +235,7 @@ impl Keeper {
                 self.standing.lock().runner = Some(runner.clone());
                 self.enter(KeeperState::Running);
                 let ending = self.until_end(home, &instance).await;
+                shared.door.close();
                 if matches!(ending, Ending::Asked) {
                     self.enter(KeeperState::Stopping);
                     stop_guest(&guest).await;
@@ -227,7 +248,11 @@ impl Keeper {
             if matches!(ending, Ok((Ending::Asked, _))) { POWER_OFF_GRACE } else { Duration::ZERO };
         instance.stop(grace).await;
         // Waits for requests under way, so that nothing changes the home after its last commit.
-        crate::files::blocking(move || Ok(drop(channel))).await?;
+        crate::files::blocking(move || {
+            drop(channel);
+            Ok(())
+        })
+        .await?;
         let (ending, runner) = ending?;
         if let Some(runner) = runner {
             runner.drain(DRAIN_PATIENCE).await;
@@ -263,7 +288,7 @@ impl Keeper {
             }
         };
         if !hello.home_mounted {
-            let detail = hello.detail.unwrap_or_default();
+            let detail = guest_said(&hello.detail.unwrap_or_default());
             return Err(Failure::new(
                 ErrorKind::Unreachable,
                 format!("the guest could not mount its home: {detail}"),
@@ -286,12 +311,11 @@ impl Keeper {
 
     fn silent(&self, instance: &Arc<dyn Instance>, why: String) -> Failure {
         let console = instance.console_tail();
-        let mut message =
-            format!("{why}; see {} in the machine's directory", "instance/console.log");
+        let mut message = format!("{why}; see instance/console.log in the machine's directory");
         if let Some(line) =
             console.lines().rev().find(|line| line.contains("dormouse-agent: FATAL"))
         {
-            message = format!("{why}: {}", line.trim());
+            message = format!("{why}: {}", guest_said(line));
         }
         tracing::warn!(%console, "the guest did not come up");
         Failure::new(ErrorKind::Unreachable, message)
@@ -345,6 +369,11 @@ async fn stop_guest(guest: &Guest) {
     }
 }
 
+/// What a guest says, fit for a message: one short line, whatever it was.
+fn guest_said(text: &str) -> String {
+    text.trim().chars().filter(|c| !c.is_control()).take(GUEST_SAYS_CHARS_MAX).collect()
+}
+
 fn guest_ended(exit: &Exit) -> Failure {
     match exit {
         Exit::PoweredOff => Failure::new(
@@ -372,6 +401,18 @@ fn status_of(standing: Arc<Mutex<Standing>>) -> Box<dyn Fn() -> Status + Send + 
             unreplicated_bytes: home.as_ref().map_or(0, |home| home.unreplicated_bytes),
             replication_error: home.and_then(|home| home.replication_error),
             executions_live: standing.runner.as_ref().map_or(0, |runner| runner.live_count()),
+            last_activity: standing.runner.as_ref().and_then(|runner| runner.last_ended()),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_says_becomes_one_short_line() {
+        assert_eq!(guest_said("  no /dev/fuse\u{1b}[2J\r\n"), "no /dev/fuse[2J");
+        assert_eq!(guest_said(&"x".repeat(9_000)).len(), GUEST_SAYS_CHARS_MAX);
+    }
 }

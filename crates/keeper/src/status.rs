@@ -32,7 +32,8 @@ pub struct Status {
     pub since: Timestamp,
     /// The epoch under which it holds the home; 0 before the claim.
     pub epoch: Epoch,
-    /// How the home was opened: `clean`, `local_continued`, `from_store`.
+    /// How the home was opened: `clean`, `local_continued`, `from_store`, or
+    /// `from_store_local_parked` where this host's disk had been overtaken. Empty before.
     pub opened: String,
     /// The last commit in the store.
     pub home_seq: u64,
@@ -42,6 +43,9 @@ pub struct Status {
     pub replication_error: Option<String>,
     /// Executions that are running.
     pub executions_live: u64,
+    /// When one last ended.
+    #[serde(default)]
+    pub last_activity: Option<Timestamp>,
 }
 
 /// How a keeper ended. The file is replaced by rename, so it is whole or absent.
@@ -74,8 +78,17 @@ impl LastWords {
     }
 }
 
-/// Replaces a file in one step, mode 0600.
+/// Replaces a file in one step, mode 0600: whole or as it was, also after a loss of power.
 pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    replace(path, bytes, true)
+}
+
+/// The same without waiting for the disk: it outlives the process, but not a loss of power.
+pub(crate) fn replace_file_soon(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    replace(path, bytes, false)
+}
+
+fn replace(path: &Path, bytes: &[u8], sync: bool) -> std::io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = std::fs::OpenOptions::new()
         .write(true)
@@ -84,6 +97,8 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
         .mode(0o600)
         .open(&temporary)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
+    if sync {
+        file.sync_all()?;
+    }
     std::fs::rename(&temporary, path)
 }

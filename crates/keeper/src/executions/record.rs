@@ -80,7 +80,8 @@ pub struct Record {
     pub exit_code: Option<i32>,
     /// The signal that killed it.
     pub signal: Option<i32>,
-    /// Why it failed, where its exit code does not say: `TIMEOUT`, `START_FAILED`, `MACHINE_STOPPED`.
+    /// Why it failed, where its exit code does not say: `TIMEOUT`, `START_FAILED`, `GUEST_ERROR`,
+    /// `MACHINE_STOPPED`.
     pub error_code: Option<String>,
     /// The same for a person.
     pub error_message: Option<String>,

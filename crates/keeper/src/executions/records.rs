@@ -36,7 +36,16 @@ impl Records {
     pub fn get(&self, id: &ExecutionId) -> Result<Record> {
         let mut record = load(&self.dir.join(id.as_str()).join("record.json"))
             .ok_or_else(|| Failure::new(ErrorKind::NotFound, format!("no execution {id}")))?;
-        if !self.live && !record.state.is_final() {
+        if record.state.is_final() {
+            return Ok(record);
+        }
+        // The record counts output only at its end.
+        let written = |name| {
+            std::fs::metadata(self.dir.join(id.as_str()).join(name)).map_or(0, |file| file.len())
+        };
+        record.stdout_bytes = record.stdout_bytes.max(written("stdout"));
+        record.stderr_bytes = record.stderr_bytes.max(written("stderr"));
+        if !self.live {
             record.state = State::Failed;
             record.error_code = Some("MACHINE_STOPPED".to_owned());
             record.error_message =
@@ -45,16 +54,13 @@ impl Records {
         Ok(record)
     }
 
-    /// Records newest first, at most `max`, of those older than `before`.
+    /// Records oldest first, that is by id, at most `max`, of those after `after`.
     #[must_use]
-    pub fn list(&self, before: Option<&ExecutionId>, max: usize) -> Vec<Record> {
+    pub fn list(&self, after: Option<&ExecutionId>, max: usize) -> Vec<Record> {
         let mut ids = ids(&self.dir);
-        ids.sort_unstable_by(|a, b| b.cmp(a));
-        ids.into_iter()
-            .filter(|id| before.is_none_or(|before| id < before))
-            .filter_map(|id| self.get(&id).ok())
-            .take(max)
-            .collect()
+        ids.retain(|id| after.is_none_or(|after| id > after));
+        ids.sort_unstable();
+        ids.iter().filter_map(|id| self.get(id).ok()).take(max).collect()
     }
 
     /// What is kept of the output.
@@ -141,4 +147,76 @@ fn head(path: &Path) -> Vec<u8> {
         file.take(OUTPUT_BYTES_MAX).read_to_end(&mut bytes).ok();
     }
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use base::Timestamp;
+
+    use super::super::NewExecution;
+    use super::super::journal::Journal;
+    use super::*;
+
+    fn machine() -> (tempfile::TempDir, MachineDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = MachineDir::new(folder.path());
+        (folder, dir)
+    }
+
+    /// Executions in the order of their ids, which is that of their making.
+    fn executions<const N: usize>(dir: &MachineDir, state: State) -> [ExecutionId; N] {
+        std::array::from_fn(|_| {
+            let id = ExecutionId::generate();
+            let record = Record::new(id.clone(), &NewExecution::default(), Timestamp::UNIX_EPOCH);
+            let mut journal = Journal::create(dir.executions().join(id.as_str()), record).unwrap();
+            journal.state(state, Timestamp::UNIX_EPOCH).unwrap();
+            id
+        })
+    }
+
+    #[test]
+    fn pages_follow_each_other_from_the_oldest_to_the_newest() {
+        let (_folder, dir) = machine();
+        let ids: [ExecutionId; 5] = executions(&dir, State::Succeeded);
+        let records = Records::new(&dir, false);
+        let page = |after: Option<&ExecutionId>| -> Vec<ExecutionId> {
+            records.list(after, 2).into_iter().map(|record| record.id).collect()
+        };
+        assert_eq!(page(None), ids[..2]);
+        assert_eq!(page(Some(&ids[1])), ids[2..4]);
+        assert_eq!(page(Some(&ids[3])), ids[4..]);
+        assert!(page(Some(&ids[4])).is_empty());
+    }
+
+    #[test]
+    fn an_execution_that_lost_its_machine_has_failed() {
+        let (_folder, dir) = machine();
+        let [id] = executions(&dir, State::Running);
+        assert_eq!(Records::new(&dir, true).get(&id).unwrap().state, State::Running);
+        let lost = Records::new(&dir, false).get(&id).unwrap();
+        assert_eq!(lost.state, State::Failed);
+        assert_eq!(lost.error_code.as_deref(), Some("MACHINE_STOPPED"));
+    }
+
+    #[test]
+    fn only_an_execution_that_has_ended_can_be_forgotten() {
+        let (_folder, dir) = machine();
+        let [id] = executions(&dir, State::Running);
+        let kind = |live| Records::new(&dir, live).remove(&id).map_err(|error| error.kind);
+        assert_eq!(kind(true).unwrap_err(), ErrorKind::Conflict);
+        assert!(kind(false).is_ok());
+        assert_eq!(kind(false).unwrap_err(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_damaged_record_is_left_out() {
+        let (_folder, dir) = machine();
+        let [one, two] = executions(&dir, State::Succeeded);
+        std::fs::write(dir.executions().join(one.as_str()).join("record.json"), "{").unwrap();
+        std::fs::create_dir(dir.executions().join("not-an-id")).unwrap();
+        let records = Records::new(&dir, true);
+        assert_eq!(records.get(&one).unwrap_err().kind, ErrorKind::NotFound);
+        let listed: Vec<_> = records.list(None, 10).into_iter().map(|record| record.id).collect();
+        assert_eq!(listed, [two]);
+    }
 }

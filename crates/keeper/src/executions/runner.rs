@@ -11,10 +11,11 @@
 use std::collections::HashMap;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use agent_proto::{Exec, Exited, Output};
-use base::{Clock, ErrorKind, ExecutionId};
+use base::{Clock, ErrorKind, ExecutionId, Timestamp};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -49,7 +50,13 @@ struct Live {
     input: mpsc::Sender<Input>,
     pid: watch::Sender<Option<u32>>,
     ended: watch::Sender<bool>,
-    cancelled: std::sync::atomic::AtomicBool,
+    cancelled: AtomicBool,
+}
+
+impl Live {
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst)
+    }
 }
 
 /// Both ends of an attachment.
@@ -67,15 +74,21 @@ pub(crate) struct Runner {
     guest: Arc<Guest>,
     clock: Arc<dyn Clock>,
     live: Mutex<HashMap<ExecutionId, Arc<Live>>>,
+    last_ended: Mutex<Option<Timestamp>>,
 }
 
 impl Runner {
     pub(crate) fn new(dir: MachineDir, guest: Arc<Guest>, clock: Arc<dyn Clock>) -> Arc<Self> {
-        Arc::new(Self { dir, guest, clock, live: Mutex::default() })
+        Arc::new(Self { dir, guest, clock, live: Mutex::default(), last_ended: Mutex::default() })
     }
 
     pub(crate) fn live_count(&self) -> u64 {
         self.live.lock().len() as u64
+    }
+
+    /// When an execution last ended.
+    pub(crate) fn last_ended(&self) -> Option<Timestamp> {
+        *self.last_ended.lock()
     }
 
     fn records(&self) -> Records {
@@ -113,6 +126,8 @@ impl Runner {
         let this = self.clone();
         tokio::spawn(async move {
             this.run(&entry, what, inputs).await;
+            // In this order: whoever sees that nothing runs also sees since when.
+            *this.last_ended.lock() = Some(this.clock.now());
             this.live.lock().remove(&id);
             entry.ended.send_replace(true);
             this.prune();
@@ -125,6 +140,7 @@ impl Runner {
         let mut journal = live.journal.lock();
         let record = &mut journal.record;
         record.completed_at = Some(self.clock.now());
+        let was_started = record.started_at.is_some();
         let mut fail = |code: &str, message: String| {
             record.error_code = Some(code.to_owned());
             record.error_message = Some(message);
@@ -135,14 +151,16 @@ impl Runner {
                 "MACHINE_STOPPED",
                 "the machine stopped while the command was running".to_owned(),
             ),
+            Err(error) if was_started => fail("GUEST_ERROR", error.to_string()),
             Err(error) => fail("START_FAILED", error.to_string()),
-            Ok(exited) => {
+            Ok(None) => State::Cancelled,
+            Ok(Some(exited)) => {
                 let state = if exited.timed_out {
                     fail(
                         "TIMEOUT",
                         "the command ran longer than its timeout_ms and was killed".to_owned(),
                     )
-                } else if live.cancelled.load(std::sync::atomic::Ordering::Relaxed) {
+                } else if live.is_cancelled() {
                     State::Cancelled
                 } else if exited.code == Some(0) {
                     State::Succeeded
@@ -160,13 +178,17 @@ impl Runner {
         }
     }
 
+    /// `None` where it was cancelled before it was started.
     async fn run_command(
         &self,
         live: &Live,
         what: NewExecution,
         inputs: mpsc::Receiver<Input>,
-    ) -> Result<Exited, agent_proto::Error> {
+    ) -> Result<Option<Exited>, agent_proto::Error> {
         self.guest.settle().await?;
+        if live.is_cancelled() {
+            return Ok(None);
+        }
         let exec = Exec {
             command: what.command,
             cwd: what.cwd,
@@ -184,6 +206,10 @@ impl Runner {
             }
         }
         live.pid.send_replace(Some(pid));
+        if live.is_cancelled() {
+            // Whoever cancelled it may have stopped waiting for its number.
+            self.guest.agent().kill(pid, libc::SIGKILL).await.ok();
+        }
         let feeder = tokio::spawn(feed(input, what.stdin, what.stdin_open, inputs));
         let exited = loop {
             let piece = match output.next().await {
@@ -206,7 +232,7 @@ impl Runner {
             }
         };
         feeder.abort();
-        exited
+        exited.map(Some)
     }
 
     /// Joins a running execution. `None` where it has ended: its record and output are all there is.
@@ -242,11 +268,12 @@ impl Runner {
     /// Kills an execution and waits for its end.
     pub(crate) async fn cancel(&self, id: &ExecutionId) -> Result<Record> {
         let Some(live) = self.live.lock().get(id).cloned() else { return self.records().get(id) };
-        live.cancelled.store(true, std::sync::atomic::Ordering::Relaxed);
+        live.cancelled.store(true, Ordering::SeqCst);
         let mut pid = live.pid.subscribe();
         let started = tokio::time::timeout(CANCEL_GRACE, pid.wait_for(Option::is_some)).await;
         let pid = started.ok().and_then(Result::ok).and_then(|pid| *pid);
         for signal in [libc::SIGTERM, libc::SIGKILL] {
+            // One that has no number yet is not started any more, or killed at its start.
             if let Some(pid) = pid {
                 // Gone already: the wait below finds its end.
                 self.guest.agent().kill(pid, signal).await.ok();
@@ -354,4 +381,33 @@ fn check(what: &NewExecution) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(change: impl FnOnce(&mut NewExecution)) -> Option<String> {
+        let mut what = NewExecution { command: vec!["true".to_owned()], ..Default::default() };
+        change(&mut what);
+        check(&what).err().map(|failure| {
+            assert_eq!(failure.kind, ErrorKind::InvalidArgument);
+            failure.message
+        })
+    }
+
+    #[test]
+    fn what_no_kernel_would_run_is_refused_before_it_is_kept() {
+        assert_eq!(refused(|_| {}), None);
+        assert!(refused(|what| what.command.clear()).is_some());
+        assert!(refused(|what| what.command[0].clear()).is_some());
+        assert!(refused(|what| what.command.push("a\0b".to_owned())).is_some());
+        assert!(refused(|what| what.cwd = Some("/\0".to_owned())).is_some());
+        assert!(refused(|what| drop(what.env.insert("A=B".to_owned(), String::new()))).is_some());
+        let long = "x".repeat(COMMAND_BYTES_MAX);
+        assert!(refused(|what| what.command.push(long)).is_some());
+        let stdin = |len| refused(|what| what.stdin = Some("x".repeat(len)));
+        assert_eq!(stdin(STDIN_BYTES_MAX), None);
+        assert!(stdin(STDIN_BYTES_MAX + 1).is_some());
+    }
 }

@@ -5,11 +5,13 @@
 //! Every call that changes something returns only after `sync_local`: it survives power loss here.
 //!
 //! # Bounds
-//! Bodies of any size pass through with at most a few MiB in memory: [`stream`].
+//! Bodies of any size pass through with at most a few MiB in memory: [`stream`] in,
+//! `pulled` out.
 //!
 //! # Not here
 //! Who may call, awake or asleep (`control::files`), headers (`api-v1`).
 
+mod pulled;
 mod read;
 pub mod stream;
 mod types;

@@ -1,14 +1,16 @@
 //! Calls that change nothing.
 
+use std::io;
 use std::sync::Arc;
 
 use base::ErrorKind;
 use vfs::path::TreePath;
 use vfs::path_ops::{self, Last};
 use vfs::tar::Bundle;
-use vfs::{Errno, FileSystem, FsError, Ino, Kind};
+use vfs::{FileSystem, Ino, Kind};
 
-use super::stream::{self, ByteStream, PIECE_BYTES};
+use super::pulled::{READ_BYTES, next_of, pulled};
+use super::stream::{self, ByteStream};
 use super::types::{Entry, FileInfo, ListPage, Range};
 use super::{Files, LIST_ENTRIES_MAX, blocking};
 use crate::{Failure, Result};
@@ -81,7 +83,7 @@ impl Files {
 
     /// One piece at once where it is small, else a stream.
     fn content(&self, ino: Ino, (offset, len): (u64, u64)) -> Result<ByteStream> {
-        if len <= PIECE_BYTES as u64 {
+        if len <= READ_BYTES as u64 {
             let data = self.fs.read(ino, offset, u32::try_from(len).unwrap_or(u32::MAX))?;
             if data.len() as u64 != len {
                 return Err(Failure::new(
@@ -92,30 +94,22 @@ impl Files {
             return Ok(stream::once(data));
         }
         let pinned = Pinned::new(self.fs.clone(), ino);
-        Ok(stream::produced(move |sender| {
-            let mut at = offset;
-            let end = offset + len;
-            while at < end {
-                let want = u32::try_from((end - at).min(PIECE_BYTES as u64)).unwrap_or(u32::MAX);
-                match pinned.fs.read(ino, at, want) {
-                    // It shrank: the length that was promised cannot be kept, so the body is cut off.
-                    Ok(data) if data.is_empty() => {
-                        sender
-                            .fail(&FsError::with(Errno::EIO, "the file shrank while it was read"));
-                        return;
-                    }
-                    Ok(data) => {
-                        at += data.len() as u64;
-                        if !sender.send(data) {
-                            return;
-                        }
-                    }
-                    Err(error) => {
-                        sender.fail(&error);
-                        return;
-                    }
-                }
+        let (mut at, end) = (offset, offset + len);
+        Ok(pulled(move || {
+            let want = (end - at).min(READ_BYTES as u64);
+            if want == 0 {
+                return Ok(None);
             }
+            let data = pinned
+                .fs
+                .read(pinned.ino, at, u32::try_from(want).unwrap_or(u32::MAX))
+                .map_err(|error| io::Error::other(error.to_string()))?;
+            if data.is_empty() {
+                // It shrank: the length that was promised cannot be kept, so the body is cut off.
+                return Err(io::Error::other("the file shrank while it was read"));
+            }
+            at += data.len() as u64;
+            Ok(Some(data))
         }))
     }
 
@@ -156,8 +150,10 @@ impl Files {
                 ));
             }
             let pinned = Pinned::new(this.fs.clone(), attr.ino);
-            Ok(stream::produced(move |sender| {
-                sender.send_bundle(Bundle::new(&*pinned.fs, pinned.ino));
+            let mut bundle = Bundle::shared(this.fs.clone(), attr.ino);
+            Ok(pulled(move || {
+                let _pinned = &pinned;
+                next_of(&mut bundle)
             }))
         })
         .await

@@ -9,7 +9,7 @@ use vfs::tar::{ImportOptions, import};
 use vfs::{Attr, Errno, Expect, Removal, Touched};
 
 use super::stream::{BodyReader, ByteStream, PIECE_BYTES};
-use super::types::{ImportDone, Preconditions, PutDone, PutOptions};
+use super::types::{FileInfo, ImportDone, Preconditions, PutDone, PutOptions};
 use super::{Files, blocking};
 use crate::{Failure, Result};
 
@@ -69,7 +69,7 @@ impl Files {
         .await
     }
 
-    /// Removes what stands at `path`.
+    /// Removes what stands at `path` (a link itself, not what it points to) and says what that was.
     ///
     /// # Errors
     /// `NotFound`, `Conflict` for a directory with entries unless `recursive`.
@@ -78,16 +78,18 @@ impl Files {
         path: &TreePath,
         recursive: bool,
         preconditions: Preconditions,
-    ) -> Result<()> {
+    ) -> Result<FileInfo> {
         let (this, path) = (self.clone(), path.clone());
         blocking(move || {
+            let there = this.info(&path_ops::stat(&*this.fs, &path, Last::Keep)?)?;
             let expect = match preconditions {
                 Preconditions { if_match: None, if_none_match: None } => Expect::Any,
                 some => this.expect_at(&path, Last::Keep, &some)?,
             };
             let touched = path_ops::remove(&*this.fs, &path, recursive, expect)?;
             this.changed(&touched);
-            Ok(this.fs.sync_local()?)
+            this.fs.sync_local()?;
+            Ok(there)
         })
         .await
     }

@@ -37,6 +37,7 @@ pub(crate) struct WaitArgs {
 }
 
 pub(super) async fn create(State(ctx): Ctx, Json(args): Json<StartArgs>) -> Result<Json<Record>> {
+    let _inside = ctx.door.enter()?;
     Arc::clone(ctx.runner()?).start(args.id, args.what).map(Json)
 }
 

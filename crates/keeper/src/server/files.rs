@@ -104,10 +104,15 @@ pub(super) async fn put(
     Args(args): Args<PutArgs>,
     body: Body,
 ) -> Result<Json<PutDone>> {
+    let _inside = ctx.door.enter()?;
     ctx.files()?.put(&args.path.checked()?, stream(body), args.options).await.map(Json)
 }
 
-pub(super) async fn remove(State(ctx): Ctx, Args(args): Args<RemoveArgs>) -> Result<Json<()>> {
+pub(super) async fn remove(
+    State(ctx): Ctx,
+    Args(args): Args<RemoveArgs>,
+) -> Result<Json<FileInfo>> {
+    let _inside = ctx.door.enter()?;
     ctx.files()?.remove(&args.path.checked()?, args.recursive, args.preconditions).await.map(Json)
 }
 
@@ -116,6 +121,7 @@ pub(super) async fn list(State(ctx): Ctx, Args(args): Args<ListArgs>) -> Result<
 }
 
 pub(super) async fn make_dir(State(ctx): Ctx, Args(args): Args<DirArgs>) -> Result<Json<()>> {
+    let _inside = ctx.door.enter()?;
     ctx.files()?.make_dir(&args.path.checked()?, args.perm).await.map(Json)
 }
 
@@ -125,6 +131,7 @@ pub(super) async fn bundle(State(ctx): Ctx, Args(args): Args<PathArgs>) -> Resul
 }
 
 pub(super) async fn import(State(ctx): Ctx, body: Body) -> Result<Json<ImportDone>> {
+    let _inside = ctx.door.enter()?;
     let files = ctx.files()?;
     let (args, rest) = split_prefix(stream(body)).await?;
     let options = ImportOptions { keep_owner: args.keep_owner, outside_links: args.outside_links };
@@ -161,4 +168,63 @@ async fn split_prefix(mut body: ByteStream) -> Result<(ImportArgs, ByteStream)> 
 
 fn stream(body: Body) -> ByteStream {
     body.into_data_stream().map_err(std::io::Error::other).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pieces(bytes: &[u8], length: usize) -> ByteStream {
+        let pieces: Vec<_> =
+            bytes.chunks(length).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+        futures::stream::iter(pieces).boxed()
+    }
+
+    fn prefixed(rest: &[u8]) -> Vec<u8> {
+        let args = ImportArgs {
+            path: WirePath(vec![b"a\xff".to_vec()]),
+            removals: vec![vec![b"b".to_vec()]],
+            keep_owner: true,
+            outside_links: false,
+        };
+        let json = serde_json::to_vec(&args).unwrap();
+        [&u32::try_from(json.len()).unwrap().to_le_bytes()[..], &json, rest].concat()
+    }
+
+    #[tokio::test]
+    async fn arguments_and_body_come_apart_wherever_the_pieces_break() {
+        let whole = prefixed(b"the tar stream");
+        for length in [1, 3, 4, 7, whole.len() - 14, whole.len()] {
+            let (args, rest) = split_prefix(pieces(&whole, length)).await.unwrap();
+            assert_eq!(args.path.checked().unwrap().parts(), [b"a\xff".to_vec()]);
+            assert_eq!(args.removals, [vec![b"b".to_vec()]]);
+            let rest: Vec<Bytes> = rest.try_collect().await.unwrap();
+            assert_eq!(rest.concat(), b"the tar stream", "pieces of {length}");
+        }
+        let (_, rest) = split_prefix(pieces(&prefixed(b""), 5)).await.unwrap();
+        assert_eq!(rest.count().await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_prefix_that_is_short_long_or_missing_is_refused() {
+        let whole = prefixed(b"");
+        for bytes in [
+            &b""[..],
+            b"\x01\x00",
+            &whole[..whole.len() - 1],
+            &[0, 0, 0, 0],
+            &u32::MAX.to_le_bytes(),
+            b"\x02\x00\x00\x00{{",
+        ] {
+            let refused = split_prefix(pieces(bytes, 3)).await.map(drop).unwrap_err();
+            assert_eq!(refused.kind, base::ErrorKind::InvalidArgument, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_from_the_wire_is_checked_like_any_other() {
+        for part in [&b".."[..], b"a\0b", &[b'x'; 256]] {
+            assert!(WirePath(vec![part.to_vec()]).checked().is_err(), "{part:?}");
+        }
+    }
 }

@@ -7,6 +7,7 @@
 //! The wire is private to this version of the program, except while a new `serve` adopts keepers
 //! of an older one: fields are only added.
 
+mod door;
 mod executions;
 mod files;
 mod reply;
@@ -23,9 +24,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::executions::runner::Runner;
 use crate::files::Files;
-use crate::layout::MachineDir;
 use crate::{Failure, Result, Status};
 
+pub(crate) use door::Door;
 pub(crate) use reply::{ARGS_HEADER, INFO_HEADER, decode_header, encode_header};
 
 /// Argument types, shared with the client.
@@ -39,7 +40,8 @@ pub(crate) mod wire {
 /// What the routes work on. The home comes later than the socket: while the keeper starts, file calls
 /// say so.
 pub(crate) struct Shared {
-    pub(crate) dir: MachineDir,
+    /// Calls that change the home or start something pass it.
+    pub(crate) door: Door,
     pub(crate) files: std::sync::OnceLock<Files>,
     pub(crate) runner: std::sync::OnceLock<Arc<Runner>>,
     pub(crate) status: Box<dyn Fn() -> Status + Send + Sync>,
@@ -82,9 +84,12 @@ fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
-/// Listens until `end` is cancelled, then lets calls that are under way finish.
-pub(crate) async fn serve(shared: Arc<Shared>, end: CancellationToken) -> Result<()> {
-    let listener = bind(&shared.dir.socket())?;
+/// Answers until `end` is cancelled, then lets calls that are under way finish.
+pub(crate) async fn serve(
+    listener: UnixListener,
+    shared: Arc<Shared>,
+    end: CancellationToken,
+) -> Result<()> {
     axum::serve(listener, router(shared))
         .with_graceful_shutdown(end.cancelled_owned())
         .await
@@ -102,7 +107,7 @@ async fn stop(State(shared): Ctx) -> axum::Json<Status> {
 
 /// Binds `path`, however long it is: a socket address holds 107 bytes, so the socket is named
 /// through its directory's descriptor.
-fn bind(path: &Path) -> Result<UnixListener> {
+pub(crate) fn bind(path: &Path) -> Result<UnixListener> {
     std::fs::remove_file(path).ok();
     let listener = through_directory(path, |short| std::os::unix::net::UnixListener::bind(short))
         .and_then(|listener| {

@@ -1,0 +1,177 @@
+//! The lock that says that a keeper lives.
+//!
+//! A lock on the open file, not a process id in it, is asked: numbers come back. Asking does not
+//! take the lock, so it never stands in a keeper's way.
+//!
+//! # Crash
+//! The kernel gives the lock up with the process, whatever ends it.
+
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use base::ErrorKind;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+
+use crate::layout::MachineDir;
+use crate::{Failure, Result};
+
+/// Longest process id that is believed, and longest command line that is compared, in bytes.
+const READ_BYTES_MAX: u64 = 64 << 10;
+
+/// Held by a living keeper.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    file: File,
+}
+
+impl Lock {
+    /// Takes the lock of the machine in `dir`, and writes this process's number into its file.
+    ///
+    /// # Errors
+    /// `Conflict` where another keeper has it; `Internal` where the disk refuses.
+    pub(crate) fn take(dir: &MachineDir) -> Result<Self> {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .open(dir.lock())
+            .map_err(|error| Failure::internal("open keeper.lock", error))?;
+        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))) {
+            Ok(_) => {}
+            Err(Errno::EAGAIN | Errno::EACCES) => {
+                return Err(Failure::new(
+                    ErrorKind::Conflict,
+                    "another keeper of this machine is running",
+                ));
+            }
+            Err(error) => return Err(Failure::internal("lock keeper.lock", error)),
+        }
+        let lock = Self { file };
+        lock.write_pid().map_err(|error| Failure::internal("write keeper.lock", error))?;
+        Ok(lock)
+    }
+
+    /// Keeps the lock until the process has ended: whoever waits for that may rely on nothing being
+    /// written any more, also by calls that are still under way.
+    pub(crate) fn keep_for_life(self) {
+        std::mem::forget(self);
+    }
+
+    fn write_pid(&self) -> std::io::Result<()> {
+        self.file.set_len(0)?;
+        (&self.file).write_all(format!("{}\n", std::process::id()).as_bytes())
+    }
+
+    /// True where somebody holds the lock of `dir`.
+    pub(crate) fn is_held(dir: &MachineDir) -> bool {
+        let Ok(file) = File::open(dir.lock()) else { return false };
+        let mut asked = whole_file(libc::F_RDLCK);
+        match fcntl(&file, FcntlArg::F_OFD_GETLK(&mut asked)) {
+            Ok(_) => i32::from(asked.l_type) != libc::F_UNLCK,
+            // Where files cannot be asked, they cannot be locked either.
+            Err(_) => false,
+        }
+    }
+
+    /// The process that holds the lock of `dir`, where it has written its number down.
+    ///
+    /// A new holder's file has the number of an earlier one for a moment, and that number may be
+    /// somebody else's by now: only a process that was started for this directory counts.
+    pub(crate) fn holder(dir: &MachineDir) -> Option<nix::unistd::Pid> {
+        let pid: i32 = String::from_utf8(read(dir.lock())?).ok()?.trim().parse().ok()?;
+        let command = read(format!("/proc/{pid}/cmdline").into())?;
+        let mut words = command.split(|byte| *byte == 0);
+        (words.any(|word| is_same(Path::new(OsStr::from_bytes(word)), dir.path()))
+            && Self::is_held(dir))
+        .then(|| nix::unistd::Pid::from_raw(pid))
+    }
+}
+
+/// True where both name one directory: a data directory may be given by another name next time.
+fn is_same(one: &Path, other: &Path) -> bool {
+    one == other
+        || one.canonicalize().ok().is_some_and(|one| other.canonicalize().ok() == Some(one))
+}
+
+fn read(path: PathBuf) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path).ok()?.take(READ_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+fn whole_file(kind: i32) -> libc::flock {
+    libc::flock {
+        // The constants are small by definition.
+        l_type: i16::try_from(kind).unwrap_or_default(),
+        l_whence: 0,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> (tempfile::TempDir, MachineDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = MachineDir::new(folder.path());
+        (folder, dir)
+    }
+
+    #[test]
+    fn a_machine_has_one_keeper_at_a_time() {
+        let (_folder, dir) = machine();
+        assert!(!Lock::is_held(&dir), "without a file");
+        let lock = Lock::take(&dir).unwrap();
+        assert!(Lock::is_held(&dir));
+        assert_eq!(Lock::take(&dir).unwrap_err().kind, ErrorKind::Conflict);
+        drop(lock);
+        assert!(!Lock::is_held(&dir), "the file alone is no keeper");
+        assert!(Lock::take(&dir).is_ok());
+    }
+
+    #[test]
+    fn asking_does_not_stand_in_a_keepers_way() {
+        let (_folder, dir) = machine();
+        drop(Lock::take(&dir).unwrap());
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    Lock::is_held(&dir);
+                }
+            });
+            let taken = (0..500).all(|_| Lock::take(&dir).map(drop).is_ok());
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(taken);
+        });
+    }
+
+    #[test]
+    fn a_number_in_the_file_is_believed_only_of_a_keeper_of_this_machine() {
+        let (_folder, dir) = machine();
+        let _lock = Lock::take(&dir).unwrap();
+        // This very process holds the lock, but was not started with the directory's name.
+        assert_eq!(Lock::holder(&dir), None);
+        let mut sleeper = std::process::Command::new("sh")
+            .args(["-c", "read _line", "keeper"])
+            .arg(dir.path())
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::fs::write(dir.lock(), format!("{}\n", sleeper.id())).unwrap();
+        let holder = Lock::holder(&dir);
+        sleeper.kill().unwrap();
+        sleeper.wait().unwrap();
+        assert_eq!(holder.map(|pid| pid.as_raw().unsigned_abs()), Some(sleeper.id()));
+    }
+}
