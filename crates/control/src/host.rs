@@ -75,6 +75,8 @@ pub struct KeeperStatus {
     pub executions_running: u32,
     /// When an execution last ended, as the keeper knows it.
     pub last_activity: Option<Timestamp>,
+    /// True once it has claimed the home; a right to take it over is used up then.
+    pub home_claimed: bool,
 }
 
 /// What the last keeper of a machine left behind.

@@ -139,6 +139,12 @@ impl Draft {
         self.state.lock().seq
     }
 
+    /// True where it was published and only waits to be thrown away.
+    #[must_use]
+    pub fn is_published(&self) -> bool {
+        self.state.lock().published.is_some()
+    }
+
     /// Makes all of the draft visible in one conditional write, if the home has not moved. The
     /// draft takes no changes while this runs, and none once it is published.
     ///

@@ -5,6 +5,7 @@ use control::executions::{Execution, ExecutionStatus};
 use control::files::{FileMeta, Precondition, RangeSpec};
 use keeper::executions::{Record, State};
 use keeper::files::{FileInfo, Preconditions, Range, Tags};
+use vfs::path::TreePath;
 
 pub(crate) fn failure(error: keeper::Failure) -> control::Error {
     control::Error::new(error.kind, error.message)
@@ -43,6 +44,11 @@ pub(crate) fn range(range: RangeSpec) -> Range {
     }
 }
 
+/// Paths that a draft removed, taken apart.
+pub(crate) fn removals(paths: &[Vec<u8>]) -> control::Result<Vec<vfs::Removal>> {
+    paths.iter().map(|path| Ok(TreePath::parse(path)?.parts().to_vec())).collect()
+}
+
 pub(crate) fn status(state: State) -> ExecutionStatus {
     match state {
         State::Queued => ExecutionStatus::Queued,
@@ -77,5 +83,56 @@ pub(crate) fn execution(machine: &MachineId, record: Record) -> Execution {
         stdout_bytes: record.stdout_bytes,
         stderr_bytes: record.stderr_bytes,
         log_capture: std::collections::BTreeMap::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn preconditions_keep_their_meaning() {
+        let tags = vec!["1-2".to_owned()];
+        for (given, if_match, if_none_match) in [
+            (Precondition::None, None, None),
+            (Precondition::Present, Some(Tags::Any), None),
+            (Precondition::Absent, None, Some(Tags::Any)),
+            (Precondition::Etag(tags.clone()), Some(Tags::OneOf(tags)), None),
+        ] {
+            assert_eq!(preconditions(given), Preconditions { if_match, if_none_match });
+        }
+    }
+
+    #[test]
+    fn ranges_keep_their_meaning() {
+        assert_eq!(range(RangeSpec::Inclusive(1, 2)).within(10), Some((1, 2)));
+        assert_eq!(range(RangeSpec::From(8)).within(10), Some((8, 2)));
+        assert_eq!(range(RangeSpec::Last(3)).within(10), Some((7, 3)));
+    }
+
+    #[test]
+    fn a_removal_is_a_path_like_any_other() {
+        let parts = removals(&[b"a/b".to_vec()]).unwrap();
+        assert_eq!(parts, [vec![b"a".to_vec(), b"b".to_vec()]]);
+        assert!(removals(&[b"a/../b".to_vec()]).is_err());
+    }
+
+    #[test]
+    fn a_command_that_runs_is_to_be_looked_at_again_and_one_that_ended_is_not() {
+        let json = serde_json::json!({
+            "id": base::ExecutionId::generate(), "state": "running", "command": ["true"],
+            "env_keys": [], "created_at": "2026-01-01T00:00:00Z", "stdout_bytes": 9 << 20,
+            "stderr_bytes": 0,
+        });
+        let mut record: Record = serde_json::from_value(json).unwrap();
+        let machine = MachineId::generate();
+        let running = execution(&machine, record.clone());
+        assert_eq!(running.status, ExecutionStatus::Running);
+        assert!(running.retry_after_ms.is_some() && running.stdout_truncated);
+        record.state = State::Cancelled;
+        let ended = execution(&machine, record);
+        assert_eq!(ended.status, ExecutionStatus::Cancelled);
+        assert_eq!(ended.retry_after_ms, None);
+        assert_eq!(ended.machine_id, machine);
     }
 }

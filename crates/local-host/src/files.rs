@@ -60,10 +60,8 @@ impl FileCalls for Calls {
     }
 
     async fn delete(&self, path: &TreePath, options: DeleteOptions) -> Result<FileMeta> {
-        let before = self.head(path).await?;
         let preconditions = convert::preconditions(options.precondition);
-        either!(self.remove(path, options.recursive, preconditions))?;
-        Ok(before)
+        either!(self.remove(path, options.recursive, preconditions)).map(convert::meta)
     }
 
     async fn list(&self, path: &TreePath, page: &PageQuery) -> Result<Page<Entry>> {

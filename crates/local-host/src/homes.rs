@@ -1,10 +1,9 @@
 //! Homes that nobody is awake in: their published state, their drafts.
 //!
 //! # Bounds
-//! At most [`OPEN_MAX`] snapshots and drafts stay open between calls; the one used longest ago goes first. A
-//! draft that is closed loses nothing: it is on disk.
+//! At most [`OPEN_MAX`] snapshots and drafts stay open between calls ([`crate::opened`]). A draft that is
+//! closed loses nothing: it is on disk.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -17,12 +16,12 @@ use homefs::{Draft, HomeFs, HomeSettings, Parts, Published, Snapshot};
 use keeper::files::{Files, stream};
 use keeper::layout::MachineDir;
 use objstore::ObjectStore;
-use parking_lot::Mutex;
 use vfs::path::TreePath;
 use vfs::tar::{Bundle, ImportOptions};
 
 use crate::convert;
 use crate::files::Calls;
+use crate::opened::Opened;
 
 /// Homes kept open between calls.
 const OPEN_MAX: usize = 128;
@@ -44,47 +43,15 @@ pub struct LocalHomesSettings {
 #[derive(Debug)]
 pub struct LocalHomes {
     settings: LocalHomesSettings,
-    snapshots: Mutex<Opened<Snapshot>>,
-    drafts: Mutex<Opened<Draft>>,
-}
-
-/// What is open, and in which order it was used.
-#[derive(Debug)]
-struct Opened<T> {
-    by_home: HashMap<HomeId, (u64, Arc<T>)>,
-    uses: u64,
-}
-
-impl<T> Default for Opened<T> {
-    fn default() -> Self {
-        Self { by_home: HashMap::new(), uses: 0 }
-    }
-}
-
-impl<T> Opened<T> {
-    fn get(&mut self, home: &HomeId) -> Option<Arc<T>> {
-        self.uses += 1;
-        let (used, open) = self.by_home.get_mut(home)?;
-        *used = self.uses;
-        Some(open.clone())
-    }
-
-    fn insert(&mut self, home: HomeId, open: Arc<T>) {
-        self.uses += 1;
-        self.by_home.insert(home, (self.uses, open));
-        while self.by_home.len() > OPEN_MAX {
-            let oldest = self.by_home.iter().min_by_key(|(_, (used, _))| *used);
-            let Some(oldest) = oldest.map(|(home, _)| home.clone()) else { break };
-            self.by_home.remove(&oldest);
-        }
-    }
+    snapshots: Opened<Snapshot>,
+    drafts: Opened<Draft>,
 }
 
 impl LocalHomes {
     /// Homes in the store of `settings`.
     #[must_use]
     pub fn new(settings: LocalHomesSettings) -> Self {
-        Self { settings, snapshots: Mutex::default(), drafts: Mutex::default() }
+        Self { settings, snapshots: Opened::new(OPEN_MAX), drafts: Opened::new(OPEN_MAX) }
     }
 
     fn parts(&self) -> Parts {
@@ -104,35 +71,35 @@ impl LocalHomes {
     }
 
     async fn snapshot(&self, at: &HomeAt) -> Result<Arc<Snapshot>> {
-        let known = self.snapshots.lock().get(&at.home);
-        if let Some(known) = known {
-            let refreshed = known.clone();
-            blocking(move || refreshed.refresh().map(drop)).await?;
-            return Ok(known);
-        }
         let (home, dir, parts) = (at.home.clone(), dir(at).snapshot(), self.parts());
-        let snapshot =
-            Arc::new(blocking(move || Snapshot::open_published(home, dir, parts)).await?);
-        self.snapshots.lock().insert(at.home.clone(), snapshot.clone());
+        let open = blocking(move || Snapshot::open_published(home, dir, parts));
+        let (snapshot, is_new) = self.snapshots.get_or_open(&at.home, open).await?;
+        if !is_new {
+            let refreshed = snapshot.clone();
+            blocking(move || refreshed.refresh().map(drop)).await?;
+        }
         Ok(snapshot)
     }
 
     async fn open_draft(&self, at: &HomeAt) -> Result<Arc<Draft>> {
-        let known = self.drafts.lock().get(&at.home);
-        if let Some(known) = known {
-            return Ok(known);
-        }
         let (settings, parts) = (self.home_settings(at, dir(at).draft()), self.parts());
-        let draft = Arc::new(blocking(move || Draft::open(settings, parts)).await?);
-        self.drafts.lock().insert(at.home.clone(), draft.clone());
-        Ok(draft)
+        let open = blocking(move || {
+            let draft = Draft::open(settings.clone(), parts.clone())?;
+            if !draft.is_published() {
+                return Ok(draft);
+            }
+            // The server ended between publishing and throwing away.
+            drop(draft);
+            Draft::discard(&settings.dir)?;
+            Draft::open(settings, parts)
+        });
+        Ok(self.drafts.get_or_open(&at.home, open).await?.0)
     }
 
     /// Closes what is open of a home, so that its directories can go.
     fn close(&self, home: &HomeId) {
-        let open =
-            (self.snapshots.lock().by_home.remove(home), self.drafts.lock().by_home.remove(home));
-        drop(open);
+        self.snapshots.close(home);
+        self.drafts.close(home);
     }
 }
 
@@ -193,9 +160,12 @@ impl Homes for LocalHomes {
         match published {
             (_, Published::Moved { .. }) => Ok(DraftPublished::Moved),
             (changed, Published::Committed { seq, .. }) => {
-                self.drafts.lock().by_home.remove(&at.home);
+                self.drafts.close(&at.home);
                 drop(draft);
-                self.discard(at).await?;
+                // It is out, whatever becomes of what is left of it; the next opening looks again.
+                if let Err(error) = self.discard(at).await {
+                    tracing::warn!(home = %at.home, %error, "throw a published draft away");
+                }
                 Ok(DraftPublished::Committed { seq, changed })
             }
         }
@@ -224,14 +194,11 @@ impl Homes for LocalHomes {
     }
 
     async fn apply(&self, at: &HomeAt, changes: DraftChanges) -> Result<()> {
+        // Before the home is claimed: from then on nothing may return without giving it up.
+        let removals = convert::removals(&changes.removed)?;
         let (settings, parts) = (self.home_settings(at, dir(at).home()), self.parts());
         let home = blocking(move || HomeFs::open_writer(settings, parts)).await?;
         let home = Arc::new(home.0);
-        let removals = changes
-            .removed
-            .iter()
-            .map(|path| Ok(TreePath::parse(path)?.parts().to_vec()))
-            .collect::<Result<Vec<_>>>()?;
         let options = ImportOptions { keep_owner: true, outside_links: true };
         let applied = Files::new(home.clone())
             .import_tar(&TreePath::root(), changes.tar, removals, options)
@@ -243,7 +210,7 @@ impl Homes for LocalHomes {
     }
 
     async fn discard(&self, at: &HomeAt) -> Result<()> {
-        self.drafts.lock().by_home.remove(&at.home);
+        self.drafts.close(&at.home);
         let dir = dir(at).draft();
         blocking(move || Draft::discard(dir)).await
     }

@@ -12,8 +12,10 @@ use control::{Error, Result};
 use images::{Image, Images};
 use keeper::launch;
 use keeper::layout::MachineDir;
+use runtime::{Qemu, QemuSettings};
 
 use crate::convert;
+use crate::leftovers::Leftovers;
 use crate::link::LocalLink;
 use crate::records::LocalRecords;
 
@@ -44,6 +46,13 @@ pub struct LocalHostSettings {
 /// The place where machines run: this host.
 #[derive(Debug)]
 pub struct LocalHost {
+    directories: Arc<Directories>,
+    leftovers: Leftovers,
+}
+
+/// What a machine needs on this disk before its keeper starts.
+#[derive(Debug)]
+struct Directories {
     settings: LocalHostSettings,
     images: Images,
 }
@@ -53,9 +62,22 @@ impl LocalHost {
     #[must_use]
     pub fn new(settings: LocalHostSettings) -> Self {
         let images = Images::open(&settings.images_dir);
-        Self { settings, images }
+        let leftovers = Leftovers::of(Qemu::new(QemuSettings::default()));
+        Self { directories: Arc::new(Directories { settings, images }), leftovers }
     }
 
+    /// Takes down what keepers left that were killed while no server ran. Machines that run are not
+    /// touched.
+    pub async fn sweep(&self) {
+        self.leftovers.sweep().await;
+    }
+
+    fn dir(&self, machine: &MachineId) -> MachineDir {
+        self.directories.dir(machine)
+    }
+}
+
+impl Directories {
     fn dir(&self, machine: &MachineId) -> MachineDir {
         machine_dir(&self.settings.data_dir, machine)
     }
@@ -116,7 +138,7 @@ impl LocalHost {
             return self.images.root(&digest).map_err(image_error);
         }
         // Pin first, then make the layer: a crash between leaves a pin that is simply written again.
-        std::fs::write(&pin, format!("{}\n", image.digest))
+        pin_to(&pin, &image.digest)
             .map_err(|error| Error::internal(format!("pin the machine's image: {error}")))?;
         Ok(image.root.clone())
     }
@@ -124,6 +146,14 @@ impl LocalHost {
 
 pub(crate) fn machine_dir(data_dir: &Path, machine: &MachineId) -> MachineDir {
     MachineDir::new(data_dir.join("machines").join(machine.as_str()))
+}
+
+/// On the disk before the layer is, or a loss of power could leave a layer over nobody knows what.
+fn pin_to(pin: &Path, digest: &Digest) -> std::io::Result<()> {
+    use std::io::Write;
+    let mut file = std::fs::File::create(pin)?;
+    writeln!(file, "{digest}")?;
+    file.sync_all()
 }
 
 fn private_dir(path: &Path) -> std::io::Result<()> {
@@ -142,13 +172,18 @@ impl Host for LocalHost {
         if launch::is_alive(&dir) {
             return Ok(());
         }
-        let dir = tokio::task::block_in_place(|| self.prepare(spec))?;
-        launch::start(&self.settings.program, &dir).await.map(drop).map_err(convert::failure)
+        let (directories, spec) = (self.directories.clone(), spec.clone());
+        let dir = tokio::task::spawn_blocking(move || directories.prepare(&spec))
+            .await
+            .map_err(|error| Error::internal(format!("prepare the machine: {error}")))??;
+        let program = &self.directories.settings.program;
+        launch::start(program, &dir).await.map(drop).map_err(convert::failure)
     }
 
     async fn connect(&self, machine: &MachineId) -> Option<Arc<dyn KeeperLink>> {
         let dir = self.dir(machine);
-        launch::is_alive(&dir).then(|| Arc::new(LocalLink::new(machine.clone(), dir)) as _)
+        launch::is_alive(&dir)
+            .then(|| Arc::new(LocalLink::new(machine.clone(), dir, self.leftovers.clone())) as _)
     }
 
     async fn last_words(&self, machine: &MachineId) -> Option<LastWords> {

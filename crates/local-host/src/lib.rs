@@ -17,7 +17,9 @@ mod convert;
 mod files;
 mod homes;
 mod host;
+mod leftovers;
 mod link;
+mod opened;
 mod records;
 
 pub use homes::{LocalHomes, LocalHomesSettings};

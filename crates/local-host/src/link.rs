@@ -9,8 +9,8 @@ use control::files::{
     ByteStream, DeleteOptions, Entry, FileBody, FileCalls, FileMeta, Imported, PutDone, PutOptions,
     RangeSpec,
 };
-use control::host::{KeeperLink, KeeperPhase, KeeperStatus};
-use control::{Page, PageQuery, Result};
+use control::host::{ExecutionRecords, KeeperLink, KeeperPhase, KeeperStatus};
+use control::{Error, Page, PageQuery, Result};
 use futures::StreamExt;
 use keeper::layout::MachineDir;
 use keeper::{Client, KeeperState, launch};
@@ -20,6 +20,8 @@ use vfs::tar::ImportOptions;
 
 use crate::convert;
 use crate::files::Calls;
+use crate::leftovers::Leftovers;
+use crate::records::LocalRecords;
 
 /// Pieces of input that wait for a slow guest.
 const INPUT_AHEAD: usize = 16;
@@ -33,12 +35,13 @@ pub(crate) struct LocalLink {
     dir: MachineDir,
     client: Client,
     calls: Calls,
+    leftovers: Leftovers,
 }
 
 impl LocalLink {
-    pub(crate) fn new(machine: MachineId, dir: MachineDir) -> Self {
+    pub(crate) fn new(machine: MachineId, dir: MachineDir, leftovers: Leftovers) -> Self {
         let client = Client::new(&dir);
-        Self { machine, dir, calls: Calls::Keeper(client.clone()), client }
+        Self { machine, dir, calls: Calls::Keeper(client.clone()), client, leftovers }
     }
 }
 
@@ -48,12 +51,16 @@ impl KeeperLink for LocalLink {
         let status = match self.client.status().await {
             Ok(status) => status,
             // It holds its lock and no longer listens: it is saying its last words.
-            Err(_) if launch::is_alive(&self.dir) => {
+            // One that listens and says nothing is stuck; that is another error.
+            Err(error)
+                if error.kind == base::ErrorKind::Unreachable && launch::is_alive(&self.dir) =>
+            {
                 return Ok(KeeperStatus {
                     phase: KeeperPhase::Stopping,
                     failure: None,
                     executions_running: 0,
                     last_activity: None,
+                    home_claimed: false,
                 });
             }
             Err(error) => return Err(convert::failure(error)),
@@ -66,7 +73,9 @@ impl KeeperLink for LocalLink {
             },
             failure: None,
             executions_running: u32::try_from(status.executions_live).unwrap_or(u32::MAX),
-            last_activity: None,
+            last_activity: status.last_activity,
+            // Only who holds a home has an epoch of it.
+            home_claimed: status.epoch > base::Epoch::default(),
         })
     }
 
@@ -75,7 +84,9 @@ impl KeeperLink for LocalLink {
     }
 
     async fn kill(&self) -> Result<()> {
-        launch::kill(&self.dir).await.map_err(convert::failure)
+        launch::kill(&self.dir).await.map_err(convert::failure)?;
+        self.leftovers.sweep().await;
+        Ok(())
     }
 
     async fn ended(&self) {
@@ -115,10 +126,7 @@ impl KeeperLink for LocalLink {
     }
 
     async fn graft(&self, removals: Vec<Vec<u8>>, tar: ByteStream) -> Result<()> {
-        let removals = removals
-            .iter()
-            .map(|path| Ok(TreePath::parse(path)?.parts().to_vec()))
-            .collect::<Result<_>>()?;
+        let removals = convert::removals(&removals)?;
         // The draft was written through this API already: what it holds is taken as it is.
         let options = ImportOptions { keep_owner: true, outside_links: true };
         self.client
@@ -129,7 +137,41 @@ impl KeeperLink for LocalLink {
     }
 }
 
+/// How an attachment ends.
+#[derive(Debug, Clone)]
+struct End {
+    client: Client,
+    records: LocalRecords,
+    id: ExecutionId,
+}
+
+impl End {
+    /// The execution's end. Where its output ended but the command did not, the connection was
+    /// lost, and that is said instead.
+    async fn told(&self) -> Result<AttachOutput> {
+        let execution = match self.client.wait(&self.id, END_PATIENCE).await {
+            Ok(record) => convert::execution(&self.records.machine, record),
+            // The keeper has gone; what it wrote stays.
+            Err(error) if error.kind == base::ErrorKind::Unreachable => {
+                self.records.get(&self.id).await?
+            }
+            Err(error) => return Err(convert::failure(error)),
+        };
+        if execution.status.is_final() {
+            return Ok(AttachOutput::Ended(Box::new(execution)));
+        }
+        Err(Error::new(
+            base::ErrorKind::Unavailable,
+            "the connection to the command was lost; it is still running: attach again",
+        ))
+    }
+}
+
 impl LocalLink {
+    fn records(&self) -> LocalRecords {
+        LocalRecords { machine: self.machine.clone(), dir: self.dir.clone() }
+    }
+
     fn live(
         &self,
         id: &ExecutionId,
@@ -152,10 +194,10 @@ impl LocalLink {
                 }
             }
         });
-        let (client, machine, id) = (self.client.clone(), self.machine.clone(), id.clone());
+        let end = End { client: self.client.clone(), records: self.records(), id: id.clone() };
         let reader = FrameReader::new(Box::pin(read));
         let output = futures::stream::unfold(Some(reader), move |reader| {
-            let (client, machine, id) = (client.clone(), machine.clone(), id.clone());
+            let end = end.clone();
             async move {
                 let mut reader = reader?;
                 let frame = match reader.next().await {
@@ -168,13 +210,7 @@ impl LocalLink {
                 let item = match frame.map(|frame| (frame.kind, frame.payload)) {
                     Some((FrameKind::Stdout, bytes)) => AttachOutput::Stdout(bytes),
                     Some((FrameKind::Stderr, bytes)) => AttachOutput::Stderr(bytes),
-                    _ => {
-                        let ended = client.wait(&id, END_PATIENCE).await.map_err(convert::failure);
-                        let ended = ended.map(|record| {
-                            AttachOutput::Ended(Box::new(convert::execution(&machine, record)))
-                        });
-                        return Some((ended, None));
-                    }
+                    _ => return Some((end.told().await, None)),
                 };
                 Some((Ok(item), Some(reader)))
             }
@@ -183,8 +219,8 @@ impl LocalLink {
     }
 
     async fn ended_already(&self, id: &ExecutionId) -> Result<Attachment> {
-        let records = keeper::executions::Records::new(&self.dir, true);
-        let output = records.output(id).map_err(convert::failure)?;
+        let wanted = id.clone();
+        let output = self.records().with(move |records| records.output(&wanted)).await?;
         let items = vec![
             Ok(AttachOutput::Stdout(Bytes::from(output.stdout))),
             Ok(AttachOutput::Stderr(Bytes::from(output.stderr))),

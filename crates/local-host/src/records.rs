@@ -12,7 +12,7 @@ use keeper::layout::MachineDir;
 use crate::convert;
 
 /// The executions of one machine on this disk.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct LocalRecords {
     pub(crate) machine: MachineId,
     pub(crate) dir: MachineDir,
@@ -20,7 +20,7 @@ pub(crate) struct LocalRecords {
 
 impl LocalRecords {
     /// Runs a call on the records where it may block.
-    async fn with<T: Send + 'static>(
+    pub(crate) async fn with<T: Send + 'static>(
         &self,
         call: impl FnOnce(Records) -> keeper::Result<T> + Send + 'static,
     ) -> Result<T> {

@@ -209,3 +209,36 @@ async fn an_execution_of_another_machine_is_not_found() {
     let error = executions.get(&by_id(&two), &waiting.execution_id).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
 }
+
+#[tokio::test]
+async fn lists_are_in_order_over_pages_and_over_commands_that_wait() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = awake(&control).await;
+    let executions = control.executions();
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let done = executions.create(&by_id(&machine), command(&["true"])).await.unwrap();
+        ids.push(done.execution_id);
+    }
+    let target = by_id(&machine);
+    let machine = control.machines().sleep(&target, &IfMatch::Any).await.unwrap();
+    let machine = control.machines().settle(machine, SOON).await;
+    world.host.hold_starting(true);
+    for _ in 0..2 {
+        let waiting = executions.create(&by_id(&machine), command(&["true"])).await.unwrap();
+        ids.push(waiting.execution_id);
+    }
+    let mut query = PageQuery { cursor: None, limit: Some(2) };
+    let mut pages = Vec::new();
+    loop {
+        let page = executions.list(&by_id(&machine), &query).await.unwrap();
+        pages.push(page.items.into_iter().map(|one| one.execution_id).collect::<Vec<_>>());
+        match page.next_cursor {
+            Some(cursor) => query.cursor = Some(cursor),
+            None => break,
+        }
+    }
+    assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 1]);
+    assert_eq!(pages.concat(), ids);
+}

@@ -163,7 +163,8 @@ impl KeeperLink for FakeLink {
             phase: *self.keeper.phase.lock(),
             failure: None,
             executions_running: u32::try_from(running).unwrap_or(u32::MAX),
-            last_activity: None,
+            last_activity: state.last_activity.get(&self.keeper.machine).copied(),
+            home_claimed: true,
         })
     }
 

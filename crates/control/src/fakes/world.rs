@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::host::FakeKeeper;
 use super::{FakeTree, MemoryStore};
-use crate::executions::Execution;
+use crate::executions::{Execution, ExecutionStatus};
 use crate::host::{KeeperFailure, LastWords};
 use crate::{Control, Error, Parts, Settings, Timing};
 
@@ -79,6 +79,7 @@ pub(crate) struct State {
     pub(crate) hold_stopping: bool,
     pub(crate) starts: u32,
     pub(crate) took_over: bool,
+    pub(crate) last_activity: HashMap<MachineId, Timestamp>,
 }
 
 /// The host and the homes, in memory.
@@ -118,6 +119,15 @@ impl FakeHost {
         if !hold {
             waiting.iter().for_each(|keeper| keeper.finish_stopping(self));
         }
+    }
+
+    /// Every execution of a machine that runs ends now.
+    pub fn end_executions(&self, machine: &MachineId, now: Timestamp) {
+        let mut state = self.state.lock();
+        for execution in state.executions.entry(machine.clone()).or_default().values_mut() {
+            execution.status = ExecutionStatus::Succeeded;
+        }
+        state.last_activity.insert(machine.clone(), now);
     }
 
     /// The keeper of a machine ends without a word, as by `kill -9`.

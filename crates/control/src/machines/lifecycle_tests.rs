@@ -473,6 +473,47 @@ async fn an_idle_machine_falls_asleep_and_a_busy_one_does_not() {
 }
 
 #[tokio::test]
+async fn idleness_is_counted_from_the_end_of_the_last_command() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = create(&control, "one").await;
+    let command = vec!["sleep".to_owned(), "1000".to_owned()];
+    let run = crate::executions::NewExecution { command, ..Default::default() };
+    control.executions().create(&by_id(&machine), run).await.unwrap();
+
+    // The server asks, is told that a command runs, and asks again only after the same time.
+    world.clock.advance(Duration::from_secs(301));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    world.clock.advance(Duration::from_secs(290));
+    world.host.end_executions(&machine.machine_id, base::Clock::now(&*world.clock));
+    world.clock.advance(Duration::from_secs(20));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(get(&control, &machine).await.phase, Phase::Running, "idle for 20 s only");
+    world.clock.advance(Duration::from_secs(281));
+    until(&control, &machine, Phase::Sleeping).await;
+}
+
+#[tokio::test]
+async fn a_right_to_take_over_is_used_up_by_the_claim_not_by_the_guest() {
+    let world = World::new();
+    let control = world.open().await;
+    let held = create(&control, "held").await;
+    control.close().await;
+    world.host.lose();
+
+    let other = world.another();
+    let control = other.open().await;
+    control.machines().adopt(true).await.unwrap();
+    other.host.hold_starting(true);
+    control.machines().wake(&by_id(&held), &IfMatch::Any).await.unwrap();
+    let inner = control.machines().inner;
+    let used = |row: &MachineRow| row.observed.phase == Phase::Starting && !row.take_over;
+    let row = inner.wait_for(&held.machine_id, SOON, used).await.unwrap();
+    assert!(used(&row), "{row:?}");
+    assert!(other.host.took_over());
+}
+
+#[tokio::test]
 async fn all_machines_can_be_put_to_sleep_at_once() {
     let world = World::new();
     let control = world.open().await;

@@ -17,6 +17,9 @@ use crate::control::Inner;
 use crate::host::{KeeperFailure, KeeperLink, KeeperPhase, KeeperSpec};
 use crate::{Error, Result};
 
+/// How long a keeper that no longer answers may take to end.
+const LAST_WORDS_WAIT: Duration = Duration::from_secs(5);
+
 /// First pause between two looks at a keeper that is coming up or going down; grows to the second.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 
@@ -111,14 +114,28 @@ async fn await_ready(
     }
     let deadline = since + inner.settings.timing.start_max;
     let mut pause = LOOK_EVERY.0;
+    let mut claimed = !row.take_over;
     loop {
         tokio::select! {
             () = nudge.given() => return Ok(()),
             () = link.ended() => return Err(ended_words(inner, row).await),
             () = tokio::time::sleep(pause) => (),
         }
-        if link.status().await?.phase != KeeperPhase::Starting {
-            return Ok(());
+        match link.status().await {
+            Ok(status) => {
+                if status.home_claimed && !claimed {
+                    claimed = true;
+                    take_over_used(inner, row).await?;
+                }
+                if status.phase != KeeperPhase::Starting {
+                    return Ok(());
+                }
+            }
+            // It may have ended just now; then its last words say more than its silence.
+            Err(silent) => {
+                let ended = tokio::time::timeout(LAST_WORDS_WAIT, link.ended()).await;
+                return Err(if ended.is_ok() { ended_words(inner, row).await } else { silent });
+            }
         }
         if Instant::now() >= deadline {
             link.kill().await?;
@@ -134,6 +151,13 @@ async fn await_ready(
         }
         pause = (pause * 2).min(LOOK_EVERY.1);
     }
+}
+
+/// A home is taken over once. Were the right kept until the guest is up, a start that fails later
+/// could take the home again, from whoever took it since.
+async fn take_over_used(inner: &Inner, row: &MachineRow) -> Result<()> {
+    let change = MachineChange { take_over: Some(false), ..MachineChange::default() };
+    inner.edit(&row.id, move |_| Ok(change)).await.map(drop)
 }
 
 /// What a keeper that ended unasked had to say.
