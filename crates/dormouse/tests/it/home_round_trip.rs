@@ -22,9 +22,17 @@ fn a_home_survives_sleep_and_wake_on_a_local_store() {
 #[test]
 fn a_home_survives_sleep_and_wake_on_s3() {
     let s3 = S3Server::start();
-    let options = Options { store: Some(s3.url()), env: s3.env(), ..Options::default() };
-    let server = Server::start(options);
-    round_trip(&server);
+    round_trip(&on(&s3));
+}
+
+#[test]
+fn a_home_survives_sleep_and_wake_on_an_independent_s3() {
+    let s3 = S3Server::independent();
+    round_trip(&on(&s3));
+}
+
+fn on(s3: &S3Server) -> Server {
+    Server::start(Options { store: Some(s3.url()), env: s3.env(), ..Options::default() })
 }
 
 fn round_trip(server: &Server) {

@@ -95,3 +95,30 @@ fn doctor_says_what_it_found() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("cargo xtask setup"), "{said}");
 }
+
+#[test]
+fn down_puts_every_machine_to_sleep_and_stops_the_server() {
+    let mut server = Server::start(Options::default());
+    let api = server.api();
+    let machine = api.create("tired");
+    api.put(&format!("/v1/machines/{machine}/fs/kept"), "kept").expect(201);
+    let down = server.cli(&["down", "--data"]).arg(server.data()).output().unwrap();
+    assert!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));
+    assert_eq!(server.ended(), Some(0));
+    assert_eq!(server.keeper(&machine), None);
+    server.restart();
+    let api = server.api();
+    api.until(&machine, "sleeping");
+    assert_eq!(api.get(&format!("/v1/machines/{machine}/fs/kept")).expect(200).text(), "kept");
+}
+
+#[test]
+fn shutdown_machines_puts_them_to_sleep_at_the_end() {
+    let args = vec!["--shutdown-machines".to_owned()];
+    let mut server = Server::start(Options { args, ..Options::default() });
+    let machine = server.api().create("tired");
+    assert_eq!(server.terminate(), Some(0));
+    assert_eq!(server.keeper(&machine), None);
+    server.restart();
+    server.api().until(&machine, "sleeping");
+}

@@ -1,7 +1,12 @@
-//! An S3 server as a process, on a directory of its own.
+//! S3 servers as processes: our own, which can be paused and keeps its objects on disk, and one that
+//! shares no line of code with us.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::eventually;
 
 /// A running S3 server.
 pub(crate) struct S3Server {
@@ -9,11 +14,11 @@ pub(crate) struct S3Server {
     endpoint: String,
     key: String,
     secret: String,
-    _dir: tempfile::TempDir,
+    _dir: Option<tempfile::TempDir>,
 }
 
 impl S3Server {
-    /// Starts one on a free port.
+    /// Starts ours on a free port.
     pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().expect("make a directory");
         let program = super::server::program();
@@ -26,10 +31,8 @@ impl S3Server {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| {
-                panic!(
-                    "start {}: {error}; build it with: cargo build -p testkit --bins",
-                    program.display()
-                )
+                let shown = program.display();
+                panic!("start {shown}: {error}; build it with: cargo build -p testkit --bins")
             });
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("it is piped"))
@@ -45,8 +48,39 @@ impl S3Server {
             key: field("AWS_ACCESS_KEY_ID"),
             secret: field("AWS_SECRET_ACCESS_KEY"),
             child,
-            _dir: dir,
+            _dir: Some(dir),
         }
+    }
+
+    /// Starts moto (PyPI `moto[server]`), an implementation of its own in another language.
+    pub(crate) fn independent() -> Self {
+        let venv = moto();
+        // Free a moment ago; nobody else on this host hands out ports to us.
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .expect("find a free port")
+            .port();
+        let child = Command::new(venv.join("bin/moto_server"))
+            .args(["--host", "127.0.0.1", "--port", &port.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start moto");
+        let endpoint = format!("http://127.0.0.1:{port}");
+        let server = Self {
+            child,
+            key: "key".to_owned(),
+            secret: "secret".to_owned(),
+            _dir: None,
+            endpoint: endpoint.clone(),
+        };
+        let http = reqwest::blocking::Client::builder().no_proxy().build().expect("set up HTTP");
+        eventually("moto makes a bucket", Duration::from_secs(60), || {
+            let made = http.put(format!("{endpoint}/dormouse")).body("").send();
+            made.is_ok_and(|reply| reply.status().is_success())
+        });
+        server
     }
 
     /// What a client's environment needs.
@@ -82,4 +116,20 @@ impl Drop for S3Server {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+/// A virtual environment with moto, kept below `target/`.
+fn moto() -> std::path::PathBuf {
+    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("moto");
+    if !venv.join("complete").exists() {
+        let run = |command: &mut Command| {
+            let output = command.output().expect("run a command");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        };
+        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
+        let pip = ["-m", "pip", "install", "--quiet", "moto[server]>=5.1,<6"];
+        run(Command::new(venv.join("bin/python")).args(pip));
+        std::fs::write(venv.join("complete"), "").expect("mark it complete");
+    }
+    venv
 }

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use super::{Api, eventually};
 
 /// How to start one.
@@ -140,8 +142,13 @@ impl Server {
 
     /// Ends it as a service manager would, and returns its exit code.
     pub(crate) fn terminate(&mut self) -> Option<i32> {
+        signal(self.child.as_ref().expect("it is running").id(), Signal::SIGTERM);
+        self.ended()
+    }
+
+    /// Waits until it has ended by itself, and returns its exit code.
+    pub(crate) fn ended(&mut self) -> Option<i32> {
         let mut child = self.child.take().expect("it is running");
-        signal(child.id(), nix::sys::signal::Signal::SIGTERM);
         let start = std::time::Instant::now();
         while child.try_wait().expect("wait for it").is_none() {
             assert!(start.elapsed() < Duration::from_secs(60), "it does not end");
@@ -168,13 +175,13 @@ impl Server {
     /// Kills a machine's keeper without a word.
     pub(crate) fn kill_keeper(&self, machine: &str) {
         let pid = self.keeper(machine).expect("the machine has a keeper");
-        signal(pid, nix::sys::signal::Signal::SIGKILL);
+        signal(pid, Signal::SIGKILL);
         eventually("the keeper ends", Duration::from_secs(10), || self.keeper(machine).is_none());
     }
 }
 
 /// Ends a process that the test started.
-pub(crate) fn signal(pid: u32, signal: nix::sys::signal::Signal) {
+pub(crate) fn signal(pid: u32, signal: Signal) {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a process id"));
     nix::sys::signal::kill(pid, signal).ok();
 }
@@ -198,7 +205,7 @@ impl Drop for Server {
         let machines = self.data.join("machines");
         for entry in std::fs::read_dir(machines).into_iter().flatten().flatten() {
             if let Some(pid) = entry.file_name().to_str().and_then(|name| self.keeper(name)) {
-                signal(pid, nix::sys::signal::Signal::SIGKILL);
+                signal(pid, Signal::SIGKILL);
                 // Its guest and its namespace go with it; wait so that the directory can go too.
                 eventually("a keeper ends", Duration::from_secs(10), || {
                     !Path::new(&format!("/proc/{pid}")).exists()
