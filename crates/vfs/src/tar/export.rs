@@ -1,6 +1,7 @@
 //! A tree as a tar stream, pulled piece by piece.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tar::{EntryType, Header};
@@ -9,7 +10,7 @@ use super::EXPORT_PATH_BYTES_MAX;
 use crate::{Attr, Errno, FileSystem, FsError, Ino, Kind, Result, Time};
 
 /// How much of a file is read at a time.
-const COPY_BYTES: u32 = 1 << 20;
+const COPY_BYTES: u32 = 256 << 10;
 /// How many entries of a directory are asked for at a time.
 const LIST_ENTRIES: usize = 512;
 /// Bytes of a block.
@@ -23,7 +24,7 @@ const BLOCK: usize = 512;
 /// that its header has promised: the stream stays readable whatever happens to the tree.
 #[derive(Debug)]
 pub struct Bundle<'a> {
-    fs: &'a dyn FileSystem,
+    fs: Tree<'a>,
     /// Directories that are being walked, innermost last.
     walk: Vec<Level>,
     /// The path of the innermost one, with a slash at its end. One for all levels: a path for each
@@ -62,10 +63,38 @@ struct Content {
     size: u64,
 }
 
+/// The tree that is read: borrowed for the length of a call, or shared for longer.
+#[derive(Debug)]
+enum Tree<'a> {
+    Borrowed(&'a dyn FileSystem),
+    Shared(Arc<dyn FileSystem>),
+}
+
+impl Tree<'_> {
+    fn get(&self) -> &dyn FileSystem {
+        match self {
+            Self::Borrowed(fs) => *fs,
+            Self::Shared(fs) => &**fs,
+        }
+    }
+}
+
+impl Bundle<'static> {
+    /// The content of the directory `root`, for a reader that comes back for every piece.
+    #[must_use]
+    pub fn shared(fs: Arc<dyn FileSystem>, root: Ino) -> Self {
+        Self::of_tree(Tree::Shared(fs), root)
+    }
+}
+
 impl<'a> Bundle<'a> {
     /// The content of the directory `root`.
     #[must_use]
     pub fn new(fs: &'a dyn FileSystem, root: Ino) -> Self {
+        Self::of_tree(Tree::Borrowed(fs), root)
+    }
+
+    fn of_tree(fs: Tree<'a>, root: Ino) -> Self {
         Self {
             fs,
             walk: Vec::new(),
@@ -96,7 +125,7 @@ impl<'a> Bundle<'a> {
         match self.state {
             State::Start(root) => {
                 self.state = State::Walking;
-                let attr = self.fs.getattr(root)?;
+                let attr = self.fs.get().getattr(root)?;
                 self.walk.push(Level { dir: root, above: 0, cookie: 0, batch: Vec::new() });
                 self.headers(&attr, b"./", None).map(Some)
             }
@@ -109,7 +138,7 @@ impl<'a> Bundle<'a> {
         let Some(file) = &mut self.file else { return Ok(None) };
         let left = file.size - file.at;
         let want = u32::try_from(left).unwrap_or(COPY_BYTES).min(COPY_BYTES);
-        let data = self.fs.read(file.ino, file.at, want)?;
+        let data = self.fs.get().read(file.ino, file.at, want)?;
         let mut piece = Vec::with_capacity(want as usize + BLOCK);
         piece.extend_from_slice(&data[..data.len().min(want as usize)]);
         piece.resize(want as usize, 0);
@@ -136,7 +165,7 @@ impl<'a> Bundle<'a> {
                 return Ok(Some(Bytes::from_static(&[0; 2 * BLOCK])));
             };
             let Some(entry) = level.batch.pop() else {
-                let mut batch = self.fs.readdir(level.dir, level.cookie, LIST_ENTRIES)?;
+                let mut batch = self.fs.get().readdir(level.dir, level.cookie, LIST_ENTRIES)?;
                 match batch.last() {
                     None => {
                         self.path.truncate(level.above);
@@ -197,7 +226,7 @@ impl<'a> Bundle<'a> {
         let (kind, link) = match (hard_link, attr.kind) {
             (Some(first), _) => (EntryType::Link, Some(first)),
             (None, Kind::Symlink) => {
-                symlink = self.fs.readlink(attr.ino)?;
+                symlink = self.fs.get().readlink(attr.ino)?;
                 (EntryType::Symlink, Some(symlink.as_slice()))
             }
             (None, Kind::Directory) => (EntryType::Directory, None),
@@ -234,8 +263,8 @@ impl<'a> Bundle<'a> {
             header.set_device_minor((attr.rdev & 0xff) | ((attr.rdev >> 12) & 0xf_ff00)).ok();
         }
         if hard_link.is_none() && attr.kind != Kind::Symlink {
-            for name in self.fs.listxattr(attr.ino)? {
-                let value = self.fs.getxattr(attr.ino, &name)?;
+            for name in self.fs.get().listxattr(attr.ino)? {
+                let value = self.fs.get().getxattr(attr.ino, &name)?;
                 record(&mut pax, &[b"SCHILY.xattr.", name.as_slice()].concat(), &value);
             }
         }
