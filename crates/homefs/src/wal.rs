@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use crate::layout::wal_of;
 use crate::replica::error::{Error, Result};
-use crate::replica::limits::WAL_FRAMES_AT_ONCE;
+use crate::replica::limits::{WAL_FRAMES_AT_ONCE, WAL_FRAMES_FIRST};
 use crate::replica::pages::{
     PageSource, corrupt_local, is_page_size, page_count_of, page_offset, page_size_of,
     read_at_or_zeros,
@@ -64,6 +64,8 @@ pub(crate) struct WalTail {
     views: Arc<()>,
     page_size: u32,
     page_count: u32,
+    /// Frames as they are read; kept, because a poll follows every transaction.
+    buffer: Vec<u8>,
 }
 
 /// One life of the WAL file, and how far we read it.
@@ -93,6 +95,7 @@ impl WalTail {
             views: Arc::default(),
             page_size: 0,
             page_count: 0,
+            buffer: Vec::new(),
         };
         tail.poll()?;
         Ok(tail)
@@ -224,13 +227,17 @@ impl WalTail {
             return Ok(());
         };
         let frame_len = FRAME_HEADER + generation.page_size as usize;
-        let mut buffer = vec![0; frame_len * WAL_FRAMES_AT_ONCE];
+        // Most transactions append a handful of frames, and what lies behind them in a log that
+        // began anew is old: read little first, more where there is more.
+        let mut at_once = WAL_FRAMES_FIRST;
+        let buffer = &mut self.buffer;
         let (mut at, mut sum) = (generation.end, generation.sum);
         // Frames of the transaction that is being read; they count when its commit frame comes.
         let mut open: Vec<(u32, u64)> = Vec::new();
         'file: loop {
+            buffer.resize(frame_len * at_once, 0);
             let filled =
-                read_some(&wal, at, &mut buffer).map_err(Error::local("read", &self.wal_path))?;
+                read_some(&wal, at, buffer).map_err(Error::local("read", &self.wal_path))?;
             let whole = filled / frame_len;
             for frame in buffer[..whole * frame_len].chunks_exact(frame_len) {
                 let (header, page) = frame.split_at(FRAME_HEADER);
@@ -253,9 +260,10 @@ impl WalTail {
                     (generation.sum, generation.end) = (sum, at);
                 }
             }
-            if whole < WAL_FRAMES_AT_ONCE {
+            if whole < at_once {
                 break;
             }
+            at_once = (at_once * 2).min(WAL_FRAMES_AT_ONCE);
         }
         Ok(())
     }

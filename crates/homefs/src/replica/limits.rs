@@ -60,3 +60,6 @@ pub(crate) const SMALL_JSON_MAX: u64 = 16 * KIB;
 
 /// Frames read from a WAL file in one go.
 pub(crate) const WAL_FRAMES_AT_ONCE: usize = 64;
+
+/// Frames of the WAL that are read first after a transaction.
+pub(crate) const WAL_FRAMES_FIRST: usize = 8;
