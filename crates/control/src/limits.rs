@@ -15,7 +15,7 @@ pub const MEMORY_MIB_MIN: u64 = 128;
 /// Largest autosleep, in seconds (the contract's schema, section 7).
 pub const AUTOSLEEP_SECONDS_MAX: u64 = 9_223_372_036;
 /// Arguments of an execution, and its variables, in bytes together.
-pub const EXECUTION_BYTES_MAX: usize = 192 * 1024;
+pub const EXECUTION_BYTES_MAX: usize = 128 * 1024;
 /// Standard input given with the request, in bytes.
 pub const STDIN_BYTES_MAX: usize = 1 << 20;
 /// Bytes of one stream's output that a single reply carries.

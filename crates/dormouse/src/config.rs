@@ -89,7 +89,9 @@ impl Config {
                 if path.exists() { read(&path)? } else { File::default() }
             }
         };
-        let data = args.data.clone().or(file.data).unwrap_or_else(dirs::data);
+        let named = |variable| dirs::variable(variable).map(PathBuf::from);
+        let data = args.data.clone().or_else(|| named("DORMOUSE_DATA")).or(file.data);
+        let data = data.unwrap_or_else(dirs::data);
         let data = std::path::absolute(&data).map_err(|error| {
             Failure::new(
                 ErrorKind::InvalidArgument,
@@ -109,7 +111,12 @@ impl Config {
                 .or(file.listen)
                 .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
             store,
-            images: args.images.clone().or(file.images).unwrap_or_else(dirs::images),
+            images: args
+                .images
+                .clone()
+                .or_else(|| named("DORMOUSE_IMAGES"))
+                .or(file.images)
+                .unwrap_or_else(dirs::images),
             network: args.network.or(file.network).unwrap_or_else(default_network),
             qemu: file.qemu,
             shutdown_machines: args.shutdown_machines || file.shutdown_machines.unwrap_or(false),

@@ -147,7 +147,7 @@ impl Homes for LocalHomes {
 
     async fn draft(&self, at: &HomeAt) -> Result<Arc<dyn FileCalls>> {
         let draft = self.open_draft(at).await?;
-        Ok(Arc::new(Calls::Here(Files::new(draft).as_draft())))
+        Ok(Arc::new(Calls::Here(Files::new(draft))))
     }
 
     async fn publish(&self, at: &HomeAt) -> Result<DraftPublished> {

@@ -35,6 +35,31 @@ fn on(s3: &S3Server) -> Server {
     Server::start(Options { store: Some(s3.url()), env: s3.env(), ..Options::default() })
 }
 
+#[test]
+fn a_published_etag_guards_a_write_to_a_sleeping_machine() {
+    let server = Server::start(Options::default());
+    let api = server.api();
+    let machine = api.create("guarded");
+    let path = format!("/v1/machines/{machine}/fs/file");
+    api.put(&path, "one").expect(201);
+    api.sleep(&machine);
+    let etag = api.head(&path).expect(200).header("etag").to_owned();
+    let put = |etag: &str, body: &'static str| {
+        api.send(api.request(reqwest::Method::PUT, &path).header("if-match", etag).body(body))
+    };
+    put(&etag, "two").expect(200);
+    put(&etag, "evil").expect(412);
+    let draft = api.get(&format!("{path}?draft=true")).expect(200);
+    assert_eq!(draft.text(), "two");
+    assert_ne!(draft.header("etag"), etag);
+    // The machine wakes on the published state; the draft stays parked and is applied when asked.
+    api.wake(&machine);
+    assert_eq!(api.shell(&machine, "cat file; echo three > file"), "one");
+    let report = api.post(&format!("/v1/machines/{machine}/fs/publish"), "").ok().json();
+    assert_eq!(report["conflicts"][0], "file", "{report}");
+    assert_eq!(api.shell(&machine, "cat file"), "two");
+}
+
 fn round_trip(server: &Server) {
     let api = server.api();
     let tree = Tree::make();

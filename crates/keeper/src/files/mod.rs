@@ -41,8 +41,6 @@ pub type OnChange = Arc<dyn Fn(&Touched) + Send + Sync>;
 pub struct Files {
     fs: Arc<dyn FileSystem>,
     on_change: Option<OnChange>,
-    /// Keeps tags of a draft apart from those of the live home.
-    etag_prefix: &'static str,
 }
 
 impl std::fmt::Debug for Files {
@@ -55,20 +53,13 @@ impl Files {
     /// Calls on `fs`.
     #[must_use]
     pub fn new(fs: Arc<dyn FileSystem>) -> Self {
-        Self { fs, on_change: None, etag_prefix: "" }
+        Self { fs, on_change: None }
     }
 
     /// Tells `on_change` about every change, so that a guest's caches can be told.
     #[must_use]
     pub fn with_on_change(mut self, on_change: OnChange) -> Self {
         self.on_change = Some(on_change);
-        self
-    }
-
-    /// Marks every tag as one of a draft.
-    #[must_use]
-    pub fn as_draft(mut self) -> Self {
-        self.etag_prefix = "d";
         self
     }
 
@@ -102,7 +93,7 @@ impl Files {
     }
 
     fn etag(&self, attr: &Attr) -> String {
-        format!("{}{:x}-{:x}", self.etag_prefix, attr.ino, attr.version)
+        format!("{:x}-{:x}", attr.ino, attr.version)
     }
 
     fn changed(&self, touched: &Touched) {
