@@ -14,6 +14,7 @@
 //! Permission checks: a kernel does them (`default_permissions`), and the HTTP faces act as root.
 
 mod error;
+mod held;
 pub mod memfs;
 pub mod path;
 pub mod path_ops;

@@ -11,6 +11,9 @@
 //! # Not here
 //! Streams and HTTP (`keeper::files`), tar ([`crate::tar`]).
 
+use std::sync::Arc;
+
+use crate::held::Held;
 use crate::path::{LinkTarget, TreePath, show};
 use crate::{
     Attr, DirEntry, Errno, Expect, FileSystem, FsError, Graft, Ino, Kind, Owner, Placed, ROOT,
@@ -135,9 +138,19 @@ pub fn list(
 /// A file on its way in. Dropped before [`finish`](Self::finish), it was never there.
 #[derive(Debug)]
 pub struct Put<'a> {
-    fs: &'a dyn FileSystem,
+    fs: Held<'a>,
     ino: Ino,
     at: u64,
+}
+
+impl Put<'static> {
+    /// As [`begin`](Put::begin), for a caller that comes back with every piece.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn begin_shared(fs: Arc<dyn FileSystem>) -> Result<Self> {
+        Self::begin_held(Held::Shared(fs))
+    }
 }
 
 impl<'a> Put<'a> {
@@ -146,7 +159,11 @@ impl<'a> Put<'a> {
     /// # Errors
     /// Those of the file system.
     pub fn begin(fs: &'a dyn FileSystem) -> Result<Self> {
-        let attr = fs.create_detached(Kind::File, FILE_PERM, Owner::default())?;
+        Self::begin_held(Held::Borrowed(fs))
+    }
+
+    fn begin_held(fs: Held<'a>) -> Result<Self> {
+        let attr = fs.get().create_detached(Kind::File, FILE_PERM, Owner::default())?;
         Ok(Self { fs, ino: attr.ino, at: 0 })
     }
 
@@ -156,7 +173,7 @@ impl<'a> Put<'a> {
     /// `ENOSPC`, `EFBIG` and whatever else the file system says.
     pub fn write(&mut self, data: &[u8]) -> Result<()> {
         if !data.is_empty() {
-            self.fs.write(self.ino, self.at, data)?;
+            self.fs.get().write(self.ino, self.at, data)?;
             self.at += data.len() as u64;
         }
         Ok(())
@@ -174,7 +191,7 @@ impl<'a> Put<'a> {
                 "the home itself is a directory; name a file below it",
             ));
         }
-        let walk = walk(self.fs, path, Last::Follow)?;
+        let walk = walk(self.fs.get(), path, Last::Follow)?;
         if let Some(found) = &walk.found
             && (found.kind == Kind::Directory || walk.rest.is_empty())
         {
@@ -188,16 +205,19 @@ impl<'a> Put<'a> {
             ..SetAttr::default()
         };
         if set != SetAttr::default() {
-            self.fs.setattr(self.ino, &set)?;
+            self.fs.get().setattr(self.ino, &set)?;
         }
         let parts: Vec<&[u8]> = walk.rest.iter().map(Vec::as_slice).collect();
-        self.fs.place(self.ino, walk.dir, &parts, expect).map_err(|error| name_it(error, path))
+        self.fs
+            .get()
+            .place(self.ino, walk.dir, &parts, expect)
+            .map_err(|error| name_it(error, path))
     }
 }
 
 impl Drop for Put<'_> {
     fn drop(&mut self) {
-        self.fs.unpin(self.ino);
+        self.fs.get().unpin(self.ino);
     }
 }
 

@@ -112,3 +112,28 @@ pub(crate) async fn blocking<T: Send + 'static>(
         Err(error) => Err(Failure::internal("a file call ended early", error)),
     }
 }
+
+/// Something that may block while it is dropped, let go where that is no harm: it pins inodes, and the
+/// last pin frees them.
+#[derive(Debug)]
+struct LetGo<T: Send + 'static>(Option<T>);
+
+impl<T: Send + 'static> LetGo<T> {
+    fn new(held: T) -> Self {
+        Self(Some(held))
+    }
+
+    fn take(mut self) -> T {
+        self.0.take().expect("it is there until it is taken, which consumes this")
+    }
+}
+
+impl<T: Send + 'static> Drop for LetGo<T> {
+    fn drop(&mut self) {
+        let Some(held) = self.0.take() else { return };
+        match tokio::runtime::Handle::try_current() {
+            Ok(handle) => drop(handle.spawn_blocking(move || drop(held))),
+            Err(_) => drop(held),
+        }
+    }
+}

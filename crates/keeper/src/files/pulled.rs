@@ -14,10 +14,10 @@ use std::io;
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, spawn_blocking};
 use vfs::tar::Bundle;
 
+use super::LetGo;
 use super::stream::ByteStream;
 
 /// How much is read at once, in bytes.
@@ -25,26 +25,13 @@ pub(super) const READ_BYTES: usize = 256 << 10;
 
 type Next = Box<dyn FnMut() -> io::Result<Option<Bytes>> + Send>;
 
-/// A source, let go where it may block: it pins inodes, and the last pin frees them.
-struct Source(Option<Next>);
-
-impl Drop for Source {
-    fn drop(&mut self) {
-        let Some(next) = self.0.take() else { return };
-        match Handle::try_current() {
-            Ok(handle) => drop(handle.spawn_blocking(move || drop(next))),
-            Err(_) => drop(next),
-        }
-    }
-}
-
-impl Source {
-    fn read(mut self) -> JoinHandle<(io::Result<Option<Bytes>>, Self)> {
-        spawn_blocking(move || {
-            let piece = self.0.as_mut().map_or(Ok(None), |next| next());
-            (piece, self)
-        })
-    }
+/// A source on its way to a blocking thread and back.
+fn read(source: LetGo<Next>) -> JoinHandle<(io::Result<Option<Bytes>>, LetGo<Next>)> {
+    spawn_blocking(move || {
+        let mut next = source.take();
+        let piece = next();
+        (piece, LetGo::new(next))
+    })
 }
 
 /// A body out of what `next` returns, up to `None` or an error, which cuts it off. `next` may block;
@@ -52,10 +39,10 @@ impl Source {
 pub(super) fn pulled(
     next: impl FnMut() -> io::Result<Option<Bytes>> + Send + 'static,
 ) -> ByteStream {
-    let first = Source(Some(Box::new(next))).read();
+    let first = read(LetGo::new(Box::new(next)));
     futures::stream::unfold(Some(first), |reading| async move {
         match reading?.await {
-            Ok((Ok(Some(piece)), source)) => Some((Ok(piece), Some(source.read()))),
+            Ok((Ok(Some(piece)), source)) => Some((Ok(piece), Some(read(source)))),
             Ok((Ok(None), _)) => None,
             Ok((Err(error), _)) => Some((Err(error), None)),
             Err(error) => Some((Err(io::Error::other(error)), None)),

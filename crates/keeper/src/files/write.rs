@@ -2,22 +2,31 @@
 //! host's disk when it returns.
 
 use base::ErrorKind;
+use bytes::BytesMut;
 use futures::StreamExt;
+use tokio::sync::Semaphore;
 use vfs::path::TreePath;
 use vfs::path_ops::{self, Last, Put};
 use vfs::tar::{ImportOptions, import};
 use vfs::{Attr, Errno, Expect, Removal, Touched};
 
-use super::stream::{BodyReader, ByteStream, PIECE_BYTES};
+use super::stream::{BodyReader, ByteStream};
 use super::types::{FileInfo, ImportDone, Preconditions, PutDone, PutOptions};
-use super::{Files, blocking};
+use super::{Files, LetGo, blocking};
 use crate::{Failure, Result};
 
-/// A body up to this many bytes is collected and written by one call to a blocking thread.
-const SMALL_BODY_BYTES: usize = 64 << 10;
+/// Bytes of an upload that are written by one call to a blocking thread.
+const WRITE_BYTES: usize = 512 << 10;
+
+/// Imports that a process reads at the same time; more wait. Each holds a blocking thread until its
+/// last byte has come, and all other calls need some too.
+const IMPORTS_MAX: usize = 32;
+
+static IMPORTS: Semaphore = Semaphore::const_new(IMPORTS_MAX);
 
 impl Files {
-    /// Puts a file, making missing parents. A body that is cut off changes nothing.
+    /// Puts a file, making missing parents. A body that is cut off changes nothing. While nothing
+    /// comes, an upload holds no thread.
     ///
     /// # Errors
     /// `PreconditionFailed`, `Conflict` for a directory or a path through a file, `Exhausted`.
@@ -27,46 +36,36 @@ impl Files {
         mut body: ByteStream,
         options: PutOptions,
     ) -> Result<PutDone> {
-        let mut small = Vec::new();
-        while small.len() <= SMALL_BODY_BYTES {
-            match body.next().await {
-                None => return self.put_from(path, std::io::Cursor::new(small), options).await,
-                Some(piece) => small.extend_from_slice(&piece.map_err(|error| cut_off(&error))?),
+        let mut put: Option<LetGo<Put<'static>>> = None;
+        loop {
+            let piece = gather(&mut body).await?;
+            let last = piece.len() < WRITE_BYTES;
+            let (this, path, options) = (self.clone(), path.clone(), options.clone());
+            let written = blocking(move || {
+                let mut put = match put {
+                    Some(put) => put.take(),
+                    None => {
+                        // Refuse before the body is taken where that is certain already.
+                        this.expect(&path, &options.preconditions)?;
+                        Put::begin_shared(this.fs.clone())?
+                    }
+                };
+                put.write(&piece)?;
+                if !last {
+                    return Ok(Err(LetGo::new(put)));
+                }
+                let expect = this.expect(&path, &options.preconditions)?;
+                let placed = put.finish(&path, expect, options.perm)?;
+                this.changed(&placed.touched);
+                this.fs.sync_local()?;
+                Ok(Ok(PutDone { created: placed.created, info: this.info(&placed.attr)? }))
+            })
+            .await?;
+            match written {
+                Ok(done) => return Ok(done),
+                Err(more) => put = Some(more),
             }
         }
-        let head = futures::stream::once(async move { Ok(bytes::Bytes::from(small)) });
-        self.put_from(path, BodyReader::spawn(head.chain(body).boxed()), options).await
-    }
-
-    async fn put_from(
-        &self,
-        path: &TreePath,
-        mut body: impl std::io::Read + Send + 'static,
-        options: PutOptions,
-    ) -> Result<PutDone> {
-        let (this, path) = (self.clone(), path.clone());
-        blocking(move || {
-            // Refuse before the body is taken where that is certain already.
-            this.expect(&path, &options.preconditions)?;
-            let mut put = Put::begin(&*this.fs)?;
-            let mut buffer = Vec::with_capacity(PIECE_BYTES);
-            loop {
-                buffer.clear();
-                let mut piece = std::io::Read::take(&mut body, PIECE_BYTES as u64);
-                std::io::Read::read_to_end(&mut piece, &mut buffer)
-                    .map_err(|error| cut_off(&error))?;
-                if buffer.is_empty() {
-                    break;
-                }
-                put.write(&buffer)?;
-            }
-            let expect = this.expect(&path, &options.preconditions)?;
-            let placed = put.finish(&path, expect, options.perm)?;
-            this.changed(&placed.touched);
-            this.fs.sync_local()?;
-            Ok(PutDone { created: placed.created, info: this.info(&placed.attr)? })
-        })
-        .await
     }
 
     /// Removes what stands at `path` (a link itself, not what it points to) and says what that was.
@@ -107,6 +106,8 @@ impl Files {
         options: ImportOptions,
     ) -> Result<ImportDone> {
         let (this, path) = (self.clone(), path.clone());
+        let permit = IMPORTS.acquire().await;
+        let _permit = permit.map_err(|error| Failure::internal("wait for other imports", error))?;
         let body = BodyReader::spawn(body);
         blocking(move || {
             let done = import(&*this.fs, &path, body, &removals, options)?;
@@ -170,9 +171,88 @@ impl Files {
     }
 }
 
+/// The next bytes of an upload: [`WRITE_BYTES`] or a little more, fewer only at its end.
+async fn gather(body: &mut ByteStream) -> Result<BytesMut> {
+    let mut gathered = BytesMut::new();
+    while gathered.len() < WRITE_BYTES {
+        match body.next().await {
+            Some(piece) => gathered.extend_from_slice(&piece.map_err(|error| cut_off(&error))?),
+            None => break,
+        }
+    }
+    Ok(gathered)
+}
+
 fn cut_off(error: &std::io::Error) -> Failure {
     Failure::new(
         ErrorKind::InvalidArgument,
         format!("the body was cut off, nothing was changed: {error}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn files() -> Files {
+        Files::new(Arc::new(vfs::memfs::MemFs::new(Arc::new(base::SystemClock::new()), 1 << 30)))
+    }
+
+    fn at(path: &str) -> TreePath {
+        TreePath::parse(path.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn uploads_that_stand_still_hold_no_threads() {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_all().max_blocking_threads(2).build().unwrap();
+        runtime.block_on(async {
+            let files = files();
+            let stalled: Vec<_> = (0..20)
+                .map(|n| {
+                    let files = files.clone();
+                    let head = futures::stream::iter([Ok(Bytes::from(vec![7; WRITE_BYTES + 1]))]);
+                    let body = head.chain(futures::stream::pending()).boxed();
+                    let path = at(&format!("slow-{n}"));
+                    tokio::spawn(async move { files.put(&path, body, PutOptions::default()).await })
+                })
+                .collect();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let quick = super::super::stream::once(Bytes::from_static(b"quick"));
+            let target = at("quick");
+            let put = files.put(&target, quick, PutOptions::default());
+            let done = tokio::time::timeout(Duration::from_secs(5), put).await;
+            assert!(done.expect("a thread is free").unwrap().created);
+            stalled.iter().for_each(tokio::task::JoinHandle::abort);
+        });
+    }
+
+    #[tokio::test]
+    async fn an_upload_of_many_pieces_arrives_whole_and_a_broken_one_leaves_nothing() {
+        let files = files();
+        let bytes: Vec<u8> = (0..WRITE_BYTES * 5 / 2).map(|n| (n % 251) as u8).collect();
+        let pieces = |bytes: &[u8]| {
+            let pieces: Vec<_> =
+                bytes.chunks(70_001).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+            futures::stream::iter(pieces)
+        };
+        let whole = pieces(&bytes).boxed();
+        files.put(&at("whole"), whole, PutOptions::default()).await.unwrap();
+        let (info, _, body) = files.get(&at("whole"), None).await.unwrap();
+        assert_eq!(info.size, bytes.len() as u64);
+        let read: Vec<Bytes> = body.map(|piece| piece.unwrap()).collect().await;
+        assert!(read.concat() == bytes, "another content came back");
+
+        let lost = futures::stream::iter([Err(std::io::Error::other("lost"))]);
+        let broken = pieces(&bytes).chain(lost).boxed();
+        let error = files.put(&at("broken"), broken, PutOptions::default()).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::InvalidArgument);
+        let missing = files.stat(&at("broken")).await.unwrap_err();
+        assert_eq!(missing.kind, ErrorKind::NotFound);
+    }
 }

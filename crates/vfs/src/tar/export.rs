@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tar::{EntryType, Header};
 
 use super::EXPORT_PATH_BYTES_MAX;
+use crate::held::Held;
 use crate::{Attr, Errno, FileSystem, FsError, Ino, Kind, Result, Time};
 
 /// How much of a file is read at a time.
@@ -24,7 +25,7 @@ const BLOCK: usize = 512;
 /// that its header has promised: the stream stays readable whatever happens to the tree.
 #[derive(Debug)]
 pub struct Bundle<'a> {
-    fs: Tree<'a>,
+    fs: Held<'a>,
     /// Directories that are being walked, innermost last.
     walk: Vec<Level>,
     /// The path of the innermost one, with a slash at its end. One for all levels: a path for each
@@ -63,27 +64,11 @@ struct Content {
     size: u64,
 }
 
-/// The tree that is read: borrowed for the length of a call, or shared for longer.
-#[derive(Debug)]
-enum Tree<'a> {
-    Borrowed(&'a dyn FileSystem),
-    Shared(Arc<dyn FileSystem>),
-}
-
-impl Tree<'_> {
-    fn get(&self) -> &dyn FileSystem {
-        match self {
-            Self::Borrowed(fs) => *fs,
-            Self::Shared(fs) => &**fs,
-        }
-    }
-}
-
 impl Bundle<'static> {
     /// The content of the directory `root`, for a reader that comes back for every piece.
     #[must_use]
     pub fn shared(fs: Arc<dyn FileSystem>, root: Ino) -> Self {
-        Self::of_tree(Tree::Shared(fs), root)
+        Self::of_tree(Held::Shared(fs), root)
     }
 }
 
@@ -91,10 +76,10 @@ impl<'a> Bundle<'a> {
     /// The content of the directory `root`.
     #[must_use]
     pub fn new(fs: &'a dyn FileSystem, root: Ino) -> Self {
-        Self::of_tree(Tree::Borrowed(fs), root)
+        Self::of_tree(Held::Borrowed(fs), root)
     }
 
-    fn of_tree(fs: Tree<'a>, root: Ino) -> Self {
+    fn of_tree(fs: Held<'a>, root: Ino) -> Self {
         Self {
             fs,
             walk: Vec::new(),
