@@ -149,10 +149,7 @@ impl ExecSession {
                             }));
                         }
                         Text::Error { error_code, message } => {
-                            return Err(Error {
-                                code: error_code,
-                                ..Error::of(ErrorKind::Internal, message)
-                            });
+                            return Err(Error::from_code(error_code, message));
                         }
                         Text::Other => {}
                     }
@@ -191,13 +188,8 @@ impl Client {
         let (socket, _) = match tokio_tungstenite::connect_async(request).await {
             Ok(connected) => connected,
             Err(tokio_tungstenite::tungstenite::Error::Http(response)) => {
-                // The same body as any other error; asking again plainly gives it as text.
-                let status = response.status();
-                self.machine(machine).await?;
-                return Err(Error::of(
-                    ErrorKind::Unavailable,
-                    format!("the server answered {status}"),
-                ));
+                let body = response.body().as_deref().unwrap_or_default();
+                return Err(Error::from_body(response.status().as_u16(), body));
             }
             Err(error) => return Err(lost(&error)),
         };

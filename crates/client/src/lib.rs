@@ -10,6 +10,7 @@ mod error;
 mod exec;
 mod files;
 mod machines;
+mod sse;
 
 pub use error::{Error, Result};
 pub use exec::{ExecEvent, ExecInput, ExecRequest, ExecSession};
@@ -91,4 +92,25 @@ fn escape(segment: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_is_escaped_whatever_it_holds() {
+        assert_eq!(escape("a-b_c.d~e"), "a-b_c.d~e");
+        assert_eq!(escape("a b/ü?#%"), "a%20b%2F%C3%BC%3F%23%25");
+    }
+
+    #[test]
+    fn a_client_needs_a_url_and_a_key_and_shows_neither_of_them_wrongly() {
+        assert!(Client::new("127.0.0.1:8080", "key").is_err());
+        assert!(Client::new("http://127.0.0.1:8080", "").is_err());
+        assert!(Client::new("http://127.0.0.1:8080", "a\nb").is_err());
+        let client = Client::new("http://127.0.0.1:8080/", "hunter2").unwrap();
+        assert_eq!(client.base(), "http://127.0.0.1:8080");
+        assert!(!format!("{client:?}").contains("hunter2"));
+    }
 }

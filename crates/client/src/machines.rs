@@ -1,11 +1,13 @@
 //! Machines: calls and the part of their bodies that people look at.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 
+use crate::sse::{Event, Parser, TooLong};
 use crate::{Client, Error, Result, escape};
 
 /// How long the server may take to bring a machine where it was asked to be. A cold boot under
@@ -79,6 +81,14 @@ pub struct MachineStatus {
 struct Page {
     items: Vec<serde_json::Value>,
     next_cursor: Option<String>,
+}
+
+impl Machine {
+    /// True where it is where it was asked to be, or will get no further.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.status.phase == self.desired_state || self.status.phase == "failed"
+    }
 }
 
 fn machine(value: serde_json::Value) -> Result<Machine> {
@@ -166,22 +176,22 @@ impl Client {
             .header(http::header::ACCEPT, "text/event-stream");
         let response = self.send(request).await?;
         let base = self.base.clone();
-        let state = (Box::pin(response.bytes_stream()), Vec::<u8>::new(), base);
-        Ok(futures::stream::unfold(state, |(mut bytes, mut buffer, base)| async move {
+        let pieces = Box::pin(response.bytes_stream());
+        let state = (pieces, Parser::default(), VecDeque::new(), base);
+        Ok(futures::stream::unfold(state, |(mut pieces, mut parser, mut found, base)| async move {
             loop {
-                if let Some(end) = buffer.windows(2).position(|pair| pair == b"\n\n") {
-                    let event: Vec<u8> = buffer.drain(..end + 2).collect();
-                    if let Some(item) = status_event(&event) {
-                        return Some((item, (bytes, buffer, base)));
-                    }
-                    continue;
+                if let Some(item) = found.pop_front() {
+                    return Some((item, (pieces, parser, found, base)));
                 }
-                match bytes.next().await? {
-                    Ok(piece) => buffer.extend_from_slice(&piece),
-                    Err(error) => {
-                        let item = Err(Error::transport(&base, &error));
-                        return Some((item, (bytes, buffer, base)));
-                    }
+                match pieces.next().await? {
+                    Ok(piece) => match parser.push(&piece) {
+                        Ok(events) => found.extend(events.into_iter().filter_map(status_event)),
+                        Err(TooLong) => found.push_back(Err(Error::of(
+                            base::ErrorKind::Internal,
+                            format!("{base}: the answer is not a stream of events"),
+                        ))),
+                    },
+                    Err(error) => found.push_back(Err(Error::transport(&base, &error))),
                 }
             }
         }))
@@ -190,7 +200,7 @@ impl Client {
     /// Waits until a machine has settled: where it was asked to be, or failed.
     ///
     /// # Errors
-    /// Those of the server.
+    /// Those of the server; `Unavailable` where it ended the watch before, as one that stops does.
     pub async fn settled(&self, name: &str) -> Result<Machine> {
         let watch = self.watch(name).await?;
         let mut watch = std::pin::pin!(watch);
@@ -198,38 +208,84 @@ impl Client {
         while let Some(next) = watch.next().await {
             last = Some(next?);
         }
-        match last {
-            Some(machine) => Ok(machine),
-            None => self.machine(name).await,
+        let machine = match last {
+            Some(machine) => machine,
+            None => self.machine(name).await?,
+        };
+        if machine.is_settled() {
+            return Ok(machine);
         }
+        Err(Error::of(
+            base::ErrorKind::Unavailable,
+            format!(
+                "{} is {} and the server no longer tells; ask again in a moment",
+                machine.name, machine.status.phase
+            ),
+        ))
     }
 }
 
-/// The machine in one server-sent event, if it is a status.
-fn status_event(event: &[u8]) -> Option<Result<Machine>> {
-    let text = String::from_utf8_lossy(event);
-    let mut kind = "";
-    let mut data = String::new();
-    for line in text.lines() {
-        if let Some(value) = line.strip_prefix("event:") {
-            kind = value.trim();
-        } else if let Some(value) = line.strip_prefix("data:") {
-            data.push_str(value.trim_start());
-        }
-    }
-    match kind {
+/// The machine in an event, if it is a status.
+fn status_event(event: Event) -> Option<Result<Machine>> {
+    match event.kind.as_str() {
         "status" => Some(
-            serde_json::from_str(&data)
+            serde_json::from_str(&event.data)
                 .map_err(|error| {
                     Error::of(base::ErrorKind::Internal, format!("not a machine: {error}"))
                 })
                 .and_then(machine),
         ),
-        "error" => Some(Err(Error::of(base::ErrorKind::Unavailable, data))),
+        "error" => Some(Err(Error::of(base::ErrorKind::Unavailable, event.data))),
         _ => None,
     }
 }
 
 pub(crate) fn at(name: &str, rest: &str) -> String {
     format!("/v1/machines/{}{rest}", escape(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(desired: &str, phase: &str) -> serde_json::Value {
+        serde_json::json!({
+            "machine_id": "dm-1", "name": "hello", "vcpu": 1, "memory_mib": 512, "storage_gib": 10,
+            "desired_state": desired, "status": {"phase": phase, "reason": "ready"}, "more": 1,
+        })
+    }
+
+    #[test]
+    fn a_machine_keeps_the_whole_body() {
+        let machine = machine(body("running", "running")).unwrap();
+        assert_eq!(machine.raw["more"], 1);
+        assert_eq!(machine.raw["machine_id"], "dm-1");
+        assert!(machine_of("{}").is_err());
+    }
+
+    fn machine_of(text: &str) -> Result<Machine> {
+        status_event(Event { kind: "status".to_owned(), data: text.to_owned() }).unwrap()
+    }
+
+    #[test]
+    fn a_machine_has_settled_where_it_is_wanted_or_has_failed() {
+        for (desired, phase, settled) in [
+            ("running", "running", true),
+            ("running", "starting", false),
+            ("running", "failed", true),
+            ("sleeping", "running", false),
+            ("sleeping", "sleeping", true),
+            ("destroyed", "destroying", false),
+        ] {
+            let machine = machine_of(&body(desired, phase).to_string()).unwrap();
+            assert_eq!(machine.is_settled(), settled, "{desired} {phase}");
+        }
+    }
+
+    #[test]
+    fn only_status_and_error_events_are_told() {
+        let event = |kind: &str| Event { kind: kind.to_owned(), data: "gone".to_owned() };
+        assert!(status_event(event("error")).unwrap().is_err());
+        assert!(status_event(event("ping")).is_none());
+    }
 }
