@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use base::{ErrorKind, SystemClock, SystemEntropy};
+use base::{Clock, ErrorKind, SystemClock, SystemEntropy};
 use clap::Args;
 use keeper::layout::MachineDir;
 use keeper::{KeeperSpec, Parts};
@@ -12,6 +13,9 @@ use runtime::{Qemu, QemuSettings};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Failure, dirs, telemetry, tokio_runtime};
+
+/// How long calls that are still under way have at the end.
+const STRAGGLERS: Duration = Duration::from_millis(500);
 
 /// Flags of `keeper`.
 #[derive(Debug, Args)]
@@ -27,11 +31,18 @@ pub(crate) fn main(args: &KeeperArgs) -> Result<u8, Failure> {
     nix::unistd::setsid().ok();
     telemetry::init_logs();
     let dir = MachineDir::new(&args.dir);
-    let spec =
-        KeeperSpec::load(&dir).map_err(|failure| Failure::new(failure.kind, failure.message))?;
-    tokio_runtime()?.block_on(async {
+    let clock = SystemClock::new();
+    let begun = KeeperSpec::load(&dir).and_then(|spec| {
         let store = Backend::open(&spec.store_url, &dirs::variable)
-            .map_err(|error| Failure::new(error.kind(), error.to_string()))?;
+            .map_err(|error| keeper::Failure::new(error.kind(), error.to_string()))?;
+        Ok((spec, store))
+    });
+    let (spec, store) = begun.map_err(|failure| {
+        keeper::refuse(&dir, &failure, clock.now());
+        Failure::new(failure.kind, failure.message)
+    })?;
+    let runtime = tokio_runtime()?;
+    let last = runtime.block_on(async {
         let terminate = CancellationToken::new();
         let signal = terminate.clone();
         let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
@@ -45,16 +56,18 @@ pub(crate) fn main(args: &KeeperArgs) -> Result<u8, Failure> {
         let parts = Parts {
             store: Arc::new(Metered::new(store)),
             runtime: Arc::new(Qemu::new(qemu_settings(spec.hypervisor.clone()))),
-            clock: Arc::new(SystemClock::new()),
+            clock: Arc::new(clock),
             entropy: Arc::new(SystemEntropy),
             terminate,
         };
-        let last = keeper::run(dir, spec, parts).await;
-        match last.error {
-            None => Ok(0),
-            Some((kind, message)) => Err(Failure::new(kind, message)),
-        }
-    })
+        Ok::<_, Failure>(keeper::run(dir, spec, parts).await)
+    });
+    // A file call may still wait for a store that is away; the machine is not kept from its next keeper.
+    runtime.shutdown_timeout(STRAGGLERS);
+    match last?.error {
+        None => Ok(0),
+        Some((kind, message)) => Err(Failure::new(kind, message)),
+    }
 }
 
 /// The hypervisor that was configured, or the one in `PATH`.

@@ -124,8 +124,10 @@ async fn open(config: &Config) -> Result<Control, Failure> {
         defaults: config.defaults.clone(),
         ..Settings::new(config.data.clone(), server.clone())
     };
+    let host = Arc::new(host(config, &server)?);
+    let sweeper = host.clone();
     let parts = control::Parts {
-        host: Arc::new(host(config, &server)?),
+        host,
         homes: Arc::new(LocalHomes::new(LocalHomesSettings {
             server,
             store: store.clone(),
@@ -136,7 +138,10 @@ async fn open(config: &Config) -> Result<Control, Failure> {
         clock,
         entropy,
     };
-    Ok(Control::open(settings, parts).await?)
+    let control = Control::open(settings, parts).await?;
+    // Beside everything else: nobody waits for it.
+    tokio::spawn(async move { sweeper.sweep().await });
+    Ok(control)
 }
 
 fn host(config: &Config, server: &ServerId) -> Result<LocalHost, Failure> {

@@ -32,6 +32,6 @@ mod status;
 
 pub use client::Client;
 pub use error::{Failure, Result};
-pub use run::{Parts, run};
+pub use run::{Parts, refuse, run};
 pub use spec::KeeperSpec;
 pub use status::{KeeperState, LastWords, Status};

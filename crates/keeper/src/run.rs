@@ -96,6 +96,17 @@ pub async fn run(dir: MachineDir, spec: KeeperSpec, parts: Parts) -> LastWords {
     last
 }
 
+/// Says the last words of a keeper that cannot even begin: its store cannot be opened, say.
+pub fn refuse(dir: &MachineDir, failure: &Failure, at: Timestamp) {
+    // One that lives speaks for itself.
+    let Ok(_lock) = Lock::take(dir) else { return };
+    let error = Some((failure.kind, failure.message.clone()));
+    let words = LastWords { released: false, error, home_seq: 0, at };
+    if let Err(error) = words.write(dir) {
+        tracing::error!(%error, "the last words could not be written");
+    }
+}
+
 fn words(parts: &Parts, released: bool, home_seq: u64, error: Option<&Failure>) -> LastWords {
     let error = error.map(|error| (error.kind, error.message.clone()));
     LastWords { released, error, home_seq, at: parts.clock.now() }

@@ -6,6 +6,7 @@
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use base::ErrorKind;
 use bytes::Bytes;
@@ -39,28 +40,40 @@ pub(crate) struct CatArgs {
 }
 
 /// One side of a copy.
+#[derive(Debug, PartialEq, Eq)]
 enum Side {
     Local(PathBuf),
     Remote { machine: String, path: String },
 }
 
 impl Side {
-    /// `NAME:PATH` is remote, unless something before the colon looks like a path.
-    fn parse(text: &str) -> Self {
-        match text.split_once(':') {
-            Some((machine, path)) if !machine.is_empty() && !machine.contains('/') => {
-                let path = path.strip_prefix("/root/").or(path.strip_prefix("~/")).unwrap_or(path);
-                let path = if matches!(path, "/root" | "~" | "/" | ".") { "" } else { path };
-                Self::Remote { machine: machine.to_owned(), path: path.to_owned() }
-            }
-            _ => Self::Local(PathBuf::from(text)),
+    /// `NAME:PATH` is remote, unless something before the colon looks like a path. PATH may also be
+    /// written as the machine sees it.
+    fn parse(text: &str) -> Result<Self, Failure> {
+        let Some((machine, path)) = text.split_once(':') else {
+            return Ok(Self::Local(PathBuf::from(text)));
+        };
+        if machine.is_empty() || machine.contains('/') {
+            return Ok(Self::Local(PathBuf::from(text)));
         }
+        let inside = path.strip_prefix("/root/").or(path.strip_prefix("~/")).unwrap_or(path);
+        let inside = if matches!(inside, "/root" | "~" | "/" | ".") { "" } else { inside };
+        // Taken as relative it would end up where nobody looks for it.
+        if inside.starts_with('/') {
+            return Err(Failure::new(
+                ErrorKind::InvalidArgument,
+                format!(
+                    "{path} is not in the machine's home; give a path below /root, or use exec"
+                ),
+            ));
+        }
+        Ok(Self::Remote { machine: machine.to_owned(), path: inside.to_owned() })
     }
 }
 
 pub(super) async fn copy(args: CopyArgs) -> Result<u8, Failure> {
     let client = args.server.client()?;
-    match (Side::parse(&args.from), Side::parse(&args.to)) {
+    match (Side::parse(&args.from)?, Side::parse(&args.to)?) {
         (Side::Local(from), Side::Remote { machine, path }) => {
             upload(&client, &from, &machine, &path).await
         }
@@ -76,7 +89,7 @@ pub(super) async fn copy(args: CopyArgs) -> Result<u8, Failure> {
 }
 
 pub(super) async fn cat(args: CatArgs) -> Result<u8, Failure> {
-    let Side::Remote { machine, path } = Side::parse(&args.file) else {
+    let Side::Remote { machine, path } = Side::parse(&args.file)? else {
         return Err(Failure::new(ErrorKind::InvalidArgument, "cat takes NAME:PATH"));
     };
     let client = args.server.client()?;
@@ -104,8 +117,13 @@ async fn upload(client: &Client, from: &Path, machine: &str, path: &str) -> Resu
     let content_only = from.to_string_lossy().ends_with("/.") || from == Path::new(".");
     let target = if into_dir && !content_only { join(path, &name) } else { path.to_owned() };
     if meta.is_dir() {
-        let body = reqwest_body(pack(from.to_path_buf()));
-        let done = client.import(machine, &target, body).await?;
+        let (body, broken) = pack(from.to_path_buf());
+        let done = client.import(machine, &target, reqwest_body(body)).await;
+        // The server only knows that the stream was cut off.
+        if let Some(error) = broken.lock().ok().and_then(|mut broken| broken.take()) {
+            return Err(local(&format!("read {}; nothing was copied", from.display()))(error));
+        }
+        let done = done?;
         eprintln!("{} entries, {} bytes", done["entries"], done["bytes"]);
         return Ok(());
     }
@@ -145,20 +163,56 @@ async fn download(client: &Client, machine: &str, path: &str, to: &Path) -> Resu
     copied
 }
 
-/// A local tree as a tar stream, made on a blocking thread.
-fn pack(dir: PathBuf) -> impl Stream<Item = std::io::Result<Bytes>> + Send {
-    let (write, read) = tokio::io::duplex(1 << 20);
+/// Why a tree could not be read.
+type Broken = Arc<Mutex<Option<std::io::Error>>>;
+
+/// A local tree as a tar stream, made on a blocking thread. Where the tree cannot be read, the stream
+/// is cut off, so that the server takes nothing of it, and the reason is found beside it.
+fn pack(dir: PathBuf) -> (impl Stream<Item = std::io::Result<Bytes>> + Send, Broken) {
+    let (sender, pieces) = tokio::sync::mpsc::channel(PIECES_AHEAD);
+    let broken = Broken::default();
+    let told = broken.clone();
     tokio::task::spawn_blocking(move || {
-        let mut tar = tar::Builder::new(SyncIoBridge::new(write));
+        let pieces = std::io::BufWriter::with_capacity(PIECE_BYTES, Pieces(sender.clone()));
+        let mut tar = tar::Builder::new(pieces);
         tar.follow_symlinks(false);
         tar.mode(tar::HeaderMode::Complete);
-        // Without its end marker the stream is refused by the server, whole: nothing is half there.
-        if let Err(error) = tar.append_dir_all(".", &dir).and_then(|()| tar.into_inner().map(drop))
-        {
-            eprintln!("dormouse: read {}: {error}", dir.display());
+        let packed = tar.append_dir_all(".", &dir);
+        if let Err(error) = packed {
+            // First the error, then the builder, which writes an end marker as it goes.
+            if let Ok(mut told) = told.lock() {
+                *told = Some(error);
+            }
+            sender.blocking_send(Err(std::io::ErrorKind::InvalidData.into())).ok();
+            return;
         }
+        // Where nobody listens any more, the call has its own error.
+        tar.into_inner().and_then(|mut pieces| pieces.flush()).ok();
     });
-    ReaderStream::with_capacity(read, 256 << 10)
+    let stream = futures::stream::unfold(pieces, |mut pieces| async move {
+        pieces.recv().await.map(|piece| (piece, pieces))
+    });
+    (stream, broken)
+}
+
+/// Pieces that wait for a slow connection, and their size.
+const PIECES_AHEAD: usize = 4;
+const PIECE_BYTES: usize = 256 << 10;
+
+/// The writing end of a body.
+struct Pieces(tokio::sync::mpsc::Sender<std::io::Result<Bytes>>);
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes))) {
+            Ok(()) => Ok(bytes.len()),
+            Err(_) => Err(std::io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 async fn unpack(
@@ -208,5 +262,77 @@ fn local(doing: &str) -> impl FnOnce(std::io::Error) -> Failure + use<> {
             _ => ErrorKind::Internal,
         };
         Failure::new(kind, format!("{doing}: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remote(machine: &str, path: &str) -> Side {
+        Side::Remote { machine: machine.to_owned(), path: path.to_owned() }
+    }
+
+    #[test]
+    fn a_side_is_remote_where_a_name_stands_before_the_colon() {
+        for (text, expected) in [
+            ("hello:notes.txt", remote("hello", "notes.txt")),
+            ("hello:", remote("hello", "")),
+            ("hello:.", remote("hello", "")),
+            ("hello:~", remote("hello", "")),
+            ("hello:~/a/b", remote("hello", "a/b")),
+            ("hello:/root", remote("hello", "")),
+            ("hello:/root/a", remote("hello", "a")),
+            ("hello:a:b", remote("hello", "a:b")),
+            ("notes.txt", Side::Local("notes.txt".into())),
+            ("./a:b", Side::Local("./a:b".into())),
+            ("/tmp/a:b", Side::Local("/tmp/a:b".into())),
+            (":a", Side::Local(":a".into())),
+        ] {
+            assert_eq!(Side::parse(text).unwrap(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_path_outside_the_home_is_refused() {
+        for text in ["hello:/etc/passwd", "hello:/rooted", "hello:~//etc"] {
+            assert_eq!(Side::parse(text).unwrap_err().kind, ErrorKind::InvalidArgument, "{text}");
+        }
+    }
+
+    #[test]
+    fn names_are_joined_and_parts_lie_beside_their_target() {
+        assert_eq!(join("", "a"), "a");
+        assert_eq!(join("b/", "a"), "b/a");
+        let part = beside(Path::new("/tmp/x"));
+        assert_eq!(part.parent(), Some(Path::new("/tmp")));
+        assert_ne!(part, Path::new("/tmp/x"));
+    }
+
+    #[tokio::test]
+    async fn a_tree_is_packed_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("one"), vec![7; 600_000]).unwrap();
+        let (stream, broken) = pack(dir.path().to_owned());
+        let bytes: Vec<Bytes> = stream.try_collect().await.unwrap();
+        let bytes = bytes.concat();
+        let mut tar = tar::Archive::new(&bytes[..]);
+        let sizes: Vec<u64> = tar.entries().unwrap().map(|entry| entry.unwrap().size()).collect();
+        assert_eq!(sizes, [0, 600_000]);
+        assert_eq!(bytes[bytes.len() - 1024..], [0; 1024], "the end marker");
+        assert!(broken.lock().unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_tree_that_cannot_be_read_cuts_the_stream_off() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("one"), "content").unwrap();
+        // What a tar stream has no way to hold.
+        let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
+        let (stream, broken) = pack(dir.path().to_owned());
+        let pieces: Vec<_> = stream.collect().await;
+        let cut = pieces.iter().position(Result::is_err).expect("an error");
+        assert!(pieces[..cut].iter().all(Result::is_ok));
+        assert!(broken.lock().unwrap().is_some());
     }
 }

@@ -60,11 +60,7 @@ pub(super) async fn exec(args: ExecArgs) -> Result<u8, Failure> {
                 if let Some(error) = error {
                     eprintln!("dormouse: {error}");
                 }
-                break match (code, signal) {
-                    (Some(code), _) => u8::try_from(code & 0xff).unwrap_or(1),
-                    (None, Some(signal)) => u8::try_from((BY_SIGNAL + signal) & 0xff).unwrap_or(1),
-                    (None, None) => NOT_STARTED,
-                };
+                break exit_code(code, signal);
             }
             None => {
                 return Err(Failure::new(
@@ -75,8 +71,16 @@ pub(super) async fn exec(args: ExecArgs) -> Result<u8, Failure> {
         }
     };
     feeder.abort();
-    // A thread may still wait for standard input, and nothing can wake it.
-    std::process::exit(i32::from(code));
+    Ok(code)
+}
+
+/// What a shell would return.
+fn exit_code(code: Option<i32>, signal: Option<i32>) -> u8 {
+    match (code, signal) {
+        (Some(code), _) => u8::try_from(code & 0xff).unwrap_or(1),
+        (None, Some(signal)) => u8::try_from((BY_SIGNAL + signal) & 0xff).unwrap_or(1),
+        (None, None) => NOT_STARTED,
+    }
 }
 
 /// Hands standard input on until it ends, or the command no longer takes it.
@@ -109,4 +113,28 @@ fn variables(pairs: &[String]) -> Result<BTreeMap<String, String>, Failure> {
             )),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_code_is_the_one_a_shell_returns() {
+        assert_eq!(exit_code(Some(0), None), 0);
+        assert_eq!(exit_code(Some(256 + 3), None), 3);
+        assert_eq!(exit_code(None, Some(9)), 137);
+        assert_eq!(exit_code(None, None), NOT_STARTED);
+    }
+
+    #[test]
+    fn a_variable_has_a_name_and_may_have_any_value() {
+        let pairs = ["A=1".to_owned(), "B=x=y".to_owned(), "C=".to_owned()];
+        let found: Vec<_> = variables(&pairs).unwrap().into_iter().collect();
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(found, [pair("A", "1"), pair("B", "x=y"), pair("C", "")]);
+        for bad in ["A", "=1", ""] {
+            assert!(variables(&[bad.to_owned()]).is_err(), "{bad}");
+        }
+    }
 }

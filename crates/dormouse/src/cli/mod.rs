@@ -17,7 +17,7 @@ use crate::{Failure, tokio_runtime};
 /// Which server to talk to.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ServerArgs {
-    /// Server URL; else `DORMOUSE_URL`, the `[client]` configuration, or the server of this host.
+    /// Server URL; else `DORMOUSE_URL`, or the server of this host.
     #[arg(long, global = true, value_name = "URL", help_heading = "Server")]
     url: Option<String>,
     /// Data directory of a server on this host, to find its URL and key in.
@@ -55,7 +55,8 @@ pub(crate) enum ClientCommand {
 }
 
 pub(crate) fn main(command: ClientCommand) -> Result<u8, Failure> {
-    tokio_runtime()?.block_on(async {
+    let runtime = tokio_runtime()?;
+    let done = runtime.block_on(async {
         match command {
             ClientCommand::Create(args) => machines::create(args).await,
             ClientCommand::Ls(args) => machines::list(args).await,
@@ -70,7 +71,10 @@ pub(crate) fn main(command: ClientCommand) -> Result<u8, Failure> {
             ClientCommand::Rm(args) => machines::remove(args).await,
             ClientCommand::Down(args) => machines::down(args).await,
         }
-    })
+    });
+    // A thread may wait for standard input, and nothing can wake it.
+    runtime.shutdown_background();
+    done
 }
 
 impl ServerArgs {
