@@ -24,6 +24,8 @@ pub const OUTPUT_BYTES_MAX: u64 = 1 << 20;
 pub const TIMEOUT_MS_MAX: u64 = 7 * 24 * 3600 * 1000;
 /// Executions that may wait for one machine to wake.
 pub const WAITING_EXECUTIONS_MAX: usize = 64;
+/// Executions of one machine that are kept although they never ran; the oldest go first.
+pub const NEVER_RAN_EXECUTIONS_MAX: usize = 100;
 /// Paths that a publish names as changed on both sides; the rest is counted.
 pub const CONFLICTS_SHOWN_MAX: usize = 100;
 /// Characters of an idempotency key.

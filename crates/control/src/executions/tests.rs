@@ -242,3 +242,20 @@ async fn lists_are_in_order_over_pages_and_over_commands_that_wait() {
     assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 1]);
     assert_eq!(pages.concat(), ids);
 }
+
+#[tokio::test]
+async fn commands_that_never_ran_are_kept_up_to_a_bound() {
+    use crate::limits::NEVER_RAN_EXECUTIONS_MAX;
+    let world = World::new();
+    let control = world.open().await;
+    let machine = asleep(&control).await;
+    world.host.hold_starting(true);
+    let executions = control.executions();
+    for _ in 0..NEVER_RAN_EXECUTIONS_MAX + 5 {
+        let waiting = executions.create(&by_id(&machine), command(&["true"])).await.unwrap();
+        executions.delete(&by_id(&machine), &waiting.execution_id).await.unwrap();
+    }
+    let query = PageQuery { cursor: None, limit: Some(200) };
+    let listed = executions.list(&by_id(&machine), &query).await.unwrap();
+    assert_eq!(listed.items.len(), NEVER_RAN_EXECUTIONS_MAX);
+}

@@ -8,6 +8,9 @@
 //! # Invariants
 //! Values of variables and standard input stay in memory; what is written down has their names only.
 //!
+//! # Bounds
+//! What never ran stays readable; of each machine the newest [`NEVER_RAN_EXECUTIONS_MAX`] are kept.
+//!
 //! # Crash
 //! The values are lost, so an execution that no keeper has is `failed` with `SERVER_RESTARTED`.
 
@@ -19,7 +22,7 @@ use catalog::{MachineRow, WaitingExecution};
 
 use super::{Execution, ExecutionStatus, NewExecution};
 use crate::control::Inner;
-use crate::limits::WAITING_EXECUTIONS_MAX;
+use crate::limits::{NEVER_RAN_EXECUTIONS_MAX, WAITING_EXECUTIONS_MAX};
 use crate::machines::driver::Drivers;
 use crate::machines::{Desired, IfMatch, Phase, intent};
 use crate::{Error, Result};
@@ -39,13 +42,18 @@ pub(crate) async fn start(
 ) -> Result<Execution> {
     let machine = row.id.clone();
     let others = inner.db(move |catalog| catalog.waiting_of(Some(&machine))).await?;
-    let live = others.iter().filter(|waiting| is_live(waiting)).count();
+    let (live, over): (Vec<_>, Vec<_>) = others.into_iter().partition(is_live);
+    let live = live.len();
     if live >= WAITING_EXECUTIONS_MAX {
         return Err(Error::new(
             base::ErrorKind::Unavailable,
             format!("{live} executions wait for this machine to wake; try again once it is awake"),
         )
         .retry_after(1_000));
+    }
+    let surplus = (over.len() + 1).saturating_sub(NEVER_RAN_EXECUTIONS_MAX);
+    for old in over.into_iter().take(surplus) {
+        inner.db(move |catalog| catalog.remove_waiting(&old.id)).await?;
     }
     let execution = Execution {
         status: ExecutionStatus::WakeInProgress,
