@@ -161,8 +161,35 @@ fn private_dir(path: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// What is wrong with an image, for whoever asked for the machine: without this host's paths, which the
+/// log has.
 fn image_error(error: images::Error) -> Error {
-    Error::new(error.kind(), error.to_string()).with_code("IMAGE_MISSING").caused_by(error)
+    let kind = match error.kind() {
+        // This server may not read its own files; what its caller may is another matter.
+        ErrorKind::PermissionDenied => ErrorKind::Internal,
+        kind => kind,
+    };
+    let (code, message) = match &error {
+        images::Error::Name(_) => ("IMAGE_MISSING", error.to_string()),
+        images::Error::Missing { name, .. } => (
+            "IMAGE_MISSING",
+            format!(
+                "there is no image {name:?} on this host; run `cargo xtask setup` to build it, \
+                 `dormouse doctor` to see what is missing"
+            ),
+        ),
+        images::Error::Damaged { detail, .. } => (
+            "IMAGE_MISSING",
+            format!("the image is damaged ({detail}); run `cargo xtask setup --rebuild`"),
+        ),
+        images::Error::ProgramMissing { .. } => ("RUNTIME_MISSING", error.to_string()),
+        images::Error::Io { doing, source, .. } => {
+            (kind.code(), format!("{doing} a file of the machine's image: {source}"))
+        }
+        _ => (kind.code(), error.to_string()),
+    };
+    tracing::warn!(%error, "an image cannot be used");
+    Error::new(kind, message).with_code(code).caused_by(error)
 }
 
 #[async_trait]
@@ -228,5 +255,28 @@ fn failure_code(kind: ErrorKind) -> &'static str {
         ErrorKind::Corrupt => "unhealthy",
         ErrorKind::Unavailable => "unavailable",
         _ => "keeper_failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_with_an_image_names_no_path_of_this_host() {
+        let path = PathBuf::from("/srv/secret/images");
+        let io = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        for (error, code) in [
+            (images::Error::Missing { name: "base".into(), dir: path.clone() }, "IMAGE_MISSING"),
+            (
+                images::Error::Damaged { path: path.clone(), detail: "digest".into() },
+                "IMAGE_MISSING",
+            ),
+            (images::Error::Io { doing: "read", path, source: io }, "INTERNAL"),
+        ] {
+            let told = image_error(error);
+            assert!(!told.message.contains("/srv"), "{}", told.message);
+            assert_eq!(told.code, code, "{}", told.message);
+        }
     }
 }
