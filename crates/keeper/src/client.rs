@@ -270,7 +270,7 @@ impl Client {
             .map_err(Failure::unreachable)?;
         // Ends with the connection: when the answer's body is read or dropped.
         tokio::spawn(connection.with_upgrades());
-        sender.send_request(request).await.map_err(Failure::unreachable)
+        sender.send_request(request).await.map_err(of_request)
     }
 
     async fn connect(&self) -> std::io::Result<UnixStream> {
@@ -281,6 +281,18 @@ impl Client {
         stream.set_nonblocking(true)?;
         UnixStream::from_std(stream)
     }
+}
+
+/// A body that its sender breaks off is not the keeper's fault.
+fn of_request(error: hyper::Error) -> Failure {
+    if !error.is_user() {
+        return Failure::unreachable(error);
+    }
+    let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+    Failure::new(
+        ErrorKind::InvalidArgument,
+        format!("the body was cut off, nothing was changed; send it again: {why}"),
+    )
 }
 
 fn empty() -> RequestBody {
@@ -307,5 +319,26 @@ async fn failure(response: Response<Incoming>) -> Failure {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| Failure::unreachable(format!("it answered {status}"))),
         Err(error) => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_its_sender_breaks_off_is_not_the_keepers_fault() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = MachineDir::new(root.path().to_owned());
+        let _listener = tokio::net::UnixListener::bind(dir.socket()).unwrap();
+        let lost = futures::stream::iter([
+            Ok(Bytes::from_static(b"half")),
+            Err(std::io::Error::other("reset")),
+        ]);
+        let path = TreePath::parse(b"file").unwrap();
+        let client = Client::new(&dir);
+        let put = client.put(&path, lost.boxed(), PutOptions::default());
+        let error = put.await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::InvalidArgument, "{error}");
     }
 }
