@@ -130,7 +130,7 @@ fn data(path: &Path) -> Finding {
         );
     }
     let free = nix::sys::statvfs::statvfs(existing)
-        .map_or(0, |stat| u64::from(stat.blocks_available()) * u64::from(stat.fragment_size()));
+        .map_or(0, |stat| stat.blocks_available() * stat.fragment_size());
     let detail = format!("{}, {} GiB free", path.display(), free / GIB);
     if free < FREE_BYTES_MIN {
         note("data", detail, "free some space: homes keep what is not uploaded yet on this disk")
