@@ -12,9 +12,8 @@ use crate::cargo::{cargo, run as run_command};
 use crate::setup;
 
 /// The server, and the S3 server that end-to-end tests start beside it.
-const RELEASE: &[&str] = &[
-    "build", "--quiet", "--release", "--package", "dormouse", "--package", "testkit", "--bins",
-];
+const RELEASE: &[&str] =
+    &["build", "--quiet", "--release", "--package", "dormouse", "--package", "testkit", "--bins"];
 
 pub(crate) fn run() -> anyhow::Result<()> {
     setup::run(&setup::Options::default())?;

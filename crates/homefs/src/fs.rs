@@ -177,9 +177,10 @@ impl FileSystem for Engine {
     }
 
     fn graft(&self, graft: &Graft<'_>) -> Result<Touched> {
-        let Graft { from, into, removals, implicit } = *graft;
+        let Graft { from, into, removals, implicit, expect } = *graft;
         let implicit = implicit.iter().copied().collect();
-        let graft = OwnedGraft { from, into, removals: removals.to_vec(), implicit };
+        let expect = expect.map(|(name, ino, version)| (name.to_vec(), ino, version));
+        let graft = OwnedGraft { from, into, removals: removals.to_vec(), implicit, expect };
         self.change(move |tx| ops::graft::graft(tx, &graft))
     }
 }

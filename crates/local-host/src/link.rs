@@ -200,13 +200,9 @@ impl LocalLink {
             let end = end.clone();
             async move {
                 let mut reader = reader?;
-                let frame = match reader.next().await {
-                    Ok(frame) => frame,
-                    Err(error) => {
-                        let error = control::Error::new(error.kind(), error.to_string());
-                        return Some((Err(error), None));
-                    }
-                };
+                // A keeper that ends the connection with input unread resets it; the record tells
+                // whether the command has ended or the keeper is gone.
+                let frame = reader.next().await.unwrap_or_default();
                 let item = match frame.map(|frame| (frame.kind, frame.payload)) {
                     Some((FrameKind::Stdout, bytes)) => AttachOutput::Stdout(bytes),
                     Some((FrameKind::Stderr, bytes)) => AttachOutput::Stderr(bytes),

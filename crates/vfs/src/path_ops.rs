@@ -246,16 +246,19 @@ pub fn remove(
             format!("{path} names the home itself through a link"),
         ));
     };
-    if let Expect::Version(ino, version) = expect
-        && (attr.ino != ino || attr.version != version)
-    {
-        return Err(FsError::with(Errno::ESTALE, format!("{path} changed meanwhile")));
+    let mut guard = None;
+    if let Expect::Version(ino, version) = expect {
+        if attr.ino != ino || attr.version != version {
+            return Err(FsError::with(Errno::ESTALE, format!("{path} changed meanwhile")));
+        }
+        guard = Some((name.as_slice(), ino, version));
     }
-    if attr.kind != Kind::Directory {
-        fs.unlink(walk.dir, name)?;
-    } else if recursive {
-        return graft_removal(fs, walk.dir, name);
-    } else {
+    let is_dir = attr.kind == Kind::Directory;
+    // A guarded removal is checked where it is done, so that a newer file is never taken.
+    if recursive && is_dir || guard.is_some() && !is_dir {
+        return graft_removal(fs, walk.dir, name, guard).map_err(|error| name_it(error, path));
+    }
+    if is_dir {
         fs.rmdir(walk.dir, name).map_err(|error| match error.errno() {
             Errno::ENOTEMPTY => FsError::with(
                 Errno::ENOTEMPTY,
@@ -265,16 +268,24 @@ pub fn remove(
             ),
             _ => error,
         })?;
+    } else {
+        fs.unlink(walk.dir, name)?;
     }
     Ok(Touched { entries: vec![(walk.dir, name.clone())], inodes: vec![walk.dir, attr.ino] })
 }
 
 /// A whole directory goes in one step, so nobody sees half of it.
-fn graft_removal(fs: &dyn FileSystem, dir: Ino, name: &[u8]) -> Result<Touched> {
+fn graft_removal(
+    fs: &dyn FileSystem,
+    dir: Ino,
+    name: &[u8],
+    expect: Option<(&[u8], Ino, u64)>,
+) -> Result<Touched> {
     let empty = fs.create_detached(Kind::Directory, 0o755, Owner::default())?;
     let removals = [vec![name.to_vec()]];
     let implicit = [empty.ino];
-    let graft = Graft { from: empty.ino, into: dir, removals: &removals, implicit: &implicit };
+    let graft =
+        Graft { from: empty.ino, into: dir, removals: &removals, implicit: &implicit, expect };
     let done = fs.graft(&graft);
     fs.unpin(empty.ino);
     done

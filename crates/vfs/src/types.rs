@@ -261,6 +261,8 @@ pub struct Graft<'a> {
     /// Directories of the detached tree, maybe `from` itself, that only lead to others: where one
     /// exists already, it keeps its own attributes.
     pub implicit: &'a [Ino],
+    /// An entry of `into` that must be this inode at this [`Attr::version`]; else `ESTALE`.
+    pub expect: Option<(&'a [u8], Ino, u64)>,
 }
 
 /// Checks one name.

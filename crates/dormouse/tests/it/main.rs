@@ -4,6 +4,8 @@
 //! this build is used. Every server listens on a free port of 127.0.0.1 and is ended, with its keepers, when
 //! its guard goes, also when a test fails.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod support;
 
 mod bad_input;

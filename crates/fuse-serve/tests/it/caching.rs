@@ -103,7 +103,8 @@ fn a_removal_by_the_api_is_seen() {
     let open = File::open(m.path("dir/sub/file")).unwrap();
     let from = m.fs.create_detached(Kind::Directory, 0o755, Owner::default()).unwrap().ino;
     let removals = [vec![b"dir".to_vec()]];
-    let graft = vfs::Graft { from, into: ROOT, removals: &removals, implicit: &[from] };
+    let graft =
+        vfs::Graft { from, into: ROOT, removals: &removals, implicit: &[from], expect: None };
     let touched = m.fs.graft(&graft).unwrap();
     m.fs.unpin(from);
     m.notifier().send(&touched);

@@ -23,6 +23,7 @@ pub(crate) struct OwnedGraft {
     pub(crate) into: Ino,
     pub(crate) removals: Vec<Removal>,
     pub(crate) implicit: HashSet<Ino>,
+    pub(crate) expect: Option<(Vec<u8>, Ino, u64)>,
 }
 
 /// Merges; see [`vfs::FileSystem::graft`].
@@ -37,6 +38,12 @@ pub(crate) fn graft(tx: &mut Tx<'_>, graft: &OwnedGraft) -> Result<Touched> {
     }
     if rename::is_within(tx, graft.into, graft.from)? {
         return Err(FsError::with(Errno::EINVAL, "a tree cannot be merged into itself"));
+    }
+    if let Some((name, ino, version)) = &graft.expect {
+        let there = Inode::lookup(tx.conn, graft.into, name)?;
+        if there.is_none_or(|there| there.ino != *ino || there.version != *version) {
+            return Err(FsError::new(Errno::ESTALE));
+        }
     }
     let mut touched = Touched::default();
     for path in &graft.removals {

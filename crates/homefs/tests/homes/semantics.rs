@@ -101,7 +101,7 @@ fn a_graft_that_fails_changes_nothing() {
     }
     let before = home.readdir(ROOT, 0, 100).unwrap();
     let removals = [vec![b"keep".to_vec()]];
-    let graft = Graft { from, into: ROOT, removals: &removals, implicit: &[] };
+    let graft = Graft { from, into: ROOT, removals: &removals, implicit: &[], expect: None };
     assert_eq!(home.graft(&graft).unwrap_err().errno(), Errno::EEXIST);
     assert_eq!(home.readdir(ROOT, 0, 100).unwrap(), before);
     assert_eq!(home.readdir(from, 0, 100).unwrap().len(), 3);

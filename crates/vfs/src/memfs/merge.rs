@@ -70,6 +70,10 @@ impl State {
             return Err(FsError::with(Errno::EINVAL, "only a detached tree can be grafted"));
         }
         self.check_not_below(graft.from, graft.into)?;
+        if let Some((name, ino, version)) = graft.expect {
+            let standing = self.child(graft.into, name)?;
+            self.check_expected(standing, Expect::Version(ino, version))?;
+        }
         let attributes = self.attributes(graft.from)?;
         let mut touched = Touched::default();
         for path in graft.removals {

@@ -119,6 +119,22 @@ fn removing_asks_for_recursive_and_takes_links_as_links() {
 }
 
 #[test]
+fn a_guarded_removal_takes_only_what_it_was_shown() {
+    let fs = tree();
+    let was = stat(&*fs, &path("a/b/file"), Last::Keep).unwrap();
+    let dir = stat(&*fs, &path("a/b"), Last::Keep).unwrap();
+    put(&*fs, "a/b/file", "newer").unwrap();
+    // As a racing writer would find it: looked at before, removed after.
+    let stale = Some((&b"file"[..], was.ino, was.version));
+    let error = graft_removal(&*fs, dir.ino, b"file", stale).unwrap_err();
+    assert_eq!(error.errno(), Errno::ESTALE);
+    assert_eq!(read(&*fs, "a/b/file").unwrap(), "newer");
+    let now = stat(&*fs, &path("a/b/file"), Last::Keep).unwrap();
+    remove(&*fs, &path("a/b/file"), false, Expect::Version(now.ino, now.version)).unwrap();
+    assert_eq!(read(&*fs, "a/b/file").unwrap_err().errno(), Errno::ENOENT);
+}
+
+#[test]
 fn a_version_that_moved_on_is_not_replaced() {
     let fs = tree();
     let was = stat(&*fs, &path("a/b/file"), Last::Keep).unwrap();

@@ -27,6 +27,7 @@ pub(super) const CASES: &[Case] = &[
     ("hard links in a grafted tree stay together", graft_links),
     ("graft takes the attributes of its root where asked to", graft_root),
     ("graft says what it touched", graft_touched),
+    ("graft holds to what was expected", graft_expect),
     ("a detached tree goes with its pin", detached_tree),
 ];
 
@@ -48,7 +49,7 @@ fn staged_dir(t: &Tree) -> Ino {
 }
 
 fn merge(t: &Tree, from: Ino, into: Ino, removals: &[Removal]) -> crate::Result<Touched> {
-    let done = t.fs.graft(&Graft { from, into, removals, implicit: &[from] });
+    let done = t.fs.graft(&Graft { from, into, removals, implicit: &[from], expect: None });
     t.fs.unpin(from);
     done
 }
@@ -281,7 +282,7 @@ fn graft_refused(t: &Tree) {
     fails(merge(t, from, ROOT, &[path("dir")]), &[Errno::EEXIST]);
     same((t.at("dir/inside"), t.at("file")), (inside, file));
     // A tree that is visible is no detached one.
-    let graft = Graft { from: dir, into: ROOT, removals: &[], implicit: &[dir] };
+    let graft = Graft { from: dir, into: ROOT, removals: &[], implicit: &[dir], expect: None };
     fails(t.fs.graft(&graft), &[Errno::EINVAL]);
     let from = staged_dir(t);
     fails(merge(t, from, file, &[]), &[Errno::ENOTDIR]);
@@ -297,13 +298,29 @@ fn graft_links(t: &Tree) {
     same((t.at("a"), t.at("sub/b"), t.attr(file).nlink), (file, file, 2));
 }
 
+fn graft_expect(t: &Tree) {
+    let file = t.file_with(ROOT, "file", b"old");
+    let was = t.attr(file);
+    ok(t.fs.write(file, 0, b"new"));
+    let guarded = |version| {
+        let from = staged_dir(t);
+        let removals = [path("file")];
+        let expect = Some((&b"file"[..], file, version));
+        t.fs.graft(&Graft { from, into: ROOT, removals: &removals, implicit: &[from], expect })
+    };
+    fails(guarded(was.version), &[Errno::ESTALE]);
+    same(t.at("file"), file);
+    ok(guarded(t.attr(file).version));
+    same(t.names(ROOT), Vec::<String>::new());
+}
+
 fn graft_root(t: &Tree) {
     let into = t.dir("into");
     let from = staged_dir(t);
     t.mknod(from, "file", Kind::File);
     let mtime = Some(SetTime::At(Time(42)));
     ok(t.fs.setattr(from, &SetAttr { perm: Some(0o700), mtime, ..SetAttr::default() }));
-    ok(t.fs.graft(&Graft { from, into, removals: &[], implicit: &[] }));
+    ok(t.fs.graft(&Graft { from, into, removals: &[], implicit: &[], expect: None }));
     t.fs.unpin(from);
     same((t.attr(into).perm, t.attr(into).mtime), (0o700, Time(42)));
     same(t.at("into"), into);

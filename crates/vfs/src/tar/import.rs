@@ -104,7 +104,7 @@ impl Import<'_> {
             .chain(self.dirs.values().copied())
             .filter(|dir| !self.explicit.contains(dir))
             .collect();
-        let graft = Graft { from: self.root, into, removals, implicit: &implicit };
+        let graft = Graft { from: self.root, into, removals, implicit: &implicit, expect: None };
         let touched = self.fs.graft(&graft)?;
         Ok(Imported { touched, ..std::mem::take(&mut self.done) })
     }
