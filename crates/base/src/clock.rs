@@ -1,7 +1,9 @@
 //! Time, as something passed in.
 
 use std::fmt::Debug;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
 
 use crate::Timestamp;
 
@@ -9,21 +11,21 @@ use crate::Timestamp;
 pub trait Clock: Debug + Send + Sync + 'static {
     /// Wall-clock time. May jump; never used to decide who owns what.
     fn now(&self) -> Timestamp;
-    /// Time since some fixed point. Never goes back.
+    /// Time since some fixed point. Never goes back, and goes on while the host is suspended.
     fn monotonic(&self) -> Duration;
 }
 
 /// The real clock.
 #[derive(Debug)]
 pub struct SystemClock {
-    started: Instant,
+    started: Duration,
 }
 
 impl SystemClock {
     /// A clock whose monotonic zero is now.
     #[must_use]
     pub fn new() -> Self {
-        Self { started: Instant::now() }
+        Self { started: since_boot() }
     }
 }
 
@@ -39,6 +41,12 @@ impl Clock for SystemClock {
     }
 
     fn monotonic(&self) -> Duration {
-        self.started.elapsed()
+        since_boot().saturating_sub(self.started)
     }
+}
+
+/// The clock that counts suspended time too; `Instant` does not.
+fn since_boot() -> Duration {
+    // Every Linux that this runs on has it; the call cannot fail for a clock that exists.
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }

@@ -82,6 +82,10 @@ id!(
     ExecutionId, "execution", "exec"
 );
 id!(
+    /// A state of a home that is kept.
+    SnapshotId, "snapshot", "snap"
+);
+id!(
     /// One dormouse server, that is one data directory.
     ServerId, "server", "srv"
 );
@@ -97,7 +101,7 @@ impl Epoch {
     /// The epoch of the next writer.
     #[must_use]
     pub const fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 

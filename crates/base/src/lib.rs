@@ -16,7 +16,7 @@ pub use clock::{Clock, SystemClock};
 pub use digest::{Digest, DigestParseError};
 pub use entropy::{Entropy, SystemEntropy};
 pub use error_kind::ErrorKind;
-pub use ids::{Epoch, ExecutionId, HomeId, IdError, MachineId, ServerId};
+pub use ids::{Epoch, ExecutionId, HomeId, IdError, MachineId, ServerId, SnapshotId};
 
 /// The moment type used everywhere: UTC, nanoseconds.
 pub type Timestamp = jiff::Timestamp;

@@ -32,6 +32,7 @@ pub mod request_id;
 pub mod route;
 pub mod serve;
 pub mod stack;
+mod stall;
 
 pub use auth::{Keys, Principal, Scope};
 pub use body::{JsonBody, StreamBody};

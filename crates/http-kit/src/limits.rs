@@ -13,6 +13,8 @@ pub const REQUEST_ID_LENGTH_MAX: usize = 128;
 pub const TAGS_MAX: usize = 32;
 /// An uploaded body that stands still for this long is given up; nothing of it is kept.
 pub const BODY_IDLE_MAX: Duration = Duration::from_secs(120);
+/// A reply of which a client takes nothing for this long is cut off, with its connection.
+pub const WRITE_STALL_MAX: Duration = Duration::from_secs(120);
 /// Time in which a client must have sent the head of a request.
 pub const HEAD_READ_MAX: Duration = Duration::from_secs(30);
 /// Bytes of the head of a request, and of what is read from a connection at once: large enough that

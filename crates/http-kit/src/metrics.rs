@@ -16,6 +16,9 @@ const IN_FLIGHT: &str = "dormouse_http_requests_in_flight";
 const SECONDS_BUCKETS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
+/// How often single measurements are summed up.
+const UPKEEP: Duration = Duration::from_secs(5);
+
 /// Another recorder is installed in this process.
 #[derive(Debug, thiserror::Error)]
 #[error("install the metrics recorder; a process has one, installed at its start")]
@@ -40,6 +43,14 @@ impl Exporter {
     #[must_use]
     pub fn detached() -> Self {
         Self(builder().build_recorder().handle())
+    }
+
+    /// Sums up what was recorded, now and then, for ever: what nobody asks for must not pile up.
+    pub async fn keep_up(self) {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            self.0.run_upkeep();
+        }
     }
 
     /// The text for `/metrics`.

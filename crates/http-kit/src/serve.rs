@@ -23,6 +23,7 @@ use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use crate::limits::{CONNECTIONS_MAX, HEAD_BYTES_MAX, HEAD_READ_MAX};
+use crate::stall::Impatient;
 
 /// Serves `router` on `listener` until `stop`, then for at most `grace` longer.
 pub async fn serve(
@@ -93,7 +94,8 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) 
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_READ_MAX)
         .max_buf_size(HEAD_BYTES_MAX);
-    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let serving =
+        builder.serve_connection_with_upgrades(TokioIo::new(Impatient::new(stream)), service);
     let mut serving = std::pin::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
@@ -113,6 +115,43 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_of_its_reply_is_let_go() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        // Noticed when the reply is dropped, which holds whatever it needs.
+        let held = Arc::new(());
+        let alive = Arc::downgrade(&held);
+        let endless = move || {
+            let held = held.clone();
+            async move {
+                let piece = move |_: u32| {
+                    _ = &held;
+                    io::Result::Ok(vec![7; 64 << 10])
+                };
+                Body::from_stream(futures::stream::iter((0..u32::MAX).map(piece)))
+            }
+        };
+        let router = Router::new().route("/", get(endless));
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve(listener, router, stop.clone(), Duration::ZERO));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        // One for the handler itself, one for its reply.
+        let replies = || alive.strong_count();
+        while replies() < 2 {
+            tokio::task::yield_now().await;
+        }
+        let begun = tokio::time::Instant::now();
+        while replies() > 1 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert!(begun.elapsed() < 2 * crate::limits::WRITE_STALL_MAX, "it is still held");
+        }
+        drop(client);
+        stop.cancel();
+        serving.await.unwrap();
+    }
 
     #[tokio::test]
     async fn stopping_ends_in_time_even_with_a_reply_that_never_ends() {

@@ -41,6 +41,25 @@ pub enum Error {
         /// What happened, without secrets.
         message: String,
     },
+    /// What is stored there is not what was stored.
+    #[error("object {key} is damaged: {what}")]
+    Corrupt {
+        /// Its key.
+        key: String,
+        /// What cannot be.
+        what: &'static str,
+    },
+    /// It is encrypted with a key that is not at hand.
+    #[error(
+        "object {key} is encrypted with key id {id}, which this server was not given: add the line of that \
+         key to the encryption keys and start again (or, if there never was such a key, the object is damaged)"
+    )]
+    KeyMissing {
+        /// Its key in the store.
+        key: String,
+        /// The id of the encryption key.
+        id: u8,
+    },
     /// Not usable as configured: a bad URL, a store without create-if-absent.
     #[error("{message}")]
     Unusable {
@@ -64,7 +83,10 @@ impl Error {
             Self::Denied { .. } => ErrorKind::PermissionDenied,
             // To a user's request, a store that was set up wrongly is one that is down; mended, it
             // works again without a restart.
-            Self::Unavailable { .. } | Self::Unusable { .. } => ErrorKind::Unavailable,
+            Self::Unavailable { .. } | Self::Unusable { .. } | Self::KeyMissing { .. } => {
+                ErrorKind::Unavailable
+            }
+            Self::Corrupt { .. } => ErrorKind::Corrupt,
         }
     }
 
@@ -74,6 +96,10 @@ impl Error {
 
     pub(crate) fn exists(key: &str) -> Self {
         Self::Exists { key: key.to_owned() }
+    }
+
+    pub(crate) fn corrupt(key: &str, what: &'static str) -> Self {
+        Self::Corrupt { key: key.to_owned(), what }
     }
 
     pub(crate) fn unusable(message: impl Into<String>) -> Self {

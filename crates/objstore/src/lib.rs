@@ -8,17 +8,19 @@
 //! - Keys are relative to the root of the store URL: `homes/…`, no leading slash, no `..`.
 //!
 //! # Parts
-//! [`Backend`] opens a store from its URL; [`Metered`] counts what goes through it; [`probe`] refuses
-//! a store that cannot keep the promises; `suite` (feature `suite`) is what every implementation of
+//! [`Backend`] opens a store from its URL; [`Metered`] counts what goes through it; [`unlock`] puts
+//! [`Encrypted`] over it where the store is encrypted; [`probe`] refuses a store that cannot keep the
+//! promises; `suite` (feature `suite`) is what every implementation of
 //! the trait must pass.
 //!
 //! # Not here
-//! What the objects mean (`homefs::layout`, `control::records`), encryption, caching. The process
-//! environment: the caller passes a lookup in.
+//! What the objects mean (`homefs::layout`, `control::records`), caching. The process environment and
+//! files with keys: the caller passes them in.
 
 mod backend;
 mod classify;
 mod cloud;
+mod encrypted;
 mod error;
 mod file;
 mod file_walk;
@@ -41,6 +43,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use backend::Backend;
+pub use encrypted::{
+    Encrypted, KEY_TEXT_BYTES_MAX, KeyRing, MARK_KEY, check_keys, unlock, unlock_to_read,
+};
 pub use error::{Error, Result};
 pub use limits::{KEY_BYTES_MAX, LIST_MAX};
 pub use memory::MemoryStore;

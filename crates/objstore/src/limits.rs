@@ -62,3 +62,13 @@ pub(crate) const STAGED_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The longest error code worth repeating.
 pub(crate) const ERROR_CODE_BYTES_MAX: usize = 64;
+
+/// Bodies up to this many bytes are encrypted and decrypted where the call is; a larger one would hold
+/// up other tasks for more than a millisecond.
+pub(crate) const CRYPT_INLINE_BYTES_MAX: usize = 512 * 1024;
+
+/// How often an encrypted create may find an object that is gone when it looks.
+pub(crate) const CREATE_SETTLES_MAX: u32 = 16;
+
+/// The largest mark of a store, in bytes: 255 keys take about 7 KiB.
+pub(crate) const MARK_BYTES_MAX: u64 = 16 * 1024;
