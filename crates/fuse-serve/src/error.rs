@@ -20,6 +20,12 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// A mount of ours is there already.
+    #[error("{target} is a dormouse mount already; unmount it first (umount {target})")]
+    Mounted {
+        /// Where.
+        target: PathBuf,
+    },
     /// `umount2(2)` refused.
     #[error("unmount {target}: {source}; end what still uses it, or run umount -l")]
     Unmount {
@@ -52,7 +58,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::OpenDevice(_) | Self::Mount { .. } => ErrorKind::Unsupported,
-            Self::Unmount { .. } => ErrorKind::Conflict,
+            Self::Mounted { .. } | Self::Unmount { .. } => ErrorKind::Conflict,
             Self::Setup(_) => ErrorKind::Internal,
             Self::Busy { .. } => ErrorKind::Timeout,
             Self::Closed => ErrorKind::Unreachable,

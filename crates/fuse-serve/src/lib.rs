@@ -22,6 +22,7 @@ mod dispatch;
 mod error;
 pub mod limits;
 mod link;
+mod mount_point;
 mod negotiate;
 mod nodes;
 mod notifier;
@@ -34,7 +35,7 @@ mod session;
 mod testing;
 
 pub use channel::Channel;
-pub use dev_fuse::Mount;
+pub use dev_fuse::{Mount, MountOptions};
 pub use error::Error;
 pub use notifier::Notifier;
 pub use pool::Threads;

@@ -35,6 +35,9 @@ pub(crate) const THREADS_MAX: usize = 16;
 pub(crate) const THREADS_NOT_SYNCING: usize = 4;
 /// Syncs that wait for a thread. Past this many, reading from the kernel stops.
 pub(crate) const SYNCS_WAITING_MAX: usize = 4096;
+/// Largest message, and largest read, that the receiving thread handles itself: what the kernel
+/// reads ahead at once, and room for headers.
+pub(crate) const INLINE_BYTES_MAX: usize = (128 << 10) + 4096;
 /// How long a worker beyond the kept ones stays without work.
 pub(crate) const THREAD_IDLE: Duration = Duration::from_secs(10);
 /// Stack of a worker thread in bytes; calls are shallow, buffers are on the heap.

@@ -14,7 +14,10 @@ pub(crate) struct Message {
 impl Message {
     /// Room for `len` bytes, whose content is left over from before. The message becomes them.
     pub(crate) fn make_room(&mut self, len: usize) -> &mut [u8] {
-        if self.buffer.len() < len {
+        if self.buffer.is_empty() {
+            // Zeroed by the kernel, where it is used at all.
+            self.buffer = vec![0; len];
+        } else if self.buffer.len() < len {
             self.buffer.resize(len, 0);
         }
         self.len = len;
@@ -59,10 +62,13 @@ pub(crate) trait Link: Debug + Send + Sync + 'static {
     /// True where part of a message was read already: then `receive` must be called without
     /// waiting, and the channel is not at a border between messages.
     fn has_buffered(&self) -> bool;
-    /// Reads one message. Only one thread at a time calls it.
+    /// True where every read is a whole message or, at once, nothing: then `receive` may be tried
+    /// without waiting first, and many threads may receive at a time.
+    fn is_queue(&self) -> bool;
+    /// Reads one message. Only one thread at a time calls it, unless the link is a queue.
     fn receive(&self, message: &mut Message) -> io::Result<Received>;
-    /// Writes one message whole. Many threads call it.
-    fn send(&self, message: &[u8]) -> io::Result<()>;
+    /// Writes one message, which is in these parts, whole. Many threads call it.
+    fn send(&self, parts: &[&[u8]]) -> io::Result<()>;
     /// Makes blocked calls return, where the link can.
     fn shut_down(&self);
 }

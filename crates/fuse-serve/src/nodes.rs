@@ -22,11 +22,32 @@ use vfs::{FileSystem, Ino, ROOT};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Full;
 
-#[derive(Debug, Clone, Copy, Default)]
-struct Node {
-    count: u64,
-    /// Known to have no `security.capability`, so that writes need not look.
-    no_capability: bool,
+/// A lookup count, and in the lowest bit whether the inode is known to have no
+/// `security.capability`, so that writes need not look. In one word: there may be millions.
+#[derive(Debug, Clone, Copy)]
+struct Node(u64);
+
+impl Node {
+    /// Counted this often; what a count cannot hold is held for ever.
+    fn new(count: u64, no_capability: bool) -> Self {
+        Self(count.min(u64::MAX >> 1) << 1 | u64::from(no_capability))
+    }
+
+    fn count(self) -> u64 {
+        self.0 >> 1
+    }
+
+    fn set_count(&mut self, count: u64) {
+        *self = Self::new(count, self.has_no_capability());
+    }
+
+    fn has_no_capability(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    fn set_no_capability(&mut self, known: bool) {
+        *self = Self::new(self.count(), known);
+    }
 }
 
 /// The table of one session.
@@ -49,7 +70,7 @@ impl Nodes {
             if ino == ROOT || count == 0 {
                 continue;
             }
-            if table.insert(ino, Node { count, no_capability: false }).is_none() {
+            if table.insert(ino, Node::new(count, false)).is_none() {
                 fs.pin(ino);
             }
         }
@@ -58,7 +79,7 @@ impl Nodes {
     /// Inodes and counts, ordered, for [`restore`](Self::restore).
     pub(crate) fn held(&self) -> Vec<(Ino, u64)> {
         let mut held: Vec<_> =
-            self.table.lock().iter().map(|(ino, node)| (*ino, node.count)).collect();
+            self.table.lock().iter().map(|(ino, node)| (*ino, node.count())).collect();
         held.sort_unstable();
         held
     }
@@ -75,7 +96,7 @@ impl Nodes {
         let mut table = self.table.lock();
         for ino in inodes {
             if let Some(node) = table.get_mut(ino) {
-                node.no_capability = false;
+                node.set_no_capability(false);
             }
         }
     }
@@ -85,8 +106,14 @@ impl Nodes {
         ino == ROOT || self.table.lock().contains_key(&ino)
     }
 
-    /// Counts one more lookup of `ino`.
-    pub(crate) fn add(&self, fs: &dyn FileSystem, ino: Ino) -> Result<(), Full> {
+    /// Counts one more lookup of `ino`. `made_since`: it was made after this generation was read, so
+    /// that it has no capability unless an invalidation has come since.
+    pub(crate) fn add(
+        &self,
+        fs: &dyn FileSystem,
+        ino: Ino,
+        made_since: Option<u64>,
+    ) -> Result<(), Full> {
         if ino == ROOT {
             return Ok(());
         }
@@ -94,13 +121,14 @@ impl Nodes {
         let room = table.len() < self.limit;
         match table.entry(ino) {
             Entry::Occupied(mut node) => {
-                let count = &mut node.get_mut().count;
-                *count = count.saturating_add(1);
+                let node = node.get_mut();
+                node.set_count(node.count().saturating_add(1));
             }
             Entry::Vacant(place) if room => {
                 // Under the lock, so that nobody uses the inode before it is pinned.
                 fs.pin(ino);
-                place.insert(Node { count: 1, no_capability: false });
+                let no_capability = made_since == Some(self.generation());
+                place.insert(Node::new(1, no_capability));
             }
             Entry::Vacant(_) => return Err(Full),
         }
@@ -112,8 +140,8 @@ impl Nodes {
         {
             let mut table = self.table.lock();
             let Some(node) = table.get_mut(&ino) else { return };
-            node.count = node.count.saturating_sub(count);
-            if node.count > 0 {
+            node.set_count(node.count().saturating_sub(count));
+            if node.count() > 0 {
                 return;
             }
             table.remove(&ino);
@@ -133,13 +161,23 @@ impl Nodes {
 
     /// True where `ino` is known to have no capability to lose.
     pub(crate) fn has_no_capability(&self, ino: Ino) -> bool {
-        self.table.lock().get(&ino).is_some_and(|node| node.no_capability)
+        self.table.lock().get(&ino).is_some_and(|node| node.has_no_capability())
     }
 
-    /// Remembers whether `ino` has no capability, where it is held.
-    pub(crate) fn set_no_capability(&self, ino: Ino, none: bool) {
-        if let Some(node) = self.table.lock().get_mut(&ino) {
-            node.no_capability = none;
+    /// Remembers that `ino` has no capability, where it is held and no invalidation began since
+    /// `generation`, from before that was found out.
+    pub(crate) fn found_no_capability(&self, ino: Ino, generation: u64) {
+        let mut table = self.table.lock();
+        // An invalidation raises the number before it takes the lock.
+        if self.generation() == generation
+            && let Some(node) = table.get_mut(&ino)
+        {
+            node.set_no_capability(true);
         }
+    }
+
+    /// Forgets it: a capability is being set.
+    pub(crate) fn may_have_capability(&self, ino: Ino) {
+        self.bump(&[ino]);
     }
 }

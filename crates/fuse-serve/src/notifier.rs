@@ -90,6 +90,15 @@ impl Notifier {
         }
     }
 
+    /// Queues that the kernel shall read again the attributes and content of everything that it
+    /// holds: the whole tree became another. Names live as long as they were given.
+    pub fn forget_all(&self) {
+        let inodes = self.shared.session.held();
+        for some in inodes.chunks(NOTIFICATIONS_MAX / 4) {
+            self.send(&Touched { entries: Vec::new(), inodes: some.to_vec() });
+        }
+    }
+
     /// How many notifications were written so far.
     #[must_use]
     pub fn sent(&self) -> u64 {
@@ -145,7 +154,7 @@ impl Shared {
         while let Some(batch) = self.next() {
             let mut sent = 0;
             let outcome = batch.messages().try_for_each(|message| {
-                self.link.send(&message)?;
+                self.link.send(&[&message])?;
                 sent += 1;
                 Ok::<_, std::io::Error>(())
             });

@@ -1,27 +1,40 @@
 //! The threads that serve one link.
 //!
 //! # Order
-//! One thread leads: it waits for a message, takes it, hands the lead to the next and then handles
-//! what it took. So no message changes hands between threads, and while one request blocks the
-//! others go on. While every thread is busy a new one is started, up to a bound; those beyond the
-//! kept ones leave when they find nothing to do.
+//! One thread leads: it waits for a message, takes it, handles it and answers, and goes on, so that
+//! no message changes hands and nobody is woken for it ([`lead`]). It gives the lead away before it
+//! handles what may take long ([`pacing`]). Where a request takes long that was not expected to,
+//! a watcher gives the lead to another thread after one or two milliseconds ([`watch`]): no request
+//! waits for another one for longer. Where no thread is free a new one is started, up to a bound;
+//! those beyond the kept ones leave when they find nothing to do.
+//!
+//! The leader of a queue (the device) looks for the next message for some microseconds before it
+//! sleeps, as long as that pays ([`spin`]). One that does not keep up gets help: other threads
+//! receive too, until they find nothing.
 //!
 //! # Syncs
 //! `FSYNC` and its kin may wait for the object store. Some threads never run them: a sync past that
-//! number waits in a queue, which whoever ends a sync looks at first.
+//! number waits in a queue, which whoever is free looks at first.
 //!
 //! # Freezing
-//! The leader stops at the border between two messages; what was taken is answered. A leader that
+//! Threads stop at the border between two messages; what was taken is answered. A leader that
 //! holds part of a message reads it to its end first.
 //!
 //! # Failure
 //! End of the stream, a frame that lies about its length, a device that is gone: the pool closes,
 //! threads leave, [`Pool::wait_closed`] returns.
 
-use std::collections::VecDeque;
+mod eyes;
+mod lead;
+mod pacing;
+mod spin;
+mod state;
+mod watch;
+mod worker;
+
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -30,12 +43,19 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::{Condvar, Mutex};
 
 use crate::Error;
-use crate::limits::{
-    SYNCS_WAITING_MAX, THREAD_IDLE, THREAD_STACK_BYTES, THREADS_KEPT, THREADS_MAX,
-    THREADS_NOT_SYNCING,
-};
-use crate::link::{Link, Message, Received};
-use crate::session::{Session, is_sync};
+use crate::limits::{THREAD_STACK_BYTES, THREADS_KEPT, THREADS_MAX, THREADS_NOT_SYNCING};
+use crate::link::Link;
+use crate::session::Session;
+use eyes::Eyes;
+use lead::Lead;
+use pacing::Pacing;
+use state::{Mode, State};
+use watch::{Advice, TICK, Watch};
+use worker::Worker;
+
+/// How often, and with which pauses, a link must be found quiet to be taken for drained.
+const QUIET_LOOKS: u32 = 4;
+const QUIET_LOOK: Duration = Duration::from_millis(5);
 
 /// Threads around a link. Clones share them.
 #[derive(Debug, Clone)]
@@ -48,42 +68,23 @@ struct Shared {
     session: Arc<Session>,
     link: Arc<dyn Link>,
     threads: Threads,
-    /// Held by the thread that receives.
-    lead: Mutex<()>,
+    lead: Lead,
+    pacing: Pacing,
     state: Mutex<State>,
+    /// Something that `freeze`, `wait_closed` or a leader that stands still waits for.
     changed: Condvar,
-    /// Readable while the leader must look at `state.mode`.
+    /// A role is free: threads without one wait for it.
+    called: Condvar,
+    /// Requests come again: the watcher waits for it.
+    begun: Condvar,
+    /// The mode is not `Running`, so that a leader must look at it.
+    stopping: AtomicBool,
+    /// The watcher must be woken with the next request.
+    unwatched: AtomicBool,
+    /// Readable while `stopping`, for a leader that sleeps.
     wake: EventFd,
+    eyes: Eyes,
     handles: Mutex<Vec<JoinHandle<()>>>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    mode: Mode,
-    /// The leader stands still because of [`Mode::Frozen`].
-    parked: bool,
-    /// Messages taken and not yet answered.
-    outstanding: usize,
-    threads: usize,
-    /// Threads that wait for the lead.
-    idle: usize,
-    syncing: usize,
-    syncs_waiting: VecDeque<Vec<u8>>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Mode {
-    #[default]
-    Running,
-    Frozen,
-    Closed,
-}
-
-/// What a thread does next.
-enum Work {
-    Handle,
-    HandleSync,
-    Leave,
 }
 
 impl Pool {
@@ -94,22 +95,32 @@ impl Pool {
     ) -> Result<Self, Error> {
         let wake = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| Error::Setup(errno.into()))?;
+        let eyes = Eyes::new(link.as_ref(), &wake).map_err(Error::Setup)?;
         let shared = Arc::new(Shared {
             session,
             link,
             threads: threads.within_bounds(),
-            lead: Mutex::default(),
+            lead: Lead::default(),
+            pacing: Pacing::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
+            called: Condvar::new(),
+            begun: Condvar::new(),
+            stopping: AtomicBool::new(false),
+            unwatched: AtomicBool::new(false),
             wake,
+            eyes,
             handles: Mutex::default(),
         });
-        for _ in 0..shared.threads.kept {
-            shared.state.lock().threads += 1;
-            if let Err(error) = shared.spawn(true) {
-                shared.close();
-                return Err(Error::Setup(error));
-            }
+        let started = shared.spawn_watcher().and_then(|()| {
+            (0..shared.threads.kept).try_for_each(|_| {
+                shared.state.lock().threads += 1;
+                shared.spawn(true)
+            })
+        });
+        if let Err(error) = started {
+            shared.close();
+            return Err(Error::Setup(error));
         }
         Ok(Self { shared })
     }
@@ -121,11 +132,11 @@ impl Pool {
         let mut state = shared.state.lock();
         if state.mode == Mode::Running {
             state.mode = Mode::Frozen;
-            shared.wake();
+            shared.stop_leaders();
         }
-        while state.mode == Mode::Frozen && !(state.parked && state.outstanding == 0) {
+        while state.mode == Mode::Frozen && !shared.stands_still(&state) {
             if shared.changed.wait_until(&mut state, deadline).timed_out() {
-                let outstanding = state.outstanding;
+                let outstanding = shared.under_way(&state);
                 drop(state);
                 self.thaw();
                 return Err(Error::Busy { outstanding, waited: patience });
@@ -134,14 +145,39 @@ impl Pool {
         if state.mode == Mode::Closed { Err(Error::Closed) } else { Ok(()) }
     }
 
+    /// Waits until nothing is under way and nothing comes for a moment; false past `patience`.
+    pub(crate) fn drain(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        let mut quiet = 0;
+        while quiet < QUIET_LOOKS {
+            if Instant::now() > deadline {
+                return false;
+            }
+            quiet = if self.is_quiet() { quiet + 1 } else { 0 };
+            std::thread::sleep(QUIET_LOOK);
+        }
+        true
+    }
+
+    fn is_quiet(&self) -> bool {
+        if self.is_closed() {
+            return true;
+        }
+        let mut descriptors = [PollFd::new(self.shared.link.descriptor(), PollFlags::POLLIN)];
+        let waiting = poll(&mut descriptors, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+        self.shared.under_way(&self.shared.state.lock()) == 0 && !waiting
+    }
+
     /// Takes messages again.
     pub(crate) fn thaw(&self) {
-        let mut state = self.shared.state.lock();
+        let shared = &self.shared;
+        let mut state = shared.state.lock();
         if state.mode == Mode::Frozen {
             state.mode = Mode::Running;
+            shared.stopping.store(false, Ordering::SeqCst);
             // Fails only where nothing is to be read, which is what we want.
-            _ = self.shared.wake.read();
-            self.shared.changed.notify_all();
+            _ = shared.wake.read();
+            shared.changed.notify_all();
         }
     }
 
@@ -175,162 +211,110 @@ impl Pool {
 
 impl Shared {
     fn spawn(self: &Arc<Self>, kept: bool) -> io::Result<()> {
+        let mut worker = Worker::new(Arc::clone(self), kept);
+        self.start("fuse-worker", move |shared| {
+            worker.work();
+            shared.state.lock().threads -= 1;
+        })
+    }
+
+    fn spawn_watcher(self: &Arc<Self>) -> io::Result<()> {
+        self.start("fuse-watcher", |shared| shared.watch())
+    }
+
+    fn start(
+        self: &Arc<Self>,
+        name: &str,
+        run: impl FnOnce(&Arc<Self>) + Send + 'static,
+    ) -> io::Result<()> {
         let shared = Arc::clone(self);
         let handle = std::thread::Builder::new()
-            .name("fuse-worker".into())
+            .name(name.into())
             .stack_size(THREAD_STACK_BYTES)
-            .spawn(move || shared.work(kept))?;
+            .spawn(move || run(&shared))?;
         let mut handles = self.handles.lock();
         handles.retain(|handle| !handle.is_finished());
         handles.push(handle);
         Ok(())
     }
 
-    fn work(self: Arc<Self>, kept: bool) {
-        let mut message = Message::default();
-        loop {
-            let sync = match self.next(kept, &mut message) {
-                Work::Handle => false,
-                Work::HandleSync => true,
-                Work::Leave => break,
-            };
-            if let Some(reply) = self.session.handle(message.bytes())
-                && let Err(error) = self.link.send(&reply)
-            {
-                tracing::warn!(%error, "the kernel cannot be answered; the channel closes");
-                self.close();
-            }
-            self.end_one(sync);
+    /// One more thread, for a role that nobody was free to take.
+    fn spawn_extra(self: &Arc<Self>) {
+        if let Err(error) = self.spawn(false) {
+            tracing::warn!(%error, "no more worker threads");
+            self.state.lock().threads -= 1;
         }
-        self.state.lock().threads -= 1;
     }
 
-    fn end_one(&self, sync: bool) {
+    /// Looks after the leader until the pool is closed.
+    fn watch(self: &Arc<Self>) {
+        let mut watch = Watch::default();
         let mut state = self.state.lock();
-        state.outstanding -= 1;
-        state.syncing -= usize::from(sync);
-        if state.mode != Mode::Running || sync {
-            self.changed.notify_all();
-        }
-    }
-
-    /// Waits for something to do; `message` then holds it.
-    fn next(self: &Arc<Self>, kept: bool, message: &mut Message) -> Work {
-        {
-            let mut state = self.state.lock();
-            if state.mode == Mode::Closed {
-                return Work::Leave;
-            }
-            if state.syncing < self.threads.syncs_max()
-                && let Some(waiting) = state.syncs_waiting.pop_front()
-            {
-                state.syncing += 1;
-                message.set(&waiting);
-                return Work::HandleSync;
-            }
-            state.idle += 1;
-        }
-        let lead = self.lead.try_lock_for(THREAD_IDLE).or_else(|| {
-            message.release();
-            kept.then(|| self.lead.lock())
-        });
-        self.state.lock().idle -= 1;
-        if lead.is_none() {
-            return Work::Leave;
-        }
-        loop {
-            match self.receive(message) {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) => {
-                    tracing::warn!(%error, "the kernel cannot be heard; the channel closes");
-                    break;
+        while state.mode != Mode::Closed {
+            let mut spawn = false;
+            match watch.tick(self.lead.look()) {
+                Advice::Replace(turn) => spawn = self.lead.end(turn) && self.depose(&mut state),
+                Advice::Help if self.link.is_queue() && state.idle > 0 => {
+                    state.help_wanted = true;
+                    self.called.notify_one();
                 }
+                Advice::Rest => {
+                    self.unwatched.store(true, Ordering::SeqCst);
+                    // Whoever begins from here on sees the flag.
+                    if watch.is_up_to_date(self.lead.look()) {
+                        self.begun.wait(&mut state);
+                    }
+                    self.unwatched.store(false, Ordering::SeqCst);
+                }
+                Advice::Help | Advice::Wait => {}
             }
-            let sync = is_sync(message.bytes());
-            if let Some(work) = self.take(sync, message) {
-                return work;
+            if spawn {
+                parking_lot::MutexGuard::unlocked(&mut state, || self.spawn_extra());
             }
+            self.begun.wait_for(&mut state, TICK);
         }
-        self.close();
-        Work::Leave
     }
 
-    /// Counts what was received. `None` where it was put into the queue, and the leader goes on.
-    fn take(self: &Arc<Self>, sync: bool, message: &Message) -> Option<Work> {
-        let mut state = self.state.lock();
+    /// A request begins: it shall be watched.
+    fn rouse_watcher(&self) {
+        if self.unwatched.load(Ordering::SeqCst) {
+            let _state = self.state.lock();
+            self.begun.notify_one();
+        }
+    }
+
+    /// The leader was replaced during a request; true where a thread must be started to lead.
+    fn depose(&self, state: &mut State) -> bool {
+        state.receiving -= 1;
         state.outstanding += 1;
-        if sync && state.syncing >= self.threads.syncs_max() {
-            while state.syncs_waiting.len() >= SYNCS_WAITING_MAX && state.mode != Mode::Closed {
-                self.changed.wait(&mut state);
-            }
-            state.syncs_waiting.push_back(message.bytes().to_vec());
-            return None;
-        }
-        state.syncing += usize::from(sync);
-        if state.idle == 0 && state.threads < self.threads.max {
-            state.threads += 1;
-            drop(state);
-            if let Err(error) = self.spawn(false) {
-                tracing::warn!(%error, "no more worker threads");
-                self.state.lock().threads -= 1;
-            }
-        }
-        Some(if sync { Work::HandleSync } else { Work::Handle })
+        self.vacate(state)
     }
 
-    /// Waits for a message. False where the channel is closed.
-    fn receive(&self, message: &mut Message) -> io::Result<bool> {
-        loop {
-            if !self.may_receive() {
-                return Ok(false);
-            }
-            if !self.link.has_buffered() && !self.wait_readable(message)? {
-                continue;
-            }
-            match self.link.receive(message)? {
-                Received::Message => return Ok(true),
-                Received::Nothing => {}
-                Received::End => return Ok(false),
-            }
+    /// Nobody leads; true where a thread must be started to do it, which counts already.
+    fn vacate(&self, state: &mut State) -> bool {
+        state.vacant = true;
+        if state.idle > 0 {
+            self.called.notify_one();
+            return false;
         }
+        let spawn = state.mode != Mode::Closed && state.threads < self.threads.max;
+        state.threads += usize::from(spawn);
+        spawn
     }
 
-    /// Stands still while frozen. False where the channel is closed.
-    fn may_receive(&self) -> bool {
-        let mut state = self.state.lock();
-        while state.mode == Mode::Frozen && !self.link.has_buffered() {
-            state.parked = true;
-            self.changed.notify_all();
-            self.changed.wait(&mut state);
-        }
-        state.parked = false;
-        state.mode != Mode::Closed
+    /// True where all that came is answered. While nobody receives, nobody holds the link's lock.
+    fn stands_still(&self, state: &State) -> bool {
+        state.receiving == 0 && state.outstanding == 0 && !self.link.has_buffered()
     }
 
-    /// True where the link is readable, false where `state.mode` has changed.
-    fn wait_readable(&self, message: &mut Message) -> io::Result<bool> {
-        let mut descriptors = [
-            PollFd::new(self.link.descriptor(), PollFlags::POLLIN),
-            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
-        ];
-        let idle = PollTimeout::try_from(THREAD_IDLE).unwrap_or(PollTimeout::NONE);
-        let mut polled = poll(&mut descriptors, idle);
-        if polled == Ok(0) {
-            message.release();
-            polled = poll(&mut descriptors, PollTimeout::NONE);
-        }
-        match polled {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        let ready = |index: usize| {
-            descriptors[index].revents().is_some_and(|revents: PollFlags| !revents.is_empty())
-        };
-        Ok(ready(0) && !ready(1))
+    /// Messages taken and not yet answered.
+    fn under_way(&self, state: &State) -> usize {
+        state.outstanding + usize::from(self.lead.look().handling().is_some())
     }
 
-    fn wake(&self) {
+    /// The mode has changed to one in which leaders stop.
+    fn stop_leaders(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
         // Fails only where the counter is full, and then it is readable.
         _ = self.wake.write(1);
     }
@@ -339,8 +323,10 @@ impl Shared {
         let mut state = self.state.lock();
         state.mode = Mode::Closed;
         state.syncs_waiting.clear();
-        self.wake();
+        self.stop_leaders();
         self.changed.notify_all();
+        self.called.notify_all();
+        self.begun.notify_all();
     }
 }
 
@@ -370,3 +356,6 @@ impl Default for Threads {
         Self { kept: THREADS_KEPT, max: THREADS_MAX }
     }
 }
+
+#[cfg(test)]
+mod tests;

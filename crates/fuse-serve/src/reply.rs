@@ -1,13 +1,16 @@
 //! Replies to bytes.
 //!
 //! A [`Reply`] is built behind room for its header, so that the message is one allocation and one
-//! write. Its length is set at the end; no field of it comes from the guest but `unique`.
+//! write; content of files goes out from where it is. Its length is set at the end; no field of it comes from the guest but `unique`.
 
+use std::io;
 use std::time::Duration;
 
+use bytes::Bytes;
 use vfs::{Attr, Errno, FsError, Kind, StatFs, Time};
 
 use crate::abi::{MAJOR, MINOR_MAX, OUT_HEADER_BYTES, STATX_BASIC_AND_BTIME, Writer};
+use crate::link::Link;
 
 /// Granularity of `blocks` in `statfs`, and the preferred I/O size.
 const BLOCK_BYTES: u32 = 4096;
@@ -43,6 +46,30 @@ pub(crate) struct Ttl {
 #[derive(Debug)]
 pub(crate) struct Reply {
     message: Vec<u8>,
+    content: Bytes,
+}
+
+/// A reply as it is sent. Content of a file is not copied once more to stand behind its header.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    message: Vec<u8>,
+    content: Bytes,
+}
+
+impl Outgoing {
+    /// Writes it.
+    pub(crate) fn send(&self, link: &dyn Link) -> io::Result<()> {
+        match &self.content[..] {
+            [] => link.send(&[&self.message]),
+            content => link.send(&[&self.message, content]),
+        }
+    }
+
+    /// The same in one piece.
+    pub(crate) fn into_bytes(mut self) -> Vec<u8> {
+        self.message.extend_from_slice(&self.content);
+        self.message
+    }
 }
 
 impl Reply {
@@ -55,7 +82,14 @@ impl Reply {
     pub(crate) fn with_capacity(body_bytes: usize) -> Self {
         let mut message = Vec::with_capacity(OUT_HEADER_BYTES + body_bytes);
         message.zeros(OUT_HEADER_BYTES);
-        Self { message }
+        Self { message, content: Bytes::new() }
+    }
+
+    /// A body of this content.
+    pub(crate) fn of_content(content: Bytes) -> Self {
+        let mut reply = Self::new();
+        reply.content = content;
+        reply
     }
 
     /// A body of these bytes.
@@ -71,11 +105,12 @@ impl Reply {
     }
 
     /// The message for the request `unique`.
-    pub(crate) fn finish(mut self, unique: u64) -> Vec<u8> {
-        let len = u32::try_from(self.message.len()).unwrap_or(u32::MAX);
-        self.message[..4].copy_from_slice(&len.to_ne_bytes());
-        self.message[8..16].copy_from_slice(&unique.to_ne_bytes());
-        self.message
+    pub(crate) fn finish(self, unique: u64) -> Outgoing {
+        let Self { mut message, content } = self;
+        let len = u32::try_from(message.len() + content.len()).unwrap_or(u32::MAX);
+        message[..4].copy_from_slice(&len.to_ne_bytes());
+        message[8..16].copy_from_slice(&unique.to_ne_bytes());
+        Outgoing { message, content }
     }
 
     /// `fuse_entry_out`.
@@ -215,10 +250,10 @@ pub(crate) fn dirent_bytes(name: &[u8], plus: bool) -> usize {
 }
 
 /// The message that says that request `unique` failed.
-pub(crate) fn failure(unique: u64, Failed(errno): Failed) -> Vec<u8> {
+pub(crate) fn failure(unique: u64, Failed(errno): Failed) -> Outgoing {
     let mut message = Vec::with_capacity(OUT_HEADER_BYTES);
     message.u32(OUT_HEADER_BYTES as u32).bytes(&(-errno).to_ne_bytes()).u64(unique);
-    message
+    Outgoing { message, content: Bytes::new() }
 }
 
 fn push_attr(m: &mut Vec<u8>, attr: &Attr) {

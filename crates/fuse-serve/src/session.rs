@@ -23,7 +23,7 @@ use crate::abi::Opcode;
 use crate::limits::NODES_MAX;
 use crate::negotiate::{Agreed, Answer, negotiate};
 use crate::nodes::Nodes;
-use crate::reply::{Failed, Reply, Ttl, failure};
+use crate::reply::{Failed, Outgoing, Reply, Ttl, failure};
 use crate::request::{Header, InitIn, Malformed, Request};
 use crate::{dispatch, notify};
 
@@ -67,6 +67,9 @@ pub struct Saved {
     pub held: Vec<(Ino, u64)>,
 }
 
+/// One more than the largest opcode.
+const OPCODES: usize = 64;
+
 /// A mounted file system as its server sees it.
 #[derive(Debug)]
 pub struct Session {
@@ -74,7 +77,8 @@ pub struct Session {
     pub(crate) config: Config,
     pub(crate) nodes: Nodes,
     agreed: RwLock<Option<Agreed>>,
-    requests: AtomicU64,
+    /// By opcode; numbers that we do not know count as 0.
+    requests: [AtomicU64; OPCODES],
 }
 
 impl Session {
@@ -82,7 +86,7 @@ impl Session {
     #[must_use]
     pub fn new(fs: Arc<dyn FileSystem>, config: Config) -> Self {
         let nodes = Nodes::new(config.nodes_max);
-        let (agreed, requests) = (RwLock::default(), AtomicU64::new(0));
+        let (agreed, requests) = (RwLock::default(), std::array::from_fn(|_| AtomicU64::new(0)));
         Self { fs, config, nodes, agreed, requests }
     }
 
@@ -108,7 +112,31 @@ impl Session {
     /// Requests handled so far.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
+        self.requests.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Requests handled so far by what they asked for, those that came at least once.
+    #[must_use]
+    pub fn requests_by_kind(&self) -> Vec<(String, u64)> {
+        let named = |number: usize| match u32::try_from(number).ok().and_then(Opcode::from_number) {
+            Some(opcode) => format!("{opcode:?}"),
+            None => "unknown".to_owned(),
+        };
+        self.requests
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed))
+            .enumerate()
+            .filter(|(_, count)| *count > 0)
+            .map(|(number, count)| (named(number), count))
+            .collect()
+    }
+
+    fn count(&self, opcode: u32) {
+        let number = usize::try_from(opcode).unwrap_or(0);
+        let place = self.requests.get(number).or(self.requests.first());
+        if let Some(count) = place {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// True once the kernel has said `INIT`, until it says `DESTROY`.
@@ -124,8 +152,13 @@ impl Session {
     /// answered with `EIO`, because a request without an answer hangs the process that made it.
     #[must_use]
     pub fn handle(&self, message: &[u8]) -> Option<Vec<u8>> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.answer(message).map(Outgoing::into_bytes)
+    }
+
+    /// The same, to be sent as it is.
+    pub(crate) fn answer(&self, message: &[u8]) -> Option<Outgoing> {
         let header = Header::decode(message)?;
+        self.count(header.opcode);
         let outcome = match Request::decode(&header, message) {
             Ok(request) => catch_unwind(AssertUnwindSafe(|| self.perform(&header, &request)))
                 .unwrap_or_else(|_| {
@@ -151,6 +184,13 @@ impl Session {
     pub fn end(&self) {
         *self.agreed.write() = None;
         self.nodes.clear(self.fs.as_ref());
+    }
+
+    /// Every inode that the kernel may know, the root too.
+    pub(crate) fn held(&self) -> Vec<Ino> {
+        std::iter::once(vfs::ROOT)
+            .chain(self.nodes.held().into_iter().map(|(ino, _)| ino))
+            .collect()
     }
 
     /// The messages that make the kernel forget what `touched` changed. What it cannot know is
@@ -203,16 +243,6 @@ fn has_no_reply(opcode: u32) -> bool {
         Opcode::from_number(opcode),
         Some(Opcode::Forget | Opcode::BatchForget | Opcode::Interrupt | Opcode::NotifyReply)
     )
-}
-
-/// True for requests that may wait for the object store.
-pub(crate) fn is_sync(message: &[u8]) -> bool {
-    Header::decode(message).is_some_and(|header| {
-        matches!(
-            Opcode::from_number(header.opcode),
-            Some(Opcode::Fsync | Opcode::Fsyncdir | Opcode::Syncfs)
-        )
-    })
 }
 
 #[cfg(test)]

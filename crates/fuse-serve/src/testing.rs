@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use vfs::FileSystem;
+use parking_lot::Mutex;
 use vfs::memfs::MemFs;
+use vfs::{Attr, FileSystem, Ino, Kind, Owner};
 
 use crate::abi::{IN_HEADER_BYTES, Opcode, Reader, Writer};
 use crate::{Config, Session};
@@ -72,4 +73,69 @@ impl Answer {
     pub(crate) fn u32_at(&self, offset: usize) -> u32 {
         Reader::new(&self.body[offset..]).u32().unwrap()
     }
+}
+
+/// A tree in which some calls wait as long as a test holds their lock.
+#[derive(Debug)]
+pub(crate) struct Gated {
+    inner: Arc<dyn FileSystem>,
+    /// Syncs wait for this one,
+    pub(crate) syncs: Mutex<()>,
+    /// and lookups of [`GATED`] for this one.
+    pub(crate) lookups: Mutex<()>,
+}
+
+/// The name whose lookup waits. It does not exist.
+pub(crate) const GATED: &str = "gated";
+
+impl Gated {
+    pub(crate) fn new(inner: Arc<dyn FileSystem>) -> Self {
+        Self { inner, syncs: Mutex::default(), lookups: Mutex::default() }
+    }
+}
+
+macro_rules! pass_on {
+    ($($name:ident($($arg:ident: $ty:ty),*) -> $out:ty;)*) => {
+        impl FileSystem for Gated {
+            $(fn $name(&self, $($arg: $ty),*) -> $out { self.inner.$name($($arg),*) })*
+            fn lookup(&self, parent: Ino, name: &[u8]) -> vfs::Result<Attr> {
+                if name == GATED.as_bytes() {
+                    drop(self.lookups.lock());
+                }
+                self.inner.lookup(parent, name)
+            }
+            fn sync(&self, ino: Option<Ino>) -> vfs::Result<()> {
+                drop(self.syncs.lock());
+                self.inner.sync(ino)
+            }
+        }
+    };
+}
+
+pass_on! {
+    getattr(i: Ino) -> vfs::Result<Attr>;
+    setattr(i: Ino, s: &vfs::SetAttr) -> vfs::Result<Attr>;
+    pin(i: Ino) -> ();
+    unpin(i: Ino) -> ();
+    mknod(p: Ino, n: &[u8], k: Kind, m: u32, o: Owner, r: u32) -> vfs::Result<Attr>;
+    symlink(p: Ino, n: &[u8], t: &[u8], o: Owner) -> vfs::Result<Attr>;
+    readlink(i: Ino) -> vfs::Result<Vec<u8>>;
+    link(i: Ino, p: Ino, n: &[u8]) -> vfs::Result<Attr>;
+    unlink(p: Ino, n: &[u8]) -> vfs::Result<()>;
+    rmdir(p: Ino, n: &[u8]) -> vfs::Result<()>;
+    rename(p: Ino, n: &[u8], q: Ino, m: &[u8], f: vfs::RenameFlags) -> vfs::Result<()>;
+    readdir(i: Ino, c: u64, m: usize) -> vfs::Result<Vec<vfs::DirEntry>>;
+    read(i: Ino, o: u64, l: u32) -> vfs::Result<bytes::Bytes>;
+    write(i: Ino, o: u64, d: &[u8]) -> vfs::Result<()>;
+    fallocate(i: Ino, m: u32, o: u64, l: u64) -> vfs::Result<()>;
+    seek(i: Ino, f: vfs::SeekFrom) -> vfs::Result<u64>;
+    getxattr(i: Ino, n: &[u8]) -> vfs::Result<Vec<u8>>;
+    setxattr(i: Ino, n: &[u8], v: &[u8], m: vfs::XattrMode) -> vfs::Result<()>;
+    listxattr(i: Ino) -> vfs::Result<Vec<Vec<u8>>>;
+    removexattr(i: Ino, n: &[u8]) -> vfs::Result<()>;
+    statfs() -> vfs::Result<vfs::StatFs>;
+    sync_local() -> vfs::Result<()>;
+    create_detached(k: Kind, m: u32, o: Owner) -> vfs::Result<Attr>;
+    place(i: Ino, b: Ino, p: &[&[u8]], e: vfs::Expect) -> vfs::Result<vfs::Placed>;
+    graft(g: &vfs::Graft<'_>) -> vfs::Result<vfs::Touched>;
 }

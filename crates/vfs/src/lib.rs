@@ -15,7 +15,9 @@
 
 mod error;
 mod held;
+mod in_steps;
 pub mod memfs;
+pub mod nullfs;
 pub mod path;
 pub mod path_ops;
 pub mod suite;
@@ -23,9 +25,10 @@ pub mod tar;
 mod types;
 
 pub use error::{Errno, FsError, Result};
+pub use in_steps::put_in_steps;
 pub use types::{
-    Attr, DirEntry, Expect, Graft, Ino, Kind, NAME_BYTES_MAX, Owner, Placed, ROOT, Removal,
-    RenameFlags, SeekFrom, SetAttr, SetTime, StatFs, Time, Touched, XattrMode, check_name,
+    Attr, DirEntry, Expect, Graft, Ino, Kind, NAME_BYTES_MAX, NewFile, Owner, Placed, ROOT,
+    Removal, RenameFlags, SeekFrom, SetAttr, SetTime, StatFs, Time, Touched, XattrMode, check_name,
 };
 
 use bytes::Bytes;
@@ -112,6 +115,17 @@ pub trait FileSystem: Send + Sync + std::fmt::Debug + 'static {
     /// `path` below `base` (mode 0755), checks `expect` against what stands there, and replaces
     /// it unless it is a directory. `path` is not empty; symbolic links in it are not followed.
     fn place(&self, ino: Ino, base: Ino, path: &[&[u8]], expect: Expect) -> Result<Placed>;
+    /// [`create_detached`](Self::create_detached), [`write`](Self::write) and [`place`](Self::place) of a
+    /// regular file, for callers that have all of its bytes. Where it fails, nothing has changed.
+    fn put_file(
+        &self,
+        base: Ino,
+        path: &[&[u8]],
+        file: &NewFile<'_>,
+        expect: Expect,
+    ) -> Result<Placed> {
+        put_in_steps(self, base, path, file, expect)
+    }
     /// Merges a detached tree into the directory `into`, after removing what `removals` name, all
     /// in one step: a reader sees the old tree or the new one. Directories merge and take the
     /// attributes of the detached one unless it is `implicit`; anything else replaces. A non-directory over a directory

@@ -16,8 +16,8 @@ use std::sync::Arc;
 use crate::held::Held;
 use crate::path::{LinkTarget, TreePath, show};
 use crate::{
-    Attr, DirEntry, Errno, Expect, FileSystem, FsError, Graft, Ino, Kind, Owner, Placed, ROOT,
-    Result, SetAttr, SetTime, Touched,
+    Attr, DirEntry, Errno, Expect, FileSystem, FsError, Graft, Ino, Kind, NewFile, Owner, Placed,
+    ROOT, Result, SetAttr, SetTime, Touched,
 };
 
 /// Links followed in one walk before `ELOOP` (Linux has the same number).
@@ -185,19 +185,7 @@ impl<'a> Put<'a> {
     /// # Errors
     /// `EISDIR` for a directory, `ESTALE` or `EEXIST` where `expect` does not hold.
     pub fn finish(self, path: &TreePath, expect: Expect, perm: Option<u32>) -> Result<Placed> {
-        if path.is_root() {
-            return Err(FsError::with(
-                Errno::EISDIR,
-                "the home itself is a directory; name a file below it",
-            ));
-        }
-        let walk = walk(self.fs.get(), path, Last::Follow)?;
-        if let Some(found) = &walk.found
-            && (found.kind == Kind::Directory || walk.rest.is_empty())
-        {
-            return Err(FsError::with(Errno::EISDIR, format!("{path} is a directory")));
-        }
-        let before = walk.found.filter(|found| found.kind == Kind::File);
+        let (walk, before) = walk_to_file(self.fs.get(), path)?;
         let set = SetAttr {
             perm: perm.or(before.map(|attr| attr.perm)),
             uid: before.map(|attr| attr.owner.uid),
@@ -219,6 +207,44 @@ impl Drop for Put<'_> {
     fn drop(&mut self) {
         self.fs.get().unpin(self.ino);
     }
+}
+
+/// Puts a file whose bytes are all there, in one call of the file system. Mode and owner are as
+/// [`Put::finish`] chooses them.
+///
+/// # Errors
+/// Those of [`Put`]; nothing has changed then.
+pub fn put_file(
+    fs: &dyn FileSystem,
+    path: &TreePath,
+    content: &[u8],
+    expect: Expect,
+    perm: Option<u32>,
+) -> Result<Placed> {
+    let (walk, before) = walk_to_file(fs, path)?;
+    let perm = perm.or(before.map(|attr| attr.perm)).unwrap_or(FILE_PERM);
+    let owner = before.map(|attr| attr.owner).unwrap_or_default();
+    let parts: Vec<&[u8]> = walk.rest.iter().map(Vec::as_slice).collect();
+    let file = NewFile { content, perm, owner };
+    fs.put_file(walk.dir, &parts, &file, expect).map_err(|error| name_it(error, path))
+}
+
+/// Where a file that is put goes, and the regular file that stands there.
+fn walk_to_file(fs: &dyn FileSystem, path: &TreePath) -> Result<(Walk, Option<Attr>)> {
+    if path.is_root() {
+        return Err(FsError::with(
+            Errno::EISDIR,
+            "the home itself is a directory; name a file below it",
+        ));
+    }
+    let walk = walk(fs, path, Last::Follow)?;
+    if let Some(found) = &walk.found
+        && (found.kind == Kind::Directory || walk.rest.is_empty())
+    {
+        return Err(FsError::with(Errno::EISDIR, format!("{path} is a directory")));
+    }
+    let before = walk.found.filter(|found| found.kind == Kind::File);
+    Ok((walk, before))
 }
 
 /// Removes what stands at `path`; the link itself where it is one.

@@ -11,6 +11,7 @@ mod atomic;
 mod attributes;
 mod content;
 mod directories;
+mod puts;
 mod renames;
 mod tree;
 
@@ -35,8 +36,14 @@ pub fn run(make: &dyn Fn() -> Arc<dyn FileSystem>) {
 /// # Panics
 /// As [`run`]; also where no case matches.
 pub fn run_matching(make: &dyn Fn() -> Arc<dyn FileSystem>, part: &str) {
-    let families =
-        [directories::CASES, renames::CASES, content::CASES, attributes::CASES, atomic::CASES];
+    let families = [
+        directories::CASES,
+        renames::CASES,
+        content::CASES,
+        attributes::CASES,
+        atomic::CASES,
+        puts::CASES,
+    ];
     let cases: Vec<&Case> =
         families.into_iter().flatten().filter(|(name, _)| name.contains(part)).collect();
     assert!(!cases.is_empty(), "no case of the suite matches {part:?}");

@@ -235,6 +235,17 @@ pub struct Touched {
     pub inodes: Vec<Ino>,
 }
 
+/// A whole regular file, for [`put_file`](crate::FileSystem::put_file).
+#[derive(Debug, Clone, Copy)]
+pub struct NewFile<'a> {
+    /// All of its bytes.
+    pub content: &'a [u8],
+    /// Permission bits.
+    pub perm: u32,
+    /// Who owns it, and the directories that are made for it.
+    pub owner: Owner,
+}
+
 /// The outcome of [`place`](crate::FileSystem::place).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placed {

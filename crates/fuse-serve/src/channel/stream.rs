@@ -3,7 +3,7 @@
 //! Messages frame themselves: the first `u32` is the length. One that is shorter than a header or
 //! longer than the limit ends the channel, since nothing after it can be trusted.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -49,6 +49,10 @@ impl Link for StreamLink {
         input.start < input.end
     }
 
+    fn is_queue(&self) -> bool {
+        false
+    }
+
     fn receive(&self, message: &mut Message) -> io::Result<Received> {
         let mut input = self.input.lock();
         let mut stream = &self.stream;
@@ -67,9 +71,20 @@ impl Link for StreamLink {
         Ok(Received::Message)
     }
 
-    fn send(&self, message: &[u8]) -> io::Result<()> {
+    fn send(&self, parts: &[&[u8]]) -> io::Result<()> {
+        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let mut left = &mut slices[..];
         let _whole = self.output.lock();
-        (&self.stream).write_all(message)
+        while !left.is_empty() {
+            match (&self.stream).write_vectored(left) {
+                Ok(0) if left.iter().all(|part| part.is_empty()) => break,
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(len) => IoSlice::advance_slices(&mut left, len),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     fn shut_down(&self) {

@@ -1,12 +1,12 @@
 use std::io::{Read, Write};
 use std::time::Instant;
 
-use vfs::{FileSystem, Kind, Owner, ROOT, Touched};
+use vfs::{FileSystem, ROOT, Touched};
 
 use super::*;
 use crate::Config;
 use crate::abi::{Opcode, Writer};
-use crate::testing::{Answer, init_body, memfs, message, names};
+use crate::testing::{Answer, GATED, Gated, init_body, memfs, message, names};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -164,57 +164,9 @@ fn a_frozen_channel_answers_what_it_took_and_no_more() {
     assert_eq!(guest.receive().unique, 7);
 }
 
-/// A tree in which nothing but syncs is of interest: they wait for a word.
-#[derive(Debug)]
-struct SlowSync {
-    inner: Arc<dyn FileSystem>,
-    gate: parking_lot::Mutex<()>,
-}
-
-macro_rules! pass_on {
-    ($($name:ident($($arg:ident: $ty:ty),*) -> $out:ty;)*) => {
-        impl FileSystem for SlowSync {
-            $(fn $name(&self, $($arg: $ty),*) -> $out { self.inner.$name($($arg),*) })*
-            fn sync(&self, ino: Option<vfs::Ino>) -> vfs::Result<()> {
-                drop(self.gate.lock());
-                self.inner.sync(ino)
-            }
-        }
-    };
-}
-
-pass_on! {
-    lookup(p: vfs::Ino, n: &[u8]) -> vfs::Result<vfs::Attr>;
-    getattr(i: vfs::Ino) -> vfs::Result<vfs::Attr>;
-    setattr(i: vfs::Ino, s: &vfs::SetAttr) -> vfs::Result<vfs::Attr>;
-    pin(i: vfs::Ino) -> ();
-    unpin(i: vfs::Ino) -> ();
-    mknod(p: vfs::Ino, n: &[u8], k: Kind, m: u32, o: Owner, r: u32) -> vfs::Result<vfs::Attr>;
-    symlink(p: vfs::Ino, n: &[u8], t: &[u8], o: Owner) -> vfs::Result<vfs::Attr>;
-    readlink(i: vfs::Ino) -> vfs::Result<Vec<u8>>;
-    link(i: vfs::Ino, p: vfs::Ino, n: &[u8]) -> vfs::Result<vfs::Attr>;
-    unlink(p: vfs::Ino, n: &[u8]) -> vfs::Result<()>;
-    rmdir(p: vfs::Ino, n: &[u8]) -> vfs::Result<()>;
-    rename(p: vfs::Ino, n: &[u8], q: vfs::Ino, m: &[u8], f: vfs::RenameFlags) -> vfs::Result<()>;
-    readdir(i: vfs::Ino, c: u64, m: usize) -> vfs::Result<Vec<vfs::DirEntry>>;
-    read(i: vfs::Ino, o: u64, l: u32) -> vfs::Result<bytes::Bytes>;
-    write(i: vfs::Ino, o: u64, d: &[u8]) -> vfs::Result<()>;
-    fallocate(i: vfs::Ino, m: u32, o: u64, l: u64) -> vfs::Result<()>;
-    seek(i: vfs::Ino, f: vfs::SeekFrom) -> vfs::Result<u64>;
-    getxattr(i: vfs::Ino, n: &[u8]) -> vfs::Result<Vec<u8>>;
-    setxattr(i: vfs::Ino, n: &[u8], v: &[u8], m: vfs::XattrMode) -> vfs::Result<()>;
-    listxattr(i: vfs::Ino) -> vfs::Result<Vec<Vec<u8>>>;
-    removexattr(i: vfs::Ino, n: &[u8]) -> vfs::Result<()>;
-    statfs() -> vfs::Result<vfs::StatFs>;
-    sync_local() -> vfs::Result<()>;
-    create_detached(k: Kind, m: u32, o: Owner) -> vfs::Result<vfs::Attr>;
-    place(i: vfs::Ino, b: vfs::Ino, p: &[&[u8]], e: vfs::Expect) -> vfs::Result<vfs::Placed>;
-    graft(g: &vfs::Graft<'_>) -> vfs::Result<Touched>;
-}
-
 #[test]
 fn lookups_go_on_while_many_syncs_wait() {
-    let fs = Arc::new(SlowSync { inner: memfs(), gate: parking_lot::Mutex::new(()) });
+    let fs = Arc::new(Gated::new(memfs()));
     let session = Arc::new(Session::new(fs.clone(), Config::default()));
     let (ours, theirs) = UnixStream::pair().unwrap();
     let channel = Channel::serve(session, ours, Threads { kept: 1, max: 6 }).unwrap();
@@ -222,7 +174,7 @@ fn lookups_go_on_while_many_syncs_wait() {
     let mut guest = Guest { stream: theirs };
     guest.send(&message(Opcode::Init, 1, 0, &init_body(38, u32::MAX)));
     guest.receive();
-    let gate = fs.gate.lock();
+    let gate = fs.syncs.lock();
     for i in 0..40 {
         guest.send(&message(Opcode::Fsync, 100 + i, ROOT, &[0; 16]));
     }
@@ -238,6 +190,30 @@ fn lookups_go_on_while_many_syncs_wait() {
     let mut answered: Vec<_> = (0..40).map(|_| guest.receive().unique).collect();
     answered.sort_unstable();
     assert_eq!(answered, (100..140).collect::<Vec<_>>());
+    channel.freeze(PATIENCE).unwrap();
+}
+
+#[test]
+fn a_lookup_that_waits_holds_up_no_other_request() {
+    let fs = Arc::new(Gated::new(memfs()));
+    let session = Arc::new(Session::new(fs.clone(), Config::default()));
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let channel = Channel::serve(session, ours, Threads { kept: 1, max: 4 }).unwrap();
+    theirs.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut guest = Guest { stream: theirs };
+    guest.send(&message(Opcode::Init, 1, 0, &init_body(38, u32::MAX)));
+    guest.receive();
+    let gate = fs.lookups.lock();
+    for i in 0..3 {
+        guest.send(&message(Opcode::Lookup, 100 + i, ROOT, &names(&[GATED])));
+        // In one piece with the lookup, most likely: read ahead by who handles that.
+        guest.send(&message(Opcode::Getattr, 200 + i, ROOT, &[0; 16]));
+        assert_eq!(guest.receive().unique, 200 + i);
+    }
+    drop(gate);
+    let mut answered: Vec<_> = (0..3).map(|_| guest.receive().unique).collect();
+    answered.sort_unstable();
+    assert_eq!(answered, [100, 101, 102]);
     channel.freeze(PATIENCE).unwrap();
 }
 

@@ -26,7 +26,7 @@ pub(crate) fn read(s: &Session, ino: Ino, offset: u64, size: u32) -> Result<Repl
     let data = s.fs.read(ino, offset, size)?;
     // The kernel treats a longer answer than it asked for as a broken server.
     let len = data.len().min(size as usize);
-    Ok(Reply::of_bytes(&data[..len]))
+    Ok(Reply::of_content(data.slice(..len)))
 }
 
 pub(crate) fn write(

@@ -39,7 +39,7 @@ pub(crate) fn symlink(
     owner: Owner,
 ) -> Result<Reply, Failed> {
     let generation = s.nodes.generation();
-    entry(s, s.fs.symlink(parent, name, target, owner)?, generation)
+    new_entry(s, s.fs.symlink(parent, name, target, owner)?, generation)
 }
 
 pub(crate) fn mknod(
@@ -58,7 +58,7 @@ pub(crate) fn mknod(
         None => return Err(Errno::EINVAL.into()),
     };
     let generation = s.nodes.generation();
-    entry(s, s.fs.mknod(parent, name, kind, mode & 0o7777, owner, rdev)?, generation)
+    new_entry(s, s.fs.mknod(parent, name, kind, mode & 0o7777, owner, rdev)?, generation)
 }
 
 pub(crate) fn mkdir(
@@ -70,7 +70,7 @@ pub(crate) fn mkdir(
 ) -> Result<Reply, Failed> {
     let generation = s.nodes.generation();
     let attr = s.fs.mknod(parent, name, Kind::Directory, mode & 0o7777, owner, 0)?;
-    entry(s, attr, generation)
+    new_entry(s, attr, generation)
 }
 
 pub(crate) fn rename(
@@ -99,6 +99,7 @@ pub(crate) fn link(s: &Session, old: Ino, parent: Ino, name: &[u8]) -> Result<Re
 pub(crate) fn create(s: &Session, parent: Ino, name: &[u8], how: &Create) -> Result<Reply, Failed> {
     let generation = s.nodes.generation();
     let made = s.fs.mknod(parent, name, Kind::File, how.mode & 0o7777, how.owner, 0);
+    let is_new = made.is_ok();
     let attr = match made {
         Err(error) if error.errno() == Errno::EEXIST && how.flags & linux::O_EXCL == 0 => {
             let attr = s.fs.lookup(parent, name)?;
@@ -116,14 +117,15 @@ pub(crate) fn create(s: &Session, parent: Ino, name: &[u8], how: &Create) -> Res
         }
         made => made?,
     };
-    Ok(entry(s, attr, generation)?.open(fopen::KEEP_CACHE | fopen::NOFLUSH))
+    let reply = if is_new { new_entry(s, attr, generation) } else { entry(s, attr, generation) };
+    Ok(reply?.open(fopen::KEEP_CACHE | fopen::NOFLUSH))
 }
 
 /// A file without a name. The lookup count keeps it; the pin of its creation is given back.
 pub(crate) fn tmpfile(s: &Session, mode: u32, owner: Owner) -> Result<Reply, Failed> {
     let generation = s.nodes.generation();
     let attr = s.fs.create_detached(Kind::File, mode & 0o7777, owner)?;
-    let reply = entry(s, attr, generation);
+    let reply = new_entry(s, attr, generation);
     s.fs.unpin(attr.ino);
     Ok(reply?.open(fopen::KEEP_CACHE | fopen::NOFLUSH))
 }
@@ -134,9 +136,24 @@ fn entry(s: &Session, attr: Attr, generation: u64) -> Result<Reply, Failed> {
     Ok(Reply::with_capacity(144).entry(&attr, s.ttl()))
 }
 
+/// The same for what was made just now.
+fn new_entry(s: &Session, attr: Attr, generation: u64) -> Result<Reply, Failed> {
+    let attr = count_one(s, attr, generation, Some(generation))?;
+    Ok(Reply::with_capacity(144).entry(&attr, s.ttl()))
+}
+
 /// Counts a lookup; reads the attributes again where an invalidation came in between.
 pub(crate) fn count(s: &Session, attr: Attr, generation: u64) -> Result<Attr, Failed> {
-    s.nodes.add(s.fs.as_ref(), attr.ino).map_err(|Full| Failed(linux::ENFILE))?;
+    count_one(s, attr, generation, None)
+}
+
+fn count_one(
+    s: &Session,
+    attr: Attr,
+    generation: u64,
+    made_since: Option<u64>,
+) -> Result<Attr, Failed> {
+    s.nodes.add(s.fs.as_ref(), attr.ino, made_since).map_err(|Full| Failed(linux::ENFILE))?;
     if s.nodes.generation() == generation {
         return Ok(attr);
     }

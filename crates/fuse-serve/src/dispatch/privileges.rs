@@ -63,12 +63,17 @@ fn drop_capability(s: &Session, ino: Ino) -> Result<(), Failed> {
     if s.nodes.has_no_capability(ino) {
         return Ok(());
     }
-    match s.fs.removexattr(ino, CAPABILITY) {
-        Ok(()) => {}
+    let generation = s.nodes.generation();
+    // Looking is cheap for a file system, removing may not be.
+    match s.fs.getxattr(ino, CAPABILITY) {
+        Ok(_) => match s.fs.removexattr(ino, CAPABILITY) {
+            Err(error) if error.errno() != Errno::ENODATA => return Err(error.into()),
+            _ => {}
+        },
         Err(error) if matches!(error.errno(), Errno::ENODATA | Errno::EOPNOTSUPP) => {}
         Err(error) => return Err(error.into()),
     }
-    s.nodes.set_no_capability(ino, true);
+    s.nodes.found_no_capability(ino, generation);
     Ok(())
 }
 

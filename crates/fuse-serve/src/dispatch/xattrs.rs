@@ -30,11 +30,12 @@ pub(crate) fn set(
     };
     if name == CAPABILITY {
         // Before it is set: a write that comes in between must look.
-        s.nodes.set_no_capability(ino, false);
+        s.nodes.may_have_capability(ino);
     }
     let set = super::done(s.fs.setxattr(ino, name, value, mode));
     if name == CAPABILITY {
-        s.nodes.set_no_capability(ino, false);
+        // And after: what such a write found out may be from before.
+        s.nodes.may_have_capability(ino);
     }
     set
 }
@@ -44,7 +45,16 @@ pub(crate) fn get(s: &Session, ino: Ino, name: &[u8], size: u32) -> Result<Reply
     if name == CAPABILITY && s.nodes.has_no_capability(ino) {
         return Err(Errno::ENODATA.into());
     }
-    sized(&s.fs.getxattr(ino, name)?, size)
+    let generation = s.nodes.generation();
+    match s.fs.getxattr(ino, name) {
+        Ok(value) => sized(&value, size),
+        Err(error) => {
+            if name == CAPABILITY && error.errno() == Errno::ENODATA {
+                s.nodes.found_no_capability(ino, generation);
+            }
+            Err(error.into())
+        }
+    }
 }
 
 pub(crate) fn list(s: &Session, ino: Ino, size: u32) -> Result<Reply, Failed> {

@@ -251,7 +251,9 @@ fn a_write_takes_set_uid_and_capabilities_when_told_so() {
     let node = kernel.create("a");
     let suid = SetAttr { perm: Some(0o6755), ..SetAttr::default() };
     kernel.fs.setattr(node, &suid).unwrap();
+    // Set from outside, as the API does it, and reported.
     kernel.fs.setxattr(node, b"security.capability", b"cap", XattrMode::Any).unwrap();
+    drop(kernel.session.invalidations(&Touched { entries: Vec::new(), inodes: vec![node] }));
     kernel.write(node, 0, b"by root", 0);
     assert_eq!(kernel.fs.getattr(node).unwrap().perm, 0o6755);
     assert!(kernel.fs.getxattr(node, b"security.capability").is_err());

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use fuse_serve::{Config, Mount, Notifier, Session, Threads};
+use fuse_serve::{Config, Mount, MountOptions, Notifier, Session};
 use vfs::FileSystem;
 use vfs::memfs::MemFs;
 
@@ -33,7 +33,7 @@ impl Mounted {
         let dir = tempfile::Builder::new().prefix("dormouse-fuse-").tempdir().unwrap();
         // Other users must get through to the mount.
         Command::new("chmod").arg("755").arg(dir.path()).status().unwrap();
-        let mount = Mount::new(Arc::clone(&session), dir.path(), Threads::default()).unwrap();
+        let mount = Mount::new(Arc::clone(&session), dir.path(), &MountOptions::default()).unwrap();
         Some(Self { mount, fs, session, dir })
     }
 

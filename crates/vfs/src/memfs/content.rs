@@ -38,6 +38,9 @@ impl Content {
 
     pub(super) fn read(&self, offset: u64, len: u64) -> Vec<u8> {
         let end = offset.saturating_add(len).min(self.size);
+        if end <= offset {
+            return Vec::new();
+        }
         let mut out = vec![0; end.saturating_sub(offset) as usize];
         for (index, page) in self.pages.range(offset / PAGE..) {
             let start = index * PAGE;
@@ -118,5 +121,18 @@ impl Content {
 
     fn page(&mut self, index: u64) -> &mut Page {
         Arc::make_mut(self.pages.entry(index).or_insert_with(|| Arc::new([0; PAGE as usize])))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn behind_the_end_there_is_nothing_also_within_the_last_page() {
+        let mut content = Content::default();
+        content.write(0, b"short");
+        assert!(content.read(100, 10).is_empty() && content.read(5, 1).is_empty());
+        assert_eq!(content.read(4, 9), b"t");
     }
 }
