@@ -16,6 +16,7 @@ mod limits;
 mod machines;
 mod openapi;
 mod shapes;
+mod snapshots;
 mod status_stream;
 
 use axum::Router;
@@ -31,6 +32,7 @@ use crate::shapes::file::{
     DiscardedBody, EntryBody, ImportedBody, PublishedBody, RemovedBody, WrittenBody,
 };
 use crate::shapes::machine::{MachineBody, MachineCreate, MachineUpdate};
+use crate::shapes::snapshot::{ForkCreate, RestoreRequest, SnapshotBody, SnapshotCreate};
 
 /// Everything that is served, and who may call it.
 #[rustfmt::skip] // One endpoint, two lines: what it is, what it says.
@@ -45,7 +47,7 @@ fn endpoints() -> Vec<Endpoint> {
         route(M::GET, "/v1/machines/{machine}", MachineRead, machines::get)
             .says("Read a machine").gives::<MachineBody>(&[200]),
         route(M::PATCH, "/v1/machines/{machine}", MachineWrite, machines::update)
-            .says("Change a machine's name, sizes or autosleep").takes::<MachineUpdate>().gives::<MachineBody>(&[200, 202]),
+            .says("Change a machine's name, sizes, autosleep or fsync").takes::<MachineUpdate>().gives::<MachineBody>(&[200, 202]),
         route(M::DELETE, "/v1/machines/{machine}", MachineWrite, machines::delete)
             .says("Remove a machine and its home").gives::<MachineBody>(&[200, 202]),
         route(M::POST, "/v1/machines/{machine}/sleep", MachineWrite, machines::sleep)
@@ -54,6 +56,19 @@ fn endpoints() -> Vec<Endpoint> {
             .says("Wake a machine").gives::<MachineBody>(&[200, 202]),
         route(M::GET, "/v1/machines/{machine}/status/stream", MachineRead, status_stream::watch)
             .says("Follow a machine until it is where it was asked to be").sends(Sends::Events),
+
+        route(M::POST, "/v1/machines/{machine}/snapshots", MachineWrite, snapshots::create)
+            .says("Keep the state that the home has now").takes::<SnapshotCreate>().gives::<SnapshotBody>(&[201]),
+        route(M::GET, "/v1/machines/{machine}/snapshots", MachineRead, snapshots::list)
+            .says("List the snapshots of a machine").pages().gives_pages::<SnapshotBody>(),
+        route(M::GET, "/v1/snapshots/{snapshot}", MachineRead, snapshots::get)
+            .says("Read a snapshot").gives::<SnapshotBody>(&[200]),
+        route(M::DELETE, "/v1/snapshots/{snapshot}", MachineWrite, snapshots::delete)
+            .says("Let go of a snapshot").gives::<SnapshotBody>(&[200]),
+        route(M::POST, "/v1/machines/{machine}/restore", MachineWrite, snapshots::restore)
+            .says("Take the home of a sleeping machine back to a snapshot").takes::<RestoreRequest>().gives::<MachineBody>(&[200]),
+        route(M::POST, "/v1/machines/{machine}/fork", MachineWrite, snapshots::fork)
+            .says("Make a machine whose home goes on from this one's").takes::<ForkCreate>().gives::<MachineBody>(&[201]),
 
         route(M::POST, "/v1/machines/{machine}/executions", ExecutionWrite, executions::create)
             .says("Run a command; a sleeping machine wakes for it").query("wait_ms", "hold the reply until it has ended, at most 30000")

@@ -8,3 +8,4 @@ pub(crate) mod execution;
 pub(crate) mod file;
 pub(crate) mod machine;
 pub(crate) mod page;
+pub(crate) mod snapshot;

@@ -7,7 +7,8 @@
 //!
 //! # Who calls
 //! `control`, from blocking threads: every method may wait for the disk. One process at a time: the
-//! caller holds the lock on the data directory before it opens the catalog.
+//! caller holds the lock on the data directory before it opens the catalog. Others may only look
+//! ([`look_up`]), beside a server that runs or not.
 //!
 //! # Not here
 //! What a phase means and which follows which (`control::machines::lifecycle`). Homes: their truth
@@ -16,14 +17,18 @@
 mod error;
 mod executions;
 mod idempotency;
+mod look;
 mod machines;
 mod meta;
 mod model;
+mod recent;
+mod snapshots;
 
 pub use error::{Error, Result};
 pub use executions::WaitingExecution;
 pub use idempotency::KeptReply;
-pub use model::{Desired, MachineChange, MachineRow, MachineSpec, Observation, Phase};
+pub use look::{By, look_up};
+pub use model::{Desired, Fsync, MachineChange, MachineRow, MachineSpec, Observation, Phase};
 
 use std::path::Path;
 
@@ -36,6 +41,7 @@ use rusqlite::{Connection, OpenFlags, Row, TransactionBehavior};
 pub struct Catalog {
     writer: Mutex<Connection>,
     reader: Mutex<Connection>,
+    recent: recent::Recent,
 }
 
 impl Catalog {
@@ -56,7 +62,8 @@ impl Catalog {
         meta::migrate(&mut writer)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let reader = Connection::open_with_flags(path, flags)?;
-        Ok(Self { writer: Mutex::new(writer), reader: Mutex::new(reader) })
+        let (writer, reader) = (Mutex::new(writer), Mutex::new(reader));
+        Ok(Self { writer, reader, recent: recent::Recent::default() })
     }
 
     /// Runs `work` in one transaction of the writing connection.
@@ -116,6 +123,27 @@ mod tests {
         Catalog::open(&path).unwrap().insert_machine(&row, 10).unwrap();
         let again = Catalog::open(&path).unwrap();
         assert_eq!(again.machine(&row.id).unwrap(), Some(row));
+    }
+
+    #[test]
+    fn a_catalog_of_an_earlier_program_is_brought_up_to_date() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("catalog.db");
+        let row = crate::machines::tests::row("one");
+        let first = Connection::open(&path).unwrap();
+        meta::migrate_to(&first, 1).unwrap();
+        let spec = &row.spec;
+        first
+            .execute(
+                "INSERT INTO machine VALUES (?1, 'one', ?2, 512, 10, 300, 'base', ?3, 'running',
+                'accepted', 'accepted', 0, NULL, 0, 0, 1, 0, 0, 0)",
+                (row.id.as_str(), spec.vcpu, row.home.as_str()),
+            )
+            .unwrap();
+        drop(first);
+        let found = Catalog::open(&path).unwrap().machine(&row.id).unwrap().unwrap();
+        let spec = MachineSpec { fsync: Fsync::Store, ..row.spec };
+        assert_eq!((found.spec, found.home), (spec, row.home));
     }
 
     #[test]

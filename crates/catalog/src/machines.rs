@@ -1,9 +1,9 @@
 //! The table of machines.
 
-use base::{MachineId, Timestamp};
+use base::{HomeId, MachineId, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 
-use crate::model::{Desired, MachineChange, MachineRow, MachineSpec, Observation, Phase};
+use crate::model::{Desired, Fsync, MachineChange, MachineRow, MachineSpec, Observation, Phase};
 use crate::{Catalog, Error, Result, int, moment, nanos, parsed, uint};
 
 pub(crate) const TABLE: &str = "
@@ -32,6 +32,12 @@ CREATE TABLE machine (
 CREATE INDEX machine_active ON machine (id) WHERE NOT (desired = 'sleeping' AND phase = 'sleeping' AND recorded);
 ";
 
+/// Format 2: what a guest's `fsync` waits for.
+pub(crate) const FSYNC: &str = "ALTER TABLE machine ADD COLUMN fsync TEXT NOT NULL DEFAULT 'store'";
+
+/// Format 3: where a machine's home was forked from.
+pub(crate) const FORKED_FROM: &str = "ALTER TABLE machine ADD COLUMN forked_from TEXT;";
+
 /// SQL that holds for the rows of `machine_active`.
 const ACTIVE: &str = "NOT (desired = 'sleeping' AND phase = 'sleeping' AND recorded)";
 
@@ -51,7 +57,8 @@ impl Catalog {
                 db,
                 "INSERT INTO machine VALUES (:id, :name, :vcpu, :memory_mib, :storage_gib,
                 :autosleep_seconds, :image, :home, :desired, :phase, :reason, :retryable,
-                :last_error, :take_over, :recorded, :revision, :created_at, :transition_at, :progress_at)",
+                :last_error, :take_over, :recorded, :revision, :created_at, :transition_at, :progress_at,
+                :fsync, :forked_from)",
                 row,
             )
         })
@@ -62,7 +69,9 @@ impl Catalog {
     /// # Errors
     /// [`Error::Database`], [`Error::Corrupt`].
     pub fn machine(&self, id: &MachineId) -> Result<Option<MachineRow>> {
-        self.read(|db| one(db, "id", id.as_str()))
+        let changes = self.recent.changes();
+        let found = self.read(|db| one(db, "id", id.as_str()))?;
+        Ok(found.inspect(|row| self.recent.keep(changes, row)))
     }
 
     /// The machine of that name.
@@ -70,7 +79,21 @@ impl Catalog {
     /// # Errors
     /// [`Error::Database`], [`Error::Corrupt`].
     pub fn machine_by_name(&self, name: &str) -> Result<Option<MachineRow>> {
-        self.read(|db| one(db, "name", name))
+        let changes = self.recent.changes();
+        let found = self.read(|db| one(db, "name", name))?;
+        Ok(found.inspect(|row| self.recent.keep(changes, row)))
+    }
+
+    /// As [`machine`](Self::machine), from memory: never waits. `None` says nothing.
+    #[must_use]
+    pub fn recent_machine(&self, id: &MachineId) -> Option<MachineRow> {
+        self.recent.by_id(id)
+    }
+
+    /// As [`machine_by_name`](Self::machine_by_name), from memory: never waits. `None` says nothing.
+    #[must_use]
+    pub fn recent_machine_by_name(&self, name: &str) -> Option<MachineRow> {
+        self.recent.by_name(name)
     }
 
     /// Up to `max` machines with ids after `after`, in order; that is the order of creation.
@@ -125,7 +148,7 @@ impl Catalog {
         now: Timestamp,
         decide: impl FnOnce(&MachineRow) -> Result<MachineChange, E>,
     ) -> Result<Result<MachineRow, E>> {
-        self.write(|db| {
+        let edited = self.write(|db| {
             let before = one(db, "id", id.as_str())?
                 .ok_or_else(|| Error::NoMachine { id: id.to_string() })?;
             let change = match decide(&before) {
@@ -154,11 +177,14 @@ impl Catalog {
                 home = :home, desired = :desired, phase = :phase, reason = :reason,
                 retryable = :retryable, last_error = :last_error, take_over = :take_over, recorded = :recorded,
                 revision = :revision, created_at = :created_at, transition_at = :transition_at,
-                progress_at = :progress_at WHERE id = :id",
+                progress_at = :progress_at, fsync = :fsync, forked_from = :forked_from WHERE id = :id",
                 &after,
             )?;
             Ok(Ok(after))
-        })
+        });
+        // Whatever came of it: a commit that failed may be on the disk.
+        self.recent.forget(id);
+        edited
     }
 
     /// Forgets a machine. A missing one is no error.
@@ -166,11 +192,14 @@ impl Catalog {
     /// # Errors
     /// [`Error::Database`].
     pub fn remove_machine(&self, id: &MachineId) -> Result<()> {
-        self.write(|db| {
+        let removed = self.write(|db| {
+            db.execute("DELETE FROM snapshot WHERE machine = ?1", [id.as_str()])?;
             db.execute("DELETE FROM waiting_execution WHERE machine = ?1", [id.as_str()])?;
             db.execute("DELETE FROM machine WHERE id = ?1", [id.as_str()])?;
             Ok(())
-        })
+        });
+        self.recent.forget(id);
+        removed
     }
 }
 
@@ -202,7 +231,9 @@ fn store(db: &Connection, sql: &str, row: &MachineRow) -> Result<()> {
         ":storage_gib": int(row.spec.storage_gib),
         ":autosleep_seconds": int(row.spec.autosleep_seconds),
         ":image": row.spec.image,
+        ":fsync": row.spec.fsync.as_str(),
         ":home": row.home.as_str(),
+        ":forked_from": row.forked_from.as_ref().map(HomeId::as_str),
         ":desired": row.desired.as_str(),
         ":phase": row.observed.phase.as_str(),
         ":reason": row.observed.reason,
@@ -219,7 +250,11 @@ fn store(db: &Connection, sql: &str, row: &MachineRow) -> Result<()> {
 }
 
 /// `column` is one of ours, never a caller's text.
-fn one(db: &Connection, column: &'static str, value: &str) -> Result<Option<MachineRow>> {
+pub(crate) fn one(
+    db: &Connection,
+    column: &'static str,
+    value: &str,
+) -> Result<Option<MachineRow>> {
     let sql = format!("SELECT * FROM machine WHERE {column} = ?1");
     let mut statement = db.prepare_cached(&sql)?;
     let found = statement.query_row([value], |row| Ok(read_row(row))).optional()?;
@@ -236,8 +271,10 @@ fn read_row(row: &Row<'_>) -> Result<MachineRow> {
             storage_gib: uint(row, "storage_gib")?,
             autosleep_seconds: uint(row, "autosleep_seconds")?,
             image: row.get("image")?,
+            fsync: fsync(row)?,
         },
         home: parsed(row, "home", |text| text.parse().ok())?,
+        forked_from: forked_from(row)?,
         desired: parsed(row, "desired", Desired::parse)?,
         observed: Observation {
             phase: parsed(row, "phase", Phase::parse)?,
@@ -254,11 +291,27 @@ fn read_row(row: &Row<'_>) -> Result<MachineRow> {
     })
 }
 
+fn fsync(row: &Row<'_>) -> Result<Fsync> {
+    // As below.
+    if row.as_ref().column_index("fsync").is_err() {
+        return Ok(Fsync::default());
+    }
+    parsed(row, "fsync", Fsync::parse)
+}
+
+fn forked_from(row: &Row<'_>) -> Result<Option<HomeId>> {
+    // A catalog of an earlier format that is only looked at has no such column.
+    if row.as_ref().column_index("forked_from").is_err() {
+        return Ok(None);
+    }
+    let text: Option<String> = row.get("forked_from")?;
+    let corrupt = |_| Error::Corrupt { column: "forked_from" };
+    text.map(|text| text.parse().map_err(corrupt)).transpose()
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use std::convert::Infallible;
-
-    use base::HomeId;
 
     use super::*;
 
@@ -273,8 +326,10 @@ pub(crate) mod tests {
                 storage_gib: 10,
                 autosleep_seconds: 300,
                 image: "base".to_owned(),
+                fsync: Fsync::Local,
             },
             home: HomeId::generate(),
+            forked_from: None,
             desired: Desired::Running,
             observed: Observation::of(Phase::Accepted, "accepted"),
             take_over: false,
@@ -302,10 +357,33 @@ pub(crate) mod tests {
         let mut row = row("one");
         row.observed.last_error = Some("no luck; try again".to_owned());
         row.take_over = true;
+        row.forked_from = Some(HomeId::generate());
         catalog.insert_machine(&row, 10).unwrap();
         assert_eq!(catalog.machine(&row.id).unwrap(), Some(row.clone()));
         assert_eq!(catalog.machine_by_name("one").unwrap(), Some(row));
         assert_eq!(catalog.machine(&MachineId::generate()).unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_remembered_is_what_the_catalog_says() {
+        let (_dir, catalog) = open();
+        let one = row("one");
+        catalog.insert_machine(&one, 10).unwrap();
+        assert_eq!(catalog.recent_machine(&one.id), None, "nobody read it yet");
+        catalog.machine(&one.id).unwrap();
+        assert_eq!(catalog.recent_machine(&one.id), Some(one.clone()));
+        assert_eq!(catalog.recent_machine_by_name("one"), Some(one.clone()));
+        let rename = MachineChange { name: Some("two".to_owned()), ..MachineChange::default() };
+        let renamed = catalog
+            .edit_machine(&one.id, one.created_at, |_| Ok::<_, Infallible>(rename))
+            .unwrap()
+            .unwrap();
+        assert_eq!(catalog.recent_machine(&one.id), None);
+        assert_eq!(catalog.recent_machine_by_name("one"), None);
+        assert_eq!(catalog.machine_by_name("two").unwrap(), Some(renamed.clone()));
+        assert_eq!(catalog.recent_machine(&one.id), Some(renamed));
+        catalog.remove_machine(&one.id).unwrap();
+        assert_eq!(catalog.recent_machine_by_name("two"), None);
     }
 
     #[test]

@@ -71,6 +71,23 @@ text_enum!(
     }
 );
 
+text_enum!(
+    /// What a guest's `fsync` waits for.
+    Fsync {
+        /// The object store: what it returned for survives the loss of the host.
+        Store = "store",
+        /// This host's disk: it survives the loss of power, not that of the host.
+        Local = "local",
+    }
+);
+
+impl Default for Fsync {
+    /// The one that loses nothing.
+    fn default() -> Self {
+        Self::Store
+    }
+}
+
 /// What a machine is made of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MachineSpec {
@@ -84,6 +101,9 @@ pub struct MachineSpec {
     pub autosleep_seconds: u64,
     /// Image name.
     pub image: String,
+    /// What a guest's `fsync` waits for. Records of before there was a choice do not have it.
+    #[serde(default)]
+    pub fsync: Fsync,
 }
 
 /// What is known of where a machine is. Changed as one.
@@ -118,6 +138,8 @@ pub struct MachineRow {
     pub spec: MachineSpec,
     /// Its home.
     pub home: HomeId,
+    /// The home that its home goes on from, as long as the fork may not have been finished and after.
+    pub forked_from: Option<HomeId>,
     /// What was asked for.
     pub desired: Desired,
     /// Where it is.

@@ -10,6 +10,7 @@ mod error;
 mod exec;
 mod files;
 mod machines;
+mod snapshots;
 mod sse;
 
 pub use error::{Error, Result};
@@ -17,6 +18,7 @@ pub use exec::{ExecEvent, ExecInput, ExecRequest, ExecSession};
 pub use files::{Entry, FileStat};
 pub use machines::{CreateMachine, Machine, MachineStatus};
 pub use reqwest::Body;
+pub use snapshots::Snapshot;
 
 use serde::de::DeserializeOwned;
 

@@ -12,7 +12,7 @@ use crate::{Client, Error, Result, escape};
 
 /// How long the server may take to bring a machine where it was asked to be. A cold boot under
 /// emulation on a busy host takes most of a minute.
-const SETTLE_MAX: Duration = Duration::from_secs(300);
+pub(crate) const SETTLE_MAX: Duration = Duration::from_secs(300);
 
 /// What to create. What is `None` gets the server's default.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -35,6 +35,9 @@ pub struct CreateMachine {
     /// Idle time before sleep: `15m`, `never`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autosleep: Option<String>,
+    /// What a guest's `fsync` waits for: `store`, `local`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fsync: Option<String>,
 }
 
 /// A machine, as far as it is shown; `raw` is all of it.
@@ -57,6 +60,9 @@ pub struct Machine {
     /// Idle seconds before sleep; 0 never.
     #[serde(default)]
     pub autosleep_seconds: u64,
+    /// What a guest's `fsync` waits for.
+    #[serde(default)]
+    pub fsync: String,
     /// What was asked for.
     pub desired_state: String,
     /// What is.
@@ -91,7 +97,7 @@ impl Machine {
     }
 }
 
-fn machine(value: serde_json::Value) -> Result<Machine> {
+pub(crate) fn machine(value: serde_json::Value) -> Result<Machine> {
     let raw = value.as_object().cloned().unwrap_or_default();
     let mut machine: Machine = serde_json::from_value(value)
         .map_err(|error| Error::of(base::ErrorKind::Internal, format!("not a machine: {error}")))?;

@@ -25,6 +25,7 @@ use crate::machines::types::REASON_FENCED;
 use crate::machines::watchers::Watchers;
 use crate::machines::{MachineRef, Machines, idle_ticker};
 use crate::settings::{Parts, Settings};
+use crate::snapshots::Snapshots;
 use crate::{Error, Result};
 
 /// Rows read at once where all of them are wanted.
@@ -92,6 +93,7 @@ impl Control {
         }
         inner.tasks.spawn(idle_ticker::run(inner.clone()));
         inner.tasks.spawn(crate::health::run(inner.clone()));
+        inner.tasks.spawn(crate::housekeeping::run(inner.clone()));
         inner.tasks.spawn(crate::idempotency::run(inner.clone()));
         Ok(Self { inner })
     }
@@ -112,6 +114,12 @@ impl Control {
     #[must_use]
     pub fn files(&self) -> Files {
         Files { inner: self.inner.clone() }
+    }
+
+    /// Snapshots, restores and forks.
+    #[must_use]
+    pub fn snapshots(&self) -> Snapshots {
+        Snapshots { inner: self.inner.clone() }
     }
 
     /// Replays of mutating calls.
@@ -175,6 +183,13 @@ impl Inner {
 
     /// The machine that a caller named.
     pub(crate) async fn resolve(&self, machine: &MachineRef) -> Result<MachineRow> {
+        let recent = match machine {
+            MachineRef::Id(id) => self.catalog.recent_machine(id),
+            MachineRef::Name(name) => self.catalog.recent_machine_by_name(name),
+        };
+        if let Some(row) = recent {
+            return Ok(row);
+        }
         let wanted = machine.clone();
         let found = self
             .db(move |catalog| match &wanted {

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use base::HomeId;
+use base::{HomeId, SnapshotId, Timestamp};
 
 use crate::Result;
 use crate::files::{ByteStream, FileCalls};
@@ -41,6 +41,28 @@ pub enum DraftPublished {
     },
     /// The home moved since the draft was opened: nothing was done.
     Moved,
+}
+
+/// A kept state of a home.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HomeSnapshot {
+    /// Its id.
+    pub id: SnapshotId,
+    /// What people call it.
+    pub name: Option<String>,
+    /// When it was made.
+    pub time: Timestamp,
+}
+
+/// What collecting the garbage of a sleeping home came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HomeCollected {
+    /// Objects that were deleted.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// There is, or may be, more after this time.
+    pub again_after: Option<std::time::Duration>,
 }
 
 /// What a draft changes, against the commit it was opened on.
@@ -83,6 +105,12 @@ pub trait Homes: Send + Sync + Debug + 'static {
     /// # Errors
     /// Those of the store.
     async fn head(&self, home: &HomeId) -> Result<Option<HomeHead>>;
+    /// Deletes what the published state does not need any more. A home that somebody holds is left
+    /// alone.
+    ///
+    /// # Errors
+    /// `NotFound`, `Corrupt`; those of the store and the disk. Calling again is safe.
+    async fn collect(&self, at: &HomeAt) -> Result<HomeCollected>;
     /// The published state, read in place.
     ///
     /// # Errors
@@ -115,4 +143,52 @@ pub trait Homes: Send + Sync + Debug + 'static {
     /// # Errors
     /// Those of the disk.
     async fn discard(&self, at: &HomeAt) -> Result<()>;
+
+    /// Keeps the published state. The same id again is the same snapshot.
+    ///
+    /// # Errors
+    /// `NotFound`, `InvalidArgument` for a name that cannot be, `Exhausted`; those of the store.
+    async fn snapshot(
+        &self,
+        home: &HomeId,
+        id: &SnapshotId,
+        name: Option<&str>,
+    ) -> Result<HomeSnapshot>;
+    /// The snapshots of a home, in the order of their ids.
+    ///
+    /// # Errors
+    /// `NotFound`; those of the store.
+    async fn snapshots(&self, home: &HomeId) -> Result<Vec<HomeSnapshot>>;
+    /// One snapshot.
+    ///
+    /// # Errors
+    /// `NotFound`; those of the store.
+    async fn snapshot_info(&self, home: &HomeId, id: &SnapshotId) -> Result<HomeSnapshot>;
+    /// Lets go of a snapshot; idempotent.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn delete_snapshot(&self, home: &HomeId, id: &SnapshotId) -> Result<()>;
+    /// Takes a home that nobody has back to a snapshot.
+    ///
+    /// # Errors
+    /// `NotFound`, `Fenced` where somebody has it, `Conflict` where it moved; those of the store.
+    async fn restore(&self, at: &HomeAt, id: &SnapshotId) -> Result<()>;
+
+    /// Keeps the published state, or a snapshot's, for the fork `into`; idempotent.
+    ///
+    /// # Errors
+    /// `NotFound`, `Exhausted`; those of the store.
+    async fn hold_fork(&self, from: &HomeId, at: Option<&SnapshotId>, into: &HomeId) -> Result<()>;
+    /// Makes `into` a home that goes on from what is kept for it; idempotent.
+    ///
+    /// # Errors
+    /// `NotFound` where nothing is kept for it, `AlreadyExists` where it is another home; those of the
+    /// store.
+    async fn begin_fork(&self, from: &HomeId, into: &HomeId) -> Result<()>;
+    /// Lets go of what is kept for a fork that was not begun; idempotent.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where it was begun; those of the store.
+    async fn abandon_fork(&self, from: &HomeId, into: &HomeId) -> Result<()>;
 }

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base::{ExecutionId, HomeId, MachineId, Timestamp};
+use base::{ExecutionId, HomeId, MachineId, SnapshotId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::executions::{Attachment, Execution, ExecutionEvent, ExecutionOutput, NewExecution};
 use crate::files::{ByteStream, FileCalls};
+use crate::homes::HomeSnapshot;
 
 /// What a keeper needs to know.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +33,9 @@ pub struct KeeperSpec {
     pub storage_gib: u64,
     /// Image name.
     pub image: String,
+    /// Whether a guest's `fsync` is content with this host's disk.
+    #[serde(default)]
+    pub fsync_local: bool,
     /// Whether the home may be taken from a writer that never released it.
     pub take_over: bool,
 }
@@ -158,6 +162,17 @@ pub trait KeeperLink: FileCalls {
     /// # Errors
     /// `NotFound`.
     async fn attach(&self, id: &ExecutionId) -> Result<Attachment>;
+
+    /// Stores everything, and keeps that state of the home.
+    ///
+    /// # Errors
+    /// As [`crate::homes::Homes::snapshot`].
+    async fn snapshot(&self, id: &SnapshotId, name: Option<&str>) -> Result<HomeSnapshot>;
+    /// Stores everything, and keeps that state for the fork `into`.
+    ///
+    /// # Errors
+    /// As [`crate::homes::Homes::hold_fork`].
+    async fn hold_fork(&self, into: &HomeId) -> Result<()>;
 
     /// Applies a draft to the live home in one step: takes `removals` away, then merges the tar.
     ///

@@ -78,6 +78,8 @@ pub struct Timing {
     pub idle_every: Duration,
     /// How often the object store is asked whether it is there.
     pub probe_every: Duration,
+    /// How often sleeping homes are looked at for garbage.
+    pub housekeep_every: Duration,
 }
 
 impl Default for Timing {
@@ -90,6 +92,7 @@ impl Default for Timing {
             tries_max: 5,
             idle_every: Duration::from_secs(2),
             probe_every: Duration::from_secs(5),
+            housekeep_every: Duration::from_secs(900),
         }
     }
 }

@@ -7,6 +7,7 @@ use base::ErrorKind;
 use clap::Args;
 use serde::Deserialize;
 
+use crate::store::KeySource;
 use crate::{Failure, dirs};
 
 /// Flags of `serve`, and of whatever else needs to know where the server keeps its things.
@@ -24,6 +25,12 @@ pub(crate) struct ServeArgs {
     /// Object store: file:///DIR, s3://BUCKET/PREFIX, gs://…, az://… [default: DATA/store].
     #[arg(long, value_name = "URL")]
     pub(crate) store: Option<String>,
+    /// Encrypt what is stored, with the keys in this file (`dormouse keygen` makes one).
+    #[arg(long, value_name = "FILE", conflicts_with = "encryption_key_command")]
+    pub(crate) encryption_key_file: Option<PathBuf>,
+    /// The same with keys that this command prints (run by `sh -c`), as from a key service.
+    #[arg(long, value_name = "CMD")]
+    pub(crate) encryption_key_command: Option<String>,
     /// Where machine images are.
     #[arg(long, value_name = "DIR")]
     pub(crate) images: Option<PathBuf>,
@@ -42,6 +49,8 @@ struct File {
     listen: Option<SocketAddr>,
     data: Option<PathBuf>,
     store: Option<String>,
+    encryption_key_file: Option<PathBuf>,
+    encryption_key_command: Option<String>,
     images: Option<PathBuf>,
     network: Option<runtime::Network>,
     qemu: Option<PathBuf>,
@@ -67,6 +76,8 @@ pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     pub(crate) data: PathBuf,
     pub(crate) store: String,
+    /// Where the keys of the store come from.
+    pub(crate) keys: KeySource,
     pub(crate) images: PathBuf,
     pub(crate) network: runtime::Network,
     /// QEMU's program; the one in `PATH` where it is not given.
@@ -104,6 +115,7 @@ impl Config {
             .or_else(|| dirs::variable("DORMOUSE_STORE"))
             .or(file.store)
             .unwrap_or_else(|| format!("file://{}", data.join("store").display()));
+        let keys = keys(args, file.encryption_key_file, file.encryption_key_command)?;
         let defaults = control::Defaults::default();
         Ok(Self {
             listen: args
@@ -111,6 +123,7 @@ impl Config {
                 .or(file.listen)
                 .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
             store,
+            keys,
             images: args
                 .images
                 .clone()
@@ -133,6 +146,35 @@ impl Config {
             },
             data,
         })
+    }
+}
+
+/// The first of flags, environment and file that says anything about keys.
+fn keys(
+    args: &ServeArgs,
+    file: Option<PathBuf>,
+    command: Option<String>,
+) -> Result<KeySource, Failure> {
+    let flags = (args.encryption_key_file.clone(), args.encryption_key_command.clone());
+    let said = match KeySource::of(flags.0, flags.1)? {
+        Some(said) => Some(said),
+        None => match KeySource::from_env()? {
+            Some(said) => Some(said),
+            None => KeySource::of(file, command)?,
+        },
+    };
+    match said {
+        // A keeper has another working directory, perhaps.
+        Some(KeySource::File(path)) => {
+            let path = std::path::absolute(&path).map_err(|error| {
+                Failure::new(
+                    ErrorKind::InvalidArgument,
+                    format!("encryption key file {}: {error}", path.display()),
+                )
+            })?;
+            Ok(KeySource::File(path))
+        }
+        said => Ok(said.unwrap_or_default()),
     }
 }
 
@@ -176,6 +218,8 @@ mod tests {
             listen: None,
             data: None,
             store: None,
+            encryption_key_file: None,
+            encryption_key_command: None,
             images: None,
             network: None,
             shutdown_machines: false,

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use base::{ErrorKind, GIB};
 use clap::Args;
 use images::Images;
-use objstore::Backend;
 use runtime::{Accelerator, Qemu, Runtime};
 use serde::Serialize;
 
 use crate::config::{Config, ServeArgs};
 use crate::keeper::qemu_settings;
 use crate::server_file::ServerFile;
-use crate::{Failure, dirs, tokio_runtime};
+use crate::store::{self, KeySource};
+use crate::{Failure, tokio_runtime};
 
 /// Less free space than this is said.
 const FREE_BYTES_MIN: u64 = 5 * GIB;
@@ -54,7 +54,7 @@ pub(crate) fn main(args: &DoctorArgs) -> Result<u8, Failure> {
     let config = Config::load(&args.serve)?;
     let mut findings = vec![user(), image(&config), data(&config.data)];
     findings.extend(hypervisor(config.qemu.clone()));
-    let (store, reachable) = store(&config.store)?;
+    let (store, reachable) = store(&config.store, &config.keys)?;
     findings.push(store);
     findings.push(server(&config.data));
     print(&findings, args.json);
@@ -140,17 +140,27 @@ fn data(path: &Path) -> Finding {
 }
 
 /// The store, and whether it answered. A store that can be opened is probed for real.
-fn store(url: &str) -> Result<(Finding, bool), Failure> {
-    let backend = match Backend::open(url, &dirs::variable) {
+fn store(url: &str, keys: &KeySource) -> Result<(Finding, bool), Failure> {
+    let backend = match store::backend(url) {
         Ok(backend) => backend,
         Err(error) => return Ok((missing("store", error.to_string(), "mend --store"), true)),
     };
-    let probed = tokio_runtime()?.block_on(backend.probe());
+    let runtime = tokio_runtime()?;
+    let probed = runtime.block_on(backend.probe());
+    let url = backend.url();
     Ok(match probed {
-        Ok(()) => (
-            good("store", format!("{}: creates only if absent, as homes need", backend.url())),
-            true,
-        ),
+        Ok(()) => match runtime.block_on(store::check_keys(&backend, keys)) {
+            Ok(()) if *keys == KeySource::None => {
+                (good("store", format!("{url}: creates only if absent, as homes need")), true)
+            }
+            Ok(()) => (
+                good("store", format!("{url}: creates only if absent, as homes need; encrypted")),
+                true,
+            ),
+            Err(error) => {
+                (missing("store", error.to_string(), "give the keys that belong to it"), true)
+            }
+        },
         Err(error) => {
             let reachable = !matches!(error, objstore::Error::Unavailable { .. });
             (

@@ -8,11 +8,11 @@ use base::{Clock, ErrorKind, SystemClock, SystemEntropy};
 use clap::Args;
 use keeper::layout::MachineDir;
 use keeper::{KeeperSpec, Parts};
-use objstore::{Backend, Metered};
 use runtime::{Qemu, QemuSettings};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Failure, dirs, telemetry, tokio_runtime};
+use crate::store::{self, KeySource};
+use crate::{Failure, telemetry, tokio_runtime};
 
 /// How long calls that are still under way have at the end.
 const STRAGGLERS: Duration = Duration::from_millis(500);
@@ -33,15 +33,19 @@ pub(crate) fn main(args: &KeeperArgs) -> Result<u8, Failure> {
     let dir = MachineDir::new(&args.dir);
     let clock = SystemClock::new();
     let begun = KeeperSpec::load(&dir).and_then(|spec| {
-        let store = Backend::open(&spec.store_url, &dirs::variable)
-            .map_err(|error| keeper::Failure::new(error.kind(), error.to_string()))?;
-        Ok((spec, store))
+        let keys = KeySource::from_env().map(Option::unwrap_or_default);
+        let opened = tokio_runtime().and_then(|runtime| {
+            let store = runtime.block_on(store::reopen(&spec.store_url, &keys?))?;
+            Ok((store, runtime))
+        });
+        let (store, runtime) =
+            opened.map_err(|failure| keeper::Failure::new(failure.kind, failure.message))?;
+        Ok((spec, store, runtime))
     });
-    let (spec, store) = begun.map_err(|failure| {
+    let (spec, store, runtime) = begun.map_err(|failure| {
         keeper::refuse(&dir, &failure, clock.now());
         Failure::new(failure.kind, failure.message)
     })?;
-    let runtime = tokio_runtime()?;
     let last = runtime.block_on(async {
         let terminate = CancellationToken::new();
         let signal = terminate.clone();
@@ -54,7 +58,7 @@ pub(crate) fn main(args: &KeeperArgs) -> Result<u8, Failure> {
             signal.cancel();
         });
         let parts = Parts {
-            store: Arc::new(Metered::new(store)),
+            store,
             runtime: Arc::new(Qemu::new(qemu_settings(spec.hypervisor.clone()))),
             clock: Arc::new(clock),
             entropy: Arc::new(SystemEntropy),

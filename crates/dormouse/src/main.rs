@@ -7,9 +7,13 @@ mod cli;
 mod config;
 mod dirs;
 mod doctor;
+mod fsck;
 mod keeper;
+mod keys;
+mod mount;
 mod serve;
 mod server_file;
+mod store;
 mod telemetry;
 
 use std::process::ExitCode;
@@ -31,8 +35,15 @@ enum Command {
     /// Own one awake machine (started by the server, not by people).
     #[command(hide = true)]
     Keeper(keeper::KeeperArgs),
+    /// Mount a home on a directory of this host: what is published, or with --read-write for writing.
+    Mount(Box<mount::MountArgs>),
+    /// Check that a home is whole in the object store. Needs no server, changes nothing; exit code 1
+    /// where something is lost or damaged.
+    Fsck(fsck::FsckArgs),
     /// Take up machines that the object store knows and this server does not.
     Adopt(serve::AdoptArgs),
+    /// Make a key to encrypt the object store with, or add a newer one to a key file.
+    Keygen(keys::KeygenArgs),
     /// Say what is missing on this host and how to mend it.
     Doctor(Box<doctor::DoctorArgs>),
     #[command(flatten)]
@@ -44,7 +55,10 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Serve(args) => serve::main(&args),
         Command::Keeper(args) => keeper::main(&args),
+        Command::Mount(args) => mount::main(&args),
+        Command::Fsck(args) => fsck::main(&args),
         Command::Adopt(args) => serve::adopt(&args),
+        Command::Keygen(args) => keys::keygen(&args),
         Command::Doctor(args) => doctor::main(&args),
         Command::Client(command) => cli::main(command),
     };
@@ -67,6 +81,10 @@ pub(crate) struct Failure {
 impl Failure {
     pub(crate) fn new(kind: base::ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
+    }
+
+    fn kind(&self) -> base::ErrorKind {
+        self.kind
     }
 
     fn exit_code(&self) -> u8 {

@@ -13,14 +13,13 @@ use base::{Clock, Entropy, ErrorKind, ServerId, SystemClock, SystemEntropy};
 use clap::Args;
 use control::{Control, Settings};
 use local_host::{LocalHomes, LocalHomesSettings, LocalHost, LocalHostSettings};
-use objstore::{Backend, Metered, ObjectStore};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ServeArgs};
 use crate::server_file::{self, ServerFile};
-use crate::{Failure, dirs, telemetry, tokio_runtime};
+use crate::{Failure, dirs, store, telemetry, tokio_runtime};
 
 /// How long open requests have at the end; the process is gone within five seconds.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -40,7 +39,7 @@ pub(crate) struct AdoptArgs {
 
 pub(crate) fn main(args: &ServeArgs) -> Result<u8, Failure> {
     let config = Config::load(args)?;
-    telemetry::init_logs();
+    let _logs = telemetry::init_many_logs();
     let runtime = tokio_runtime()?;
     let done = runtime.block_on(serve(config));
     // Blocking file calls may still be waiting for a store that is away.
@@ -71,6 +70,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
     let mut ends = Ends::watch()?;
     let exporter = http_kit::Exporter::install()
         .map_err(|error| Failure::new(ErrorKind::Internal, error.to_string()))?;
+    tokio::spawn(exporter.clone().keep_up());
     let control = open(&config).await?;
     let key = match dirs::variable("DORMOUSE_API_KEY") {
         Some(key) => key,
@@ -117,7 +117,7 @@ fn announce(url: &str) {
 async fn open(config: &Config) -> Result<Control, Failure> {
     make_data_dir(&config.data)?;
     let server = server_file::ensure_server_id(&config.data)?;
-    let store = open_store(&config.store).await?;
+    let store = store::open(&config.store, &config.keys).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     let settings = Settings {
@@ -152,6 +152,7 @@ fn host(config: &Config, server: &ServerId) -> Result<LocalHost, Failure> {
         data_dir: config.data.clone(),
         server: server.clone(),
         store_url: config.store.clone(),
+        keeper_env: config.keys.keeper_env(),
         images_dir: config.images.clone(),
         program,
         network: config.network,
@@ -160,16 +161,7 @@ fn host(config: &Config, server: &ServerId) -> Result<LocalHost, Failure> {
     }))
 }
 
-/// Opens the object store and proves that it can do what homes need.
-async fn open_store(url: &str) -> Result<Arc<dyn ObjectStore>, Failure> {
-    let refused =
-        |error: objstore::Error| Failure::new(error.kind(), format!("object store: {error}"));
-    let backend = Backend::open(url, &dirs::variable).map_err(refused)?;
-    backend.probe().await.map_err(refused)?;
-    Ok(Arc::new(Metered::new(backend)))
-}
-
-fn make_data_dir(path: &Path) -> Result<(), Failure> {
+pub(crate) fn make_data_dir(path: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
         Failure::new(

@@ -16,16 +16,18 @@ pub(crate) enum Ask {
     Changed,
     /// Make this, or all, survive the loss of this host.
     Sync(Option<Ino>, Waiter),
+    /// Collect garbage now.
+    Collect(flume::Sender<Result<()>>),
     /// Give the home up.
     Release(flume::Sender<Result<Released>>),
     /// Go away as you are.
     Stop,
 }
 
-/// Someone who waits for a sync, and since when.
+/// Someone who waits for a sync, and until when at most while the store is away.
 pub(crate) struct Waiter {
     pub(crate) reply: flume::Sender<Result<()>>,
-    pub(crate) since: Instant,
+    pub(crate) until: Instant,
 }
 
 /// The way to the thread, made before it so that the engine can be given one end.
@@ -54,9 +56,9 @@ impl Asks {
     }
 }
 
-/// What a round seals for those who wait.
-pub(crate) fn which(waiters: &[(Option<Ino>, Waiter)], release: bool) -> Which {
-    if release || waiters.iter().any(|(ino, _)| ino.is_none()) {
+/// What a round seals for those who wait. `pressed`: writers are held up.
+pub(crate) fn which(waiters: &[(Option<Ino>, Waiter)], release: bool, pressed: bool) -> Which {
+    if release || pressed || waiters.iter().any(|(ino, _)| ino.is_none()) {
         return Which::All;
     }
     if waiters.is_empty() {

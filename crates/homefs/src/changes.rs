@@ -2,48 +2,127 @@
 //!
 //! No journal is kept while the draft is written: inode numbers are never used again and every
 //! change gives a new version, so the two databases say it all, after any crash.
+//!
+//! Each directory is looked into once for each side, and a path is kept as a name below another
+//! path. So time and memory go by the number of paths, however deep they lie; only who asks for the
+//! paths themselves ([`between`]) pays for their length.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use rusqlite::Connection;
-use vfs::{Ino, ROOT, Result};
+use vfs::{Attr, Ino, ROOT, Result};
 
+use self::paths::{Node, Paths, TOP};
 use crate::limits::DEPTH_MAX;
 use crate::meta::inode::Inode;
 use crate::meta::schema;
 use crate::meta::sql::{self, failed, int, uint};
 use crate::settings::PathChange;
 
-type Names = Vec<Vec<u8>>;
+mod paths;
 
 /// Every path that is different in `draft`, in order.
 pub(crate) fn between(base: &Path, draft: &Path) -> Result<Vec<PathChange>> {
+    let found = compare(base, draft)?;
+    let in_order = found.paths.in_order().into_iter();
+    let changes = in_order.filter_map(|(node, path)| {
+        let Found { now, base } = found.changed.get(&node)?.clone();
+        Some(PathChange { path, now, base })
+    });
+    Ok(changes.collect())
+}
+
+/// How many paths are different in `draft`.
+pub(crate) fn count(base: &Path, draft: &Path) -> Result<u64> {
+    Ok(compare(base, draft)?.changed.len() as u64)
+}
+
+/// What became of a path.
+#[derive(Debug, Clone)]
+struct Found {
+    now: Option<Attr>,
+    base: Option<(Ino, u64)>,
+}
+
+struct Compared {
+    paths: Paths,
+    changed: HashMap<Node, Found>,
+}
+
+fn compare(base: &Path, draft: &Path) -> Result<Compared> {
     let conn = schema::open_reader(draft)?;
     conn.execute("ATTACH ?1 AS base", [schema::immutable_uri(base)?]).map_err(failed)?;
     sql::run(&conn, "BEGIN", [])?;
-    let mut changes = Changes { conn: &conn, found: BTreeMap::new(), paths: HashMap::new() };
+    let mut changes = Changes {
+        conn: &conn,
+        changed: HashMap::new(),
+        paths: Paths::default(),
+        directories: HashMap::new(),
+        expanded: HashSet::new(),
+        in_base: HashMap::from([(TOP, Some((ROOT, 0)))]),
+    };
     changes.removed()?;
     changes.named()?;
     changes.rewritten()?;
-    Ok(changes.found.into_values().collect())
+    Ok(Compared { paths: changes.paths, changed: changes.changed })
+}
+
+/// One of the two databases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Side {
+    /// What the draft began on.
+    Base,
+    /// The draft.
+    Draft,
+}
+
+impl Side {
+    const fn children(self) -> &'static str {
+        match self {
+            Self::Base => "SELECT name,ino FROM base.dentry WHERE parent=?1",
+            Self::Draft => "SELECT name,ino FROM main.dentry WHERE parent=?1",
+        }
+    }
+
+    /// The one entry of a directory. Its parent narrows it down; the index is on parent and name.
+    const fn up(self) -> &'static str {
+        match self {
+            Self::Base => {
+                "SELECT parent,name FROM base.dentry WHERE ino=?1 AND parent=\
+                 (SELECT parent FROM base.inode WHERE ino=?1)"
+            }
+            Self::Draft => {
+                "SELECT parent,name FROM main.dentry WHERE ino=?1 AND parent=\
+                 (SELECT parent FROM main.inode WHERE ino=?1)"
+            }
+        }
+    }
 }
 
 struct Changes<'a> {
     conn: &'a Connection,
-    found: BTreeMap<Names, PathChange>,
-    /// Paths of directories, of the draft (`main`) and of the base.
-    paths: HashMap<(&'static str, Ino), Option<Names>>,
+    changed: HashMap<Node, Found>,
+    paths: Paths,
+    /// Where directories are; `None` for one that has no path.
+    directories: HashMap<(Side, Ino), Option<Node>>,
+    /// Directories of which all entries are noted.
+    expanded: HashSet<(Side, Ino)>,
+    /// Inode and version at a path of the base.
+    in_base: HashMap<Node, Option<(Ino, u64)>>,
 }
 
 impl Changes<'_> {
-    /// Names that the draft does not have any more, with all below them.
+    /// Names that the draft does not have any more, or that stand for something else now, with all
+    /// that was below them.
     fn removed(&mut self) -> Result<()> {
         const SQL: &str = "SELECT b.parent,b.name,b.ino FROM base.dentry b \
-             WHERE NOT EXISTS (SELECT 1 FROM main.dentry d WHERE d.parent=b.parent AND d.name=b.name)";
+             WHERE NOT EXISTS (SELECT 1 FROM main.dentry d \
+             WHERE d.parent=b.parent AND d.name=b.name AND d.ino=b.ino)";
         for (parent, name, ino) in self.entries(SQL)? {
-            if let Some(path) = self.path("base", parent, name)? {
-                self.walk("base", path, ino)?;
+            if let Some(directory) = self.directory(Side::Base, parent)? {
+                let path = self.paths.below(directory, name);
+                self.walk(Side::Base, path, ino)?;
             }
         }
         Ok(())
@@ -55,8 +134,9 @@ impl Changes<'_> {
              LEFT JOIN base.dentry b ON b.parent=d.parent AND b.name=d.name \
              WHERE b.ino IS NULL OR b.ino<>d.ino";
         for (parent, name, ino) in self.entries(SQL)? {
-            if let Some(path) = self.path("main", parent, name)? {
-                self.walk("main", path, ino)?;
+            if let Some(directory) = self.directory(Side::Draft, parent)? {
+                let path = self.paths.below(directory, name);
+                self.walk(Side::Draft, path, ino)?;
             }
         }
         Ok(())
@@ -70,7 +150,8 @@ impl Changes<'_> {
              JOIN main.dentry d ON d.ino=i.ino \
              WHERE i.kind<>4 OR i.perm<>b.perm OR i.uid<>b.uid OR i.gid<>b.gid";
         for (parent, name, ino) in self.entries(SQL)? {
-            if let Some(path) = self.path("main", parent, name)? {
+            if let Some(directory) = self.directory(Side::Draft, parent)? {
+                let path = self.paths.below(directory, name);
                 self.note(path, Some(ino))?;
             }
         }
@@ -81,97 +162,88 @@ impl Changes<'_> {
         sql::all(self.conn, sql, [], |r| Ok((uint(r, 0)?, r.get(1)?, uint(r, 2)?)))
     }
 
-    /// Notes `path` and everything below it, as `side` has it.
-    fn walk(&mut self, side: &'static str, path: Names, ino: Ino) -> Result<()> {
-        let children = match side {
-            "main" => "SELECT name,ino FROM main.dentry WHERE parent=?1",
-            _ => "SELECT name,ino FROM base.dentry WHERE parent=?1",
-        };
+    /// Notes `path` and everything below it, as `side` has it. Removed paths are walked first, so
+    /// that what the draft has at such a path wins.
+    fn walk(&mut self, side: Side, path: Node, ino: Ino) -> Result<()> {
         let mut open = vec![(path, ino)];
         while let Some((path, ino)) = open.pop() {
-            let below = sql::all(self.conn, children, [int(ino)], |r| {
+            self.note(path, (side == Side::Draft).then_some(ino))?;
+            if !self.expanded.insert((side, ino)) {
+                continue;
+            }
+            let below = sql::all(self.conn, side.children(), [int(ino)], |r| {
                 Ok((r.get::<_, Vec<u8>>(0)?, uint(r, 1)?))
             })?;
             for (name, child) in below {
-                let mut inner = path.clone();
-                inner.push(name);
-                open.push((inner, child));
+                open.push((self.paths.below(path, name), child));
             }
-            // Removed paths come first, so that what the draft has at such a path wins.
-            self.note(path, (side == "main").then_some(ino))?;
         }
         Ok(())
     }
 
-    fn note(&mut self, path: Names, now: Option<Ino>) -> Result<()> {
+    fn note(&mut self, path: Node, now: Option<Ino>) -> Result<()> {
         let now = match now {
             Some(ino) => Inode::find(self.conn, ino)?.map(|inode| inode.attr()),
             None => None,
         };
-        let base = self.in_base(&path)?;
-        self.found.insert(path.clone(), PathChange { path, now, base });
+        let base = self.in_base(path)?;
+        self.changed.insert(path, Found { now, base });
         Ok(())
     }
 
     /// Inode and version at a path of the base.
-    fn in_base(&self, path: &[Vec<u8>]) -> Result<Option<(Ino, u64)>> {
+    fn in_base(&mut self, path: Node) -> Result<Option<(Ino, u64)>> {
         const NEXT: &str = "SELECT d.ino,i.version FROM base.dentry d \
              JOIN base.inode i ON i.ino=d.ino WHERE d.parent=?1 AND d.name=?2";
-        let mut at = (ROOT, 0);
-        for name in path {
-            let next = sql::first(self.conn, NEXT, rusqlite::params![int(at.0), name], |r| {
-                Ok((uint(r, 0)?, uint(r, 1)?))
-            })?;
-            match next {
-                Some(next) => at = next,
-                None => return Ok(None),
-            }
-        }
-        Ok(Some(at))
-    }
-
-    /// The path of an entry; `None` for one in a directory that itself has no path.
-    fn path(&mut self, side: &'static str, parent: Ino, name: Vec<u8>) -> Result<Option<Names>> {
-        Ok(self.directory(side, parent)?.map(|mut path| {
-            path.push(name);
-            path
-        }))
-    }
-
-    fn directory(&mut self, side: &'static str, ino: Ino) -> Result<Option<Names>> {
-        if let Some(known) = self.paths.get(&(side, ino)) {
-            return Ok(known.clone());
-        }
-        let up = match side {
-            "main" => {
-                "SELECT parent,name FROM main.dentry WHERE ino=?1 AND parent=\
-                       (SELECT parent FROM main.inode WHERE ino=?1)"
-            }
-            _ => {
-                "SELECT parent,name FROM base.dentry WHERE ino=?1 AND parent=\
-                  (SELECT parent FROM base.inode WHERE ino=?1)"
+        let mut unknown = vec![path];
+        let mut found = loop {
+            let at = unknown.last().copied().unwrap_or(TOP);
+            match self.in_base.get(&at) {
+                Some(known) => {
+                    unknown.pop();
+                    break *known;
+                }
+                None => unknown.push(self.paths.parent(at)),
             }
         };
-        // The parent narrows it to the one entry of a directory; the index is on parent and name.
-        let mut names = Vec::new();
-        let mut at = ino;
-        let path = loop {
-            if at == ROOT {
-                names.reverse();
-                break Some(names);
+        while let Some(node) = unknown.pop() {
+            if let Some((directory, _)) = found {
+                let params = rusqlite::params![int(directory), self.paths.name(node)];
+                found = sql::first(self.conn, NEXT, params, |r| Ok((uint(r, 0)?, uint(r, 1)?)))?;
             }
-            let next = sql::first(self.conn, up, [int(at)], |r| {
+            self.in_base.insert(node, found);
+        }
+        Ok(found)
+    }
+
+    /// The path of a directory; `None` where it has none.
+    fn directory(&mut self, side: Side, ino: Ino) -> Result<Option<Node>> {
+        let (mut at, mut climbed) = (ino, Vec::new());
+        let mut path = loop {
+            if at == ROOT {
+                break Some(TOP);
+            }
+            if let Some(known) = self.directories.get(&(side, at)) {
+                break *known;
+            }
+            let next = sql::first(self.conn, side.up(), [int(at)], |r| {
                 Ok((uint(r, 0)?, r.get::<_, Vec<u8>>(1)?))
             })?;
             match next {
-                Some((parent, name)) if names.len() < DEPTH_MAX => {
-                    names.push(name);
+                Some((parent, name)) if climbed.len() < DEPTH_MAX => {
+                    climbed.push((at, name));
                     at = parent;
                 }
-                _ => break None,
+                _ => {
+                    self.directories.insert((side, at), None);
+                    break None;
+                }
             }
         };
-        self.paths.insert((side, ino), path.clone());
+        while let Some((ino, name)) = climbed.pop() {
+            path = path.map(|above| self.paths.below(above, name));
+            self.directories.insert((side, ino), path);
+        }
         Ok(path)
     }
 }

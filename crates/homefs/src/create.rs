@@ -6,11 +6,15 @@ use base::{HomeId, ServerId};
 use bytes::Bytes;
 
 use crate::error::Result;
+use crate::meta::arrange::arrange;
 use crate::meta::{schema, writer};
 use crate::replica::append::Commit;
+use crate::replica::collect::Full;
+use crate::replica::delete::End;
 use crate::replica::error::{Error as LogError, Result as LogResult};
-use crate::replica::log::{Head, Log};
+use crate::replica::log::Head;
 use crate::replica::pages::PageSource;
+use crate::replica::pinned::PinKind;
 use crate::settings::Parts;
 
 /// Makes an empty home, released, so that it can be read and claimed. One that exists is left as
@@ -19,12 +23,13 @@ use crate::settings::Parts;
 /// # Errors
 /// Those of the store; `NotFound` for a home that was deleted.
 pub async fn create_home(parts: &Parts, home: &HomeId, holder: &ServerId) -> Result<()> {
-    let log = Log::new(parts.store.clone(), parts.clock.clone(), home.clone());
+    let log = parts.log(home);
     if log.head(None).await?.is_some() {
         return Ok(());
     }
     let image = Image(schema::image(writer::now_ns(parts.clock.as_ref()))?);
-    let pages = log.collect_all(Arc::new(image)).await?;
+    let full = Full { source: Arc::new(image), above: 0, changed: None, born: 1 };
+    let pages = log.collect_full(full, arrange).await?;
     let commit = Commit { pages, data: Bytes::new(), release: true };
     match log.publish(0, commit, holder.clone(), parts.entropy.nonce()).await {
         // Somebody else made it meanwhile.
@@ -38,19 +43,30 @@ pub async fn create_home(parts: &Parts, home: &HomeId, holder: &ServerId) -> Res
 /// # Errors
 /// Those of the store; `NotFound` for a home that was deleted.
 pub async fn head(parts: &Parts, home: &HomeId) -> Result<Option<Head>> {
-    let log = Log::new(parts.store.clone(), parts.clock.clone(), home.clone());
+    let log = parts.log(home);
     Ok(log.head(None).await?)
 }
 
-/// Ends a home: whoever still writes it is fenced, and all its objects go. Doing it again goes on
-/// where it was broken off.
+/// Ends a home: whoever still writes it is fenced, and all its objects go, snapshots included, but
+/// for what forks of it need. That goes with the last fork. Doing it again goes on where it was broken
+/// off.
 ///
 /// # Errors
 /// Those of the store.
 pub async fn delete_home(parts: &Parts, home: &HomeId) -> Result<()> {
-    let log = Log::new(parts.store.clone(), parts.clock.clone(), home.clone());
-    log.delete_home().await?;
-    Ok(())
+    let mut log = parts.log(home);
+    loop {
+        let End::Gone { parent: Some(parent), .. } = log.delete_home().await? else {
+            return Ok(());
+        };
+        let child = log.keys().home().clone();
+        log = parts.log(&parent);
+        log.unpin(&PinKind::Fork { child }).await?;
+        if !log.is_deleted().await? {
+            return Ok(());
+        }
+        // It was only kept for its forks, of which there is one less.
+    }
 }
 
 /// A database in memory.

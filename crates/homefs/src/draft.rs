@@ -1,5 +1,11 @@
 //! Unpublished writes to a sleeping home.
 //!
+//! ```text
+//! draft      opening, publishing, throwing away
+//!   state    what is noted of it on disk
+//!   ground   what it stands on, and keeping that
+//! ```
+//!
 //! A draft is the engine on a directory of its own, begun on a published commit, without a claim.
 //! Its changes are durable on this host and nowhere else until [`Draft::publish`].
 //!
@@ -11,53 +17,42 @@
 //!
 //! # Failure
 //! Where the home moved, nothing is published and the draft goes on. Objects it stored stay
-//! behind; they are only names that nothing uses.
+//! behind; they are only names that nothing uses. What the draft holds is still here, also what it
+//! sealed, and what it stands on is kept ([`ground`]): so its changes can be carried over.
+
+pub(crate) mod ground;
+mod state;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base::{Epoch, HomeId};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 
+use self::ground::Ground;
+use self::state::State;
 use crate::changes;
 use crate::data::objects::Objects;
 use crate::engine::{Engine, Gate, Open};
 use crate::error::{Error, Result};
 use crate::forward::forward_file_system;
 use crate::home::lock;
-use crate::layout::{HomeDir, temporary_of};
+use crate::layout::HomeDir;
 use crate::limits::HOME_BLOCK_BYTES;
+use crate::meta::arrange::arrange;
+use crate::meta::counters::Counters;
+use crate::meta::schema;
 use crate::meta::sql::{self, uint};
 use crate::nearby;
 use crate::replica::append::Commit;
+use crate::replica::collect::Full;
 use crate::replica::error::Error as LogError;
+use crate::replica::header::Nonce;
 use crate::replica::log::Log;
 use crate::replica::pages::{DatabaseFile, differing_pages};
 use crate::settings::{HomeSettings, Parts, PathChange, Published};
-use crate::upload::Pending;
-
-/// `draft.json`: what a draft is, across restarts.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct State {
-    format: u32,
-    home: HomeId,
-    /// The commit it began on.
-    seq: u64,
-    /// The epoch of that commit.
-    epoch: Epoch,
-    /// Of its publication.
-    nonce: String,
-    /// The commit may have been sent.
-    publishing: bool,
-    /// It was published, as this commit and epoch.
-    published: Option<(u64, Epoch)>,
-}
-
-const FORMAT: u32 = 1;
-const STATE_BYTES_MAX: u64 = 16 << 10;
+use crate::upload::{Pending, Uploaded};
 
 /// Unpublished writes to a sleeping home.
 #[derive(Debug)]
@@ -67,7 +62,7 @@ pub struct Draft {
     dir: HomeDir,
     settings: HomeSettings,
     parts: Parts,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
     _lock: fs::File,
 }
 
@@ -82,8 +77,14 @@ impl Draft {
         fs::create_dir_all(dir.root()).map_err(Error::local("make"))?;
         let lock = lock(&dir)?;
         let log = Log::new(parts.store.clone(), parts.clock.clone(), settings.home.clone());
-        let state = match load(&dir)? {
-            Some(state) if state.home == settings.home => state,
+        let state = match state::load(&dir)? {
+            Some(state) if state.home == settings.home => {
+                match &state.origins {
+                    Some(origins) => log.keys().learn_origins(origins),
+                    None => drop(parts.runtime.block_on(log.head(Some(state.seq)))?),
+                }
+                state
+            }
             Some(_) => {
                 return Err(Error::Damaged { what: "the draft is one of another home".into() });
             }
@@ -92,45 +93,54 @@ impl Draft {
         let objects =
             Objects::new(dir.clone(), log.reader(), parts.runtime.clone(), HOME_BLOCK_BYTES);
         let (engine, _) = Engine::open(Open {
+            unreplicated_bytes_max: u64::MAX,
             objects,
             bytes_max: settings.bytes_max,
             clean: false,
             clock: parts.clock.clone(),
             entropy: parts.entropy.clone(),
             on_commit: Box::new(|| {}),
+            inodes_cached: settings.inodes_cached,
         })?;
         if state.publishing || state.published.is_some() {
             engine.set_gate(Gate::Closed);
         }
-        let (engine, state) = (Arc::new(engine), Mutex::new(state));
+        let (engine, state) = (Arc::new(engine), Arc::new(Mutex::new(state)));
+        let first_own = schema::open_immutable(&base_path(&dir))
+            .and_then(|conn| Counters::load(&conn).map(|counters| counters.next_ino))?;
+        engine.set_ground(Ground::new(
+            log.reader(),
+            parts.clone(),
+            dir.clone(),
+            state.clone(),
+            first_own,
+        ));
         Ok(Self { engine, log, dir, settings, parts, state, _lock: lock })
     }
 
     /// True where `dir` holds a draft that was not published.
     #[must_use]
     pub fn exists(dir: impl AsRef<Path>) -> bool {
-        let state = load(&HomeDir::new(dir.as_ref()));
+        let state = state::load(&HomeDir::new(dir.as_ref()));
         state.is_ok_and(|state| state.is_some_and(|state| state.published.is_none()))
     }
 
-    /// Throws the draft in `dir` away. None there is no error.
+    /// Throws the draft in `dir` away. None there is no error. Blocks.
+    ///
+    /// Where the store does not answer, what it keeps for the draft goes when the next one is begun
+    /// here, or with its age.
     ///
     /// # Errors
     /// `Conflict` where it is open; those of the disk.
-    pub fn discard(dir: impl AsRef<Path>) -> Result<()> {
+    pub fn discard(dir: impl AsRef<Path>, parts: &Parts) -> Result<()> {
         let dir = HomeDir::new(dir.as_ref());
         if !dir.root().exists() {
             return Ok(());
         }
         let _lock = lock(&dir)?;
-        // The state goes first: from then on there is no draft here.
-        match fs::remove_file(state_path(&dir)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::local("clear")(error));
-            }
-            _ => {}
-        }
-        fs::remove_dir_all(dir.root()).map_err(Error::local("clear"))
+        state::discard(&dir)?;
+        let is_clean = let_go_of_remains(&dir, parts);
+        state::clear(&dir, is_clean)
     }
 
     /// The commit that the draft began on.
@@ -165,23 +175,30 @@ impl Draft {
     }
 
     fn publish_closed(&self, state: &mut State) -> Result<Published> {
+        if !state.publishing
+            && let Some(head) = self.parts.runtime.block_on(self.moved_to(state.seq))?
+        {
+            // Before anything is stored for nothing.
+            return Ok(Published::Moved { draft_base: state.seq, head });
+        }
         let commit = self.prepare(state)?;
         state.publishing = true;
-        save(&self.dir, state)?;
-        let nonce = nonce_of(state)?;
-        let publish = self.log.publish(state.seq, commit, self.settings.holder.clone(), nonce);
+        state::save(&self.dir, state)?;
+        let holder = self.settings.holder.clone();
+        let publish = self.log.publish(state.seq, commit, holder, state.nonce.0);
         match self.parts.runtime.block_on(publish) {
             Ok((seq, epoch)) => {
                 state.published = Some((seq, epoch));
-                save(&self.dir, state)?;
+                state::save(&self.dir, state)?;
+                self.let_go(state);
                 Ok(Published::Committed { seq, epoch })
             }
             Err(error @ (LogError::Store(_) | LogError::InDoubt { .. })) => Err(error.into()),
             Err(error) => {
                 // Nothing was written, so the next attempt is another one.
                 state.publishing = false;
-                state.nonce = hex::encode(self.parts.entropy.nonce());
-                save(&self.dir, state)?;
+                state.nonce = Nonce(self.parts.entropy.nonce());
+                state::save(&self.dir, state)?;
                 match error {
                     LogError::Moved { found, .. } => {
                         Ok(Published::Moved { draft_base: state.seq, head: found })
@@ -192,26 +209,51 @@ impl Draft {
         }
     }
 
+    /// The head, where it is not `seq` any more as far as one small request tells.
+    async fn moved_to(&self, seq: u64) -> Result<Option<u64>, LogError> {
+        match self.log.store().head(&self.log.keys().log(seq + 1)).await {
+            Ok(_) => Ok(self.log.head(Some(seq + 1)).await?.map(|head| head.seq)),
+            Err(objstore::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Seals and stores everything but the commit.
     fn prepare(&self, state: &State) -> Result<Commit> {
-        let dirty = self
-            .engine
-            .readers
-            .with(|conn| sql::all(conn, "SELECT ino FROM dirty_inode", [], |r| uint(r, 0)))?;
+        let dirty = self.engine.read_database(|conn| {
+            sql::all(conn, "SELECT ino FROM dirty_inode", [], |r| uint(r, 0))
+        })?;
         self.engine.seal(dirty, state.epoch.next().0)?;
-        let pending = self.engine.readers.consistent(|conn| Pending::load(conn, false))?;
-        self.parts.runtime.block_on(pending.store(&self.log, &self.engine.objects))?;
+        let mut pending = self.engine.front.readers.consistent(|conn| Pending::load(conn, 0))?;
         let seq = state.seq + 1;
+        let (objects, pressure) = (&self.engine.objects, &self.engine.pressure);
+        let uploaded = Uploaded::default();
+        let stored = pending.store(&self.log, objects, seq, &uploaded, pressure);
+        self.parts.runtime.block_on(stored)?;
         self.engine.writer.run(move |tx| {
             tx.counters.store_seq = seq;
             pending.mark_stored(tx, seq)
         })?;
-        self.engine.durable.sync()?;
+        self.engine.sync_here()?;
         let view = Arc::new(self.engine.writer.between(|thread| thread.capture())?.view);
         let base = DatabaseFile::open(&base_path(&self.dir))?;
         let differing = differing_pages(&base, view.as_ref())?.into_iter().collect();
-        let pages = self.parts.runtime.block_on(self.log.collect(view, &differing))?;
+        let full = Full { source: view, above: state.seq, changed: Some(differing), born: seq };
+        let pages = self.parts.runtime.block_on(self.log.collect_full(full, arrange))?;
         Ok(Commit { pages, data: Bytes::new(), release: true })
+    }
+
+    /// A published draft stands on nothing any more.
+    fn let_go(&self, state: &mut State) {
+        let Some(pin) = state.pin else { return };
+        let unpinned = self.parts.runtime.block_on(self.log.unpin(&ground::kind(pin.id)));
+        let noted = unpinned.map_err(Error::from).and_then(|()| {
+            state.pin = None;
+            state::save(&self.dir, state)
+        });
+        if let Err(error) = noted {
+            tracing::warn!(%error, "what was kept for a published draft stays until it is cleared");
+        }
     }
 
     /// Every path that the draft changed, in order.
@@ -219,7 +261,17 @@ impl Draft {
     /// # Errors
     /// Those of the local disk.
     pub fn changes(&self) -> Result<Vec<PathChange>> {
+        self.engine.writer.drain()?;
         Ok(changes::between(&base_path(&self.dir), &self.dir.database())?)
+    }
+
+    /// How many paths the draft changed.
+    ///
+    /// # Errors
+    /// Those of the local disk.
+    pub fn changed(&self) -> Result<u64> {
+        self.engine.writer.drain()?;
+        Ok(changes::count(&base_path(&self.dir), &self.dir.database())?)
     }
 
     fn tree(&self) -> &Engine {
@@ -231,6 +283,9 @@ forward_file_system!(Draft);
 
 /// Begins a draft on the newest commit. The state is written last: without it there is no draft.
 fn begin(dir: &HomeDir, log: &Log, parts: &Parts) -> Result<State> {
+    if let_go_of_remains(dir, parts) {
+        state::forget(dir)?;
+    }
     let head = parts.runtime.block_on(log.head(None))?;
     let no_home = || Error::NoSuchHome { home: log.keys().home().clone() };
     let head = head.filter(|head| head.page_count > 0).ok_or_else(no_home)?;
@@ -242,20 +297,22 @@ fn begin(dir: &HomeDir, log: &Log, parts: &Parts) -> Result<State> {
             _ => {}
         }
     }
-    crate::lineage::remove_log(&dir.database())?;
+    crate::lineage::remove_log(dir)?;
     let base = base_path(dir);
     parts.runtime.block_on(nearby::fetch(log, &head, &base, None))?;
     nearby::copy(&base, &dir.database())?;
     let state = State {
-        format: FORMAT,
+        format: state::FORMAT,
         home: log.keys().home().clone(),
         seq: head.seq,
         epoch: head.epoch,
-        nonce: hex::encode(parts.entropy.nonce()),
+        nonce: Nonce(parts.entropy.nonce()),
         publishing: false,
         published: None,
+        origins: Some(head.descent.origins),
+        pin: None,
     };
-    save(dir, &state)?;
+    state::save(dir, &state)?;
     Ok(state)
 }
 
@@ -264,41 +321,19 @@ fn base_path(dir: &HomeDir) -> PathBuf {
     dir.root().join("base.db")
 }
 
-fn state_path(dir: &HomeDir) -> PathBuf {
-    dir.root().join("draft.json")
-}
-
-fn load(dir: &HomeDir) -> Result<Option<State>> {
-    let path = state_path(dir);
-    let damaged = || Error::Damaged { what: "draft.json cannot be read; discard the draft".into() };
-    match fs::metadata(&path) {
-        Ok(found) if found.len() > STATE_BYTES_MAX => return Err(damaged()),
-        Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::local("read")(error)),
-    }
-    let bytes = fs::read(path).map_err(Error::local("read"))?;
-    let state: State = serde_json::from_slice(&bytes).map_err(|_| damaged())?;
-    if state.format == FORMAT { Ok(Some(state)) } else { Err(damaged()) }
-}
-
-fn save(dir: &HomeDir, state: &State) -> Result<()> {
-    let path = state_path(dir);
-    let temporary = temporary_of(&path);
-    let json = serde_json::to_vec_pretty(state).expect("a state is plain data");
-    let write = || {
-        fs::write(&temporary, json)?;
-        fs::File::open(&temporary)?.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        fs::File::open(dir.root())?.sync_all()
+/// Lets go of what is kept for a draft that was thrown away here; false where the store does not
+/// answer.
+fn let_go_of_remains(dir: &HomeDir, parts: &Parts) -> bool {
+    let Some((remains, pin)) = state::remains(dir).and_then(|state| Some((state.home, state.pin?)))
+    else {
+        return true;
     };
-    write().map_err(Error::local("note the draft in"))
-}
-
-fn nonce_of(state: &State) -> Result<[u8; 16]> {
-    let mut nonce = [0; 16];
-    hex::decode_to_slice(&state.nonce, &mut nonce).map_err(|_| Error::Damaged {
-        what: "draft.json holds no nonce; discard the draft".into(),
-    })?;
-    Ok(nonce)
+    let log = parts.log(&remains);
+    match parts.runtime.block_on(log.unpin(&ground::kind(pin.id))) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(home = %remains, %error, "what was kept for a draft stays for now");
+            false
+        }
+    }
 }

@@ -2,23 +2,28 @@
 //!
 //! An awake home and a draft are both this; they differ in who replicates it.
 
-use std::path::Path;
+use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use base::{Clock, Entropy, ErrorKind};
 use parking_lot::RwLock;
+use rusqlite::Connection;
 use vfs::{Errno, FsError, Ino, Result};
 
 use crate::data::durable::Durable;
 use crate::data::objects::Objects;
+use crate::data::pack::sync_directory_of;
 use crate::data::seal::Sealer;
 use crate::data::spool::Spool;
+use crate::draft::ground::Ground;
+use crate::front::Front;
 use crate::heat::Heat;
 use crate::layout::wal_of;
-use crate::meta::readers::Readers;
 use crate::meta::tx::{Shared, Tx};
 use crate::meta::writer::{OnCommit, Start, Writer};
 use crate::pins::Pins;
+use crate::pressure::Pressure;
 use crate::{local_copies, recover};
 
 /// Whether changes are let in.
@@ -42,15 +47,21 @@ pub(crate) trait Barrier: Send + Sync + std::fmt::Debug {
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) writer: Writer,
-    pub(crate) readers: Readers,
+    /// The newest state.
+    pub(crate) front: Arc<Front>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) objects: Objects,
     pub(crate) durable: Durable,
     pub(crate) heat: Heat,
+    pub(crate) pressure: Pressure,
     pub(crate) clock: Arc<dyn Clock>,
-    entropy: Arc<dyn Entropy>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    /// Callers that wait for a round.
+    waiting: AtomicUsize,
     gate: RwLock<Gate>,
     barrier: OnceLock<Weak<dyn Barrier>>,
+    /// Of a draft, whose home others may collect.
+    ground: OnceLock<Ground>,
 }
 
 /// What [`Engine::open`] needs. The database exists and is the right one.
@@ -62,13 +73,18 @@ pub(crate) struct Open {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) on_commit: OnCommit,
+    /// Inodes kept in memory.
+    pub(crate) inodes_cached: usize,
+    /// The most bytes of content that only this host has; no bound for a tree that nobody replicates.
+    pub(crate) unreplicated_bytes_max: u64,
 }
 
 impl Engine {
     /// Opens the tree in the directory of `open.objects` and mends what a crash left there.
     /// With it: how many files fell back to their sealed content.
     pub(crate) fn open(open: Open) -> Result<(Self, u64)> {
-        let Open { objects, bytes_max, clean, clock, entropy, on_commit } = open;
+        let Open { objects, bytes_max, clean, clock, entropy, on_commit, .. } = open;
+        let Open { inodes_cached, unreplicated_bytes_max, .. } = open;
         let dir = objects.dir.clone();
         for path in [dir.packs_dir(), dir.chunks_dir()] {
             std::fs::create_dir_all(path).map_err(crate::data::spool::failed)?;
@@ -77,29 +93,35 @@ impl Engine {
         let shared = Arc::new(Shared { pins: Pins::default(), spool, bytes_max });
         let database = dir.database();
         let start = Start {
-            database: database.clone(),
+            dir,
             clean,
             shared: shared.clone(),
             clock: clock.clone(),
             on_commit,
+            inodes_cached,
         };
         let writer = Writer::start(start)?;
-        let readers = Readers::open(&database)?;
-        let lost = recover::mend(&writer, &shared)?;
-        readers.with(|conn| recover::check_objects(conn, &objects))?;
-        readers.with(|conn| recover::sweep(conn, &shared, &objects))?;
-        let durable = open_durable(&database, &shared, &writer)?;
+        let front = writer.front();
+        let lost = recover::mend(&writer, &front, &shared)?;
+        front.readers.with(|conn| recover::check_objects(conn, &objects))?;
+        recover::sweep(&front, &shared, &objects)?;
+        let durable = Durable::open(&wal_of(&database), shared.clone())?;
+        // All that was made here by now: a log that is synced and has no name is lost.
+        sync_directory_of(&database)?;
         let engine = Self {
             writer,
-            readers,
+            front,
             shared,
             objects,
             durable,
             heat: Heat::default(),
+            pressure: Pressure::new(unreplicated_bytes_max),
             clock,
             entropy,
+            waiting: AtomicUsize::new(0),
             gate: RwLock::new(Gate::Open),
             barrier: OnceLock::new(),
+            ground: OnceLock::new(),
         };
         Ok((engine, lost))
     }
@@ -114,9 +136,28 @@ impl Engine {
         self.barrier.get().and_then(Weak::upgrade)
     }
 
+    /// What a draft stands on. Set once, before the first call.
+    pub(crate) fn set_ground(&self, ground: Ground) {
+        self.ground.set(ground).ok();
+    }
+
+    /// Counts a caller that waits for a round, until what this returns is dropped.
+    pub(crate) fn wait_for_round(&self) -> Waits<'_> {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        Waits(self)
+    }
+
+    /// True while somebody waits for a round: what can wait lets it go first.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) > 0
+    }
+
     /// Sets whether changes are let in, and returns when all that were let in before are done.
     /// A fence is never taken back.
     pub(crate) fn set_gate(&self, gate: Gate) {
+        if gate != Gate::Open {
+            self.pressure.close();
+        }
         let mut current = self.gate.write();
         if *current != Gate::Fenced {
             *current = gate;
@@ -128,22 +169,51 @@ impl Engine {
         *self.gate.read()
     }
 
-    /// Runs a change, if changes are let in.
-    pub(crate) fn change<T: Send + 'static>(
-        &self,
-        change: impl FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
+    /// Runs a change, if changes are let in. It may be run more than once.
+    pub(crate) fn change<T>(&self, change: impl Fn(&mut Tx<'_>) -> Result<T>) -> Result<T> {
+        let Some(ground) = self.ground.get().filter(|ground| !ground.is_held()) else {
+            return self.let_in(change);
+        };
+        let bears = Cell::new(false);
+        let done = self.let_in(|tx| {
+            bears.set(false);
+            let done = change(tx)?;
+            bears.set(ground.bears(tx)?);
+            if bears.get() { Err(FsError::new(Errno::EAGAIN)) } else { Ok(done) }
+        });
+        if !bears.get() {
+            return done;
+        }
+        ground.hold()?;
+        self.let_in(change)
+    }
+
+    fn let_in<T>(&self, change: impl Fn(&mut Tx<'_>) -> Result<T>) -> Result<T> {
         let gate = self.gate.read();
         match *gate {
-            Gate::Open => self.writer.run(change),
+            Gate::Open => self.writer.change(change),
             Gate::Fenced => Err(fenced()),
             Gate::Closed => Err(FsError::with(Errno::EROFS, "the home is not open for writing")),
         }
     }
 
+    /// Returns when everything acknowledged before the call survives power loss on this host.
+    pub(crate) fn sync_here(&self) -> Result<()> {
+        self.durable.sync(&self.writer)
+    }
+
+    /// Reads the database as it is with everything acknowledged before the call.
+    pub(crate) fn read_database<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<T> {
+        self.writer.drain()?;
+        self.front.readers.consistent(read)
+    }
+
     /// Keeps local copies of stored content within bounds.
     pub(crate) fn prune_local_copies(&self) {
-        let pruned = self.readers.with(|conn| local_copies::prune(conn, &self.objects));
+        let pruned = self.front.readers.with(|conn| local_copies::prune(conn, &self.objects));
         if let Err(error) = pruned {
             tracing::warn!(%error, "local copies of the home could not be pruned");
         }
@@ -153,13 +223,32 @@ impl Engine {
     pub(crate) fn seal(&self, inodes: Vec<Ino>, epoch: u64) -> Result<()> {
         let sealer = Sealer {
             writer: &self.writer,
-            readers: &self.readers,
+            readers: &self.front.readers,
             shared: &self.shared,
             objects: &self.objects,
             entropy: self.entropy.as_ref(),
+            clock: self.clock.as_ref(),
             epoch,
+            keeps_copies: self.ground.get().is_some(),
         };
         sealer.seal(inodes)
+    }
+
+    /// Says more of why content cannot be read, where that is known.
+    pub(crate) fn explain(&self, error: FsError) -> FsError {
+        match self.ground.get() {
+            Some(ground) => ground.explain(error),
+            None => error,
+        }
+    }
+}
+
+/// See [`Engine::wait_for_round`].
+pub(crate) struct Waits<'a>(&'a Engine);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -169,14 +258,5 @@ pub(crate) fn fenced() -> FsError {
         ErrorKind::Fenced,
         Errno::EIO,
         "another writer has taken this home; nothing more is written here",
-    )
-}
-
-fn open_durable(database: &Path, shared: &Arc<Shared>, writer: &Writer) -> Result<Durable> {
-    Durable::open(
-        &wal_of(database),
-        shared.clone(),
-        writer.progress.clone(),
-        writer.garbage.clone(),
     )
 }

@@ -24,6 +24,17 @@ pub enum Error {
     /// There is no draft to publish.
     #[error("there is no draft of this home")]
     NoDraft,
+    /// A snapshot cannot have that name.
+    #[error(
+        "a snapshot's name has 1 to {max} bytes, no control characters, and no blanks around it"
+    )]
+    SnapshotName {
+        /// The longest, in bytes.
+        max: usize,
+    },
+    /// Pinning a state took so long that it may be gone.
+    #[error("the object store took too long to answer; nothing was done, try again")]
+    Slow,
     /// A local file says something that cannot be.
     #[error("the home's local state is damaged: {what}")]
     Damaged {
@@ -53,6 +64,8 @@ impl Error {
         match self {
             Self::NoSuchHome { .. } | Self::NoDraft => ErrorKind::NotFound,
             Self::InUse => ErrorKind::Conflict,
+            Self::SnapshotName { .. } => ErrorKind::InvalidArgument,
+            Self::Slow => ErrorKind::Unavailable,
             Self::Damaged { .. } => ErrorKind::Corrupt,
             Self::Log(error) => error.kind(),
             Self::Fs(error) => error.kind(),

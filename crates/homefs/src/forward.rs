@@ -39,6 +39,8 @@ macro_rules! forward_file_system {
                     -> vfs::Result<vfs::Attr>;
                 place(ino: vfs::Ino, base: vfs::Ino, path: &[&[u8]], expect: vfs::Expect)
                     -> vfs::Result<vfs::Placed>;
+                put_file(base: vfs::Ino, path: &[&[u8]], file: &vfs::NewFile<'_>,
+                    expect: vfs::Expect) -> vfs::Result<vfs::Placed>;
                 graft(graft: &vfs::Graft<'_>) -> vfs::Result<vfs::Touched>;
             }
         }

@@ -1,29 +1,28 @@
 //! The engine as a [`FileSystem`].
 //!
-//! Reads take a read-only connection; changes go to the metadata thread and return when their
-//! transaction is committed.
+//! Reads look at the front, and at the database for what it lacks; changes are made on the caller's
+//! thread and return when their record is in the journal.
 
 use bytes::Bytes;
 use vfs::{
-    Attr, DirEntry, Errno, Expect, FileSystem, FsError, Graft, Ino, Kind, Owner, Placed,
+    Attr, DirEntry, Errno, Expect, FileSystem, FsError, Graft, Ino, Kind, NewFile, Owner, Placed,
     RenameFlags, Result, SeekFrom, SetAttr, StatFs, Touched, XattrMode,
 };
 
 use crate::data::read;
 use crate::engine::{Engine, Gate, fenced};
-use crate::limits::IO_BYTES_MAX;
-use crate::meta::inode::Inode;
+use crate::limits::{INLINE_BYTES_MAX, IO_BYTES_MAX, READ_ATTEMPTS, READDIR_ENTRIES_MAX};
+use crate::meta::rows::ReadRows as _;
 use crate::ops;
-use crate::ops::graft::OwnedGraft;
 use crate::ops::names::New;
 
 impl FileSystem for Engine {
     fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
-        self.readers.with(|conn| ops::read::lookup(conn, parent, name))
+        self.front.read_rows(&|rows| ops::read::lookup(rows, parent, name))
     }
 
     fn getattr(&self, ino: Ino) -> Result<Attr> {
-        self.readers.with(|conn| Ok(Inode::get(conn, ino)?.attr()))
+        self.front.read_rows(&|rows| Ok(rows.get(ino)?.attr()))
     }
 
     fn setattr(&self, ino: Ino, set: &SetAttr) -> Result<Attr> {
@@ -31,7 +30,7 @@ impl FileSystem for Engine {
         if set.size.is_some() {
             self.heat.touch(ino, self.clock.monotonic());
         }
-        self.change(move |tx| ops::attrs::set(tx, ino, set))
+        self.change(|tx| ops::attrs::set(tx, ino, set))
     }
 
     fn pin(&self, ino: Ino) {
@@ -41,7 +40,7 @@ impl FileSystem for Engine {
     fn unpin(&self, ino: Ino) {
         if self.shared.pins.unpin(ino) {
             // A closed home frees its orphans when it is next opened.
-            self.writer.run(move |tx| ops::remove::free_if_orphan(tx, ino)).ok();
+            self.change(|tx| ops::remove::free_if_orphan(tx, ino)).ok();
         }
     }
 
@@ -57,32 +56,28 @@ impl FileSystem for Engine {
         if kind == Kind::Symlink {
             return Err(FsError::new(Errno::EINVAL));
         }
-        let (name, new) = (name.to_vec(), New { kind, perm, owner, rdev });
-        self.change(move |tx| Ok(ops::names::make(tx, parent, &name, new)?.attr()))
+        let new = New { kind, perm, owner, rdev };
+        self.change(|tx| Ok(ops::names::make(tx, parent, name, new)?.attr()))
     }
 
     fn symlink(&self, parent: Ino, name: &[u8], target: &[u8], owner: Owner) -> Result<Attr> {
-        let (name, target) = (name.to_vec(), target.to_vec());
-        self.change(move |tx| ops::names::symlink(tx, parent, &name, &target, owner))
+        self.change(|tx| ops::names::symlink(tx, parent, name, target, owner))
     }
 
     fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
-        self.readers.with(|conn| ops::read::readlink(conn, ino))
+        self.front.read_rows(&|rows| ops::read::readlink(rows, ino))
     }
 
     fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr> {
-        let name = name.to_vec();
-        self.change(move |tx| ops::names::link(tx, ino, parent, &name))
+        self.change(|tx| ops::names::link(tx, ino, parent, name))
     }
 
     fn unlink(&self, parent: Ino, name: &[u8]) -> Result<()> {
-        let name = name.to_vec();
-        self.change(move |tx| ops::remove::unlink(tx, parent, &name))
+        self.change(|tx| ops::remove::unlink(tx, parent, name))
     }
 
     fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<()> {
-        let name = name.to_vec();
-        self.change(move |tx| ops::remove::rmdir(tx, parent, &name))
+        self.change(|tx| ops::remove::rmdir(tx, parent, name))
     }
 
     fn rename(
@@ -93,16 +88,26 @@ impl FileSystem for Engine {
         new_name: &[u8],
         flags: RenameFlags,
     ) -> Result<()> {
-        let (name, new_name) = (name.to_vec(), new_name.to_vec());
-        self.change(move |tx| ops::rename::rename(tx, parent, &name, new_parent, &new_name, flags))
+        self.change(|tx| ops::rename::rename(tx, parent, name, new_parent, new_name, flags))
     }
 
     fn readdir(&self, ino: Ino, cookie: u64, max: usize) -> Result<Vec<DirEntry>> {
-        self.readers.with(|conn| ops::read::readdir(conn, ino, cookie, max))
+        self.front.read_rows(&|rows| rows.get_dir(ino))?;
+        let max = max.min(READDIR_ENTRIES_MAX);
+        for _ in 0..READ_ATTEMPTS {
+            if let Some(entries) = self.front.list(ino, cookie, max)? {
+                return self.front.with_attrs(entries);
+            }
+            // It is large, and has entries that the database lacks.
+            self.writer.drain()?;
+        }
+        self.front.with_attrs(self.writer.run(|tx| tx.list(ino, cookie, max))?)
     }
 
     fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes> {
-        read::read(&self.readers, Some(&self.shared.spool), &self.objects, ino, offset, len)
+        let (rows, spool) = (self.front.as_ref(), Some(&self.shared.spool));
+        read::read(rows, spool, &self.objects, ino, offset, len)
+            .map_err(|error| self.explain(error))
     }
 
     fn write(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<()> {
@@ -112,46 +117,53 @@ impl FileSystem for Engine {
                 "more than one write takes; send it in parts",
             ));
         }
-        let data = data.to_vec();
-        self.heat.touch(ino, self.clock.monotonic());
-        self.change(move |tx| ops::content::write(tx, ino, offset, &data))
+        let bytes = data.len() as u64;
+        self.pressure.admit(bytes)?;
+        let spooled = self.change(|tx| ops::content::write(tx, ino, offset, data))?;
+        if spooled {
+            self.pressure.wrote(bytes);
+            self.heat.touch(ino, self.clock.monotonic());
+        }
+        Ok(())
     }
 
     fn fallocate(&self, ino: Ino, mode: u32, offset: u64, len: u64) -> Result<()> {
-        self.change(move |tx| ops::truncate::fallocate(tx, ino, mode, offset, len))
+        self.pressure.admit(0)?;
+        self.heat.touch(ino, self.clock.monotonic());
+        self.change(|tx| ops::truncate::fallocate(tx, ino, mode, offset, len))
     }
 
     fn seek(&self, ino: Ino, from: SeekFrom) -> Result<u64> {
-        self.readers.consistent(|conn| ops::read::seek(conn, ino, from))
+        self.front.read_rows(&|rows| ops::read::seek(rows, ino, from))
     }
 
     fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
-        self.readers.with(|conn| ops::xattrs::get(conn, ino, name))
+        self.front.read_rows(&|rows| rows.get(ino))?;
+        self.front.readers.with(|conn| ops::xattrs::value_of(conn, ino, name))
     }
 
     fn setxattr(&self, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
-        let (name, value) = (name.to_vec(), value.to_vec());
-        self.change(move |tx| ops::xattrs::set(tx, ino, &name, &value, mode))
+        self.change(|tx| ops::xattrs::set(tx, ino, name, value, mode))
     }
 
     fn listxattr(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
-        self.readers.with(|conn| ops::xattrs::list(conn, ino))
+        self.front.read_rows(&|rows| rows.get(ino))?;
+        self.front.readers.with(|conn| ops::xattrs::names(conn, ino))
     }
 
     fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
-        let name = name.to_vec();
-        self.change(move |tx| ops::xattrs::remove(tx, ino, &name))
+        self.change(|tx| ops::xattrs::remove(tx, ino, name))
     }
 
     fn statfs(&self) -> Result<StatFs> {
-        self.readers.with(|conn| ops::read::statfs(conn, self.shared.bytes_max))
+        Ok(self.front.statfs(self.shared.bytes_max))
     }
 
     fn sync_local(&self) -> Result<()> {
         if self.gate() == Gate::Fenced {
             return Err(fenced());
         }
-        self.durable.sync()
+        self.sync_here()
     }
 
     fn sync(&self, ino: Option<Ino>) -> Result<()> {
@@ -166,21 +178,30 @@ impl FileSystem for Engine {
             return Err(FsError::new(Errno::EINVAL));
         }
         let new = New { kind, perm, owner, rdev: 0 };
-        let attr = self.change(move |tx| ops::names::detached(tx, new))?;
+        let attr = self.change(|tx| ops::names::detached(tx, new))?;
         self.pin(attr.ino);
         Ok(attr)
     }
 
     fn place(&self, ino: Ino, base: Ino, path: &[&[u8]], expect: Expect) -> Result<Placed> {
-        let path: Vec<Vec<u8>> = path.iter().map(|name| name.to_vec()).collect();
-        self.change(move |tx| ops::place::place(tx, ino, base, &path, expect))
+        self.change(|tx| ops::place::place(tx, ino, base, path, expect))
+    }
+
+    fn put_file(
+        &self,
+        base: Ino,
+        path: &[&[u8]],
+        file: &NewFile<'_>,
+        expect: Expect,
+    ) -> Result<Placed> {
+        if file.content.len() as u64 > INLINE_BYTES_MAX {
+            return vfs::put_in_steps(self, base, path, file, expect);
+        }
+        let new = New { kind: Kind::File, perm: file.perm, owner: file.owner, rdev: 0 };
+        self.change(|tx| ops::put::put(tx, base, path, new, file.content, expect))
     }
 
     fn graft(&self, graft: &Graft<'_>) -> Result<Touched> {
-        let Graft { from, into, removals, implicit, expect } = *graft;
-        let implicit = implicit.iter().copied().collect();
-        let expect = expect.map(|(name, ino, version)| (name.to_vec(), ino, version));
-        let graft = OwnedGraft { from, into, removals: removals.to_vec(), implicit, expect };
-        self.change(move |tx| ops::graft::graft(tx, &graft))
+        self.change(|tx| ops::graft::graft(tx, graft))
     }
 }

@@ -3,24 +3,27 @@
 use std::fs::{self, File};
 use std::sync::Arc;
 
-use base::{Epoch, HomeId, ServerId};
+use base::{Epoch, HomeId, ServerId, SnapshotId};
 use parking_lot::Mutex;
-use rusqlite::Connection;
 use vfs::FileSystem as _;
 
 use crate::asks::Asks;
 use crate::data::objects::Objects;
 use crate::engine::{Engine, Gate, Open};
 use crate::error::{Error, Result};
+use crate::fork;
 use crate::forward::forward_file_system;
 use crate::layout::HomeDir;
 use crate::limits::HOME_BLOCK_BYTES;
 use crate::lineage::{self, Start};
-use crate::meta::sql::{self, uint};
-use crate::replica::log::Log;
+use crate::replica::error::Error as LogError;
+use crate::replica::horizon::Moment;
+use crate::replica::log::{Head, Log};
 use crate::replica::state::ReplicaState;
-use crate::replicator::Replicator;
+use crate::replicator::{Begun, Paces, Replicator};
+use crate::round::unstored_bytes;
 use crate::settings::{HomeSettings, HomeStatus, Opened, Parts, Released, SyncMode};
+use crate::snapshots::{self, SnapshotInfo};
 
 /// A home that is open for writing. There is one writer of a home at any time; the store decides.
 ///
@@ -35,6 +38,9 @@ pub struct HomeFs {
     holder: ServerId,
     nonce: [u8; 16],
     epoch: Epoch,
+    /// To look at what is in the store.
+    log: Log,
+    parts: Parts,
     released: Mutex<Option<Released>>,
     /// Held as long as the directory is in use.
     _lock: File,
@@ -56,7 +62,7 @@ impl HomeFs {
         let lock = lock(&dir)?;
         let mut log = Log::new(parts.store.clone(), parts.clock.clone(), settings.home.clone());
         let start = lineage::begin(&dir, &mut log, &settings, &parts)?;
-        let Start { epoch, seq, nonce, recovery, clean } = start;
+        let Start { epoch, seq, nonce, recovery, clean, crashed } = start;
 
         let asks = Asks::new();
         let objects =
@@ -68,17 +74,23 @@ impl HomeFs {
             clock: parts.clock.clone(),
             entropy: parts.entropy.clone(),
             on_commit: asks.on_commit(),
+            inodes_cached: settings.inodes_cached,
+            unreplicated_bytes_max: settings.unreplicated_bytes_max,
         })?;
         let engine = Arc::new(engine);
+        let reader = log.reader();
         let replicator = Arc::new(
             Replicator::start(
                 log,
-                epoch,
+                Begun { epoch, seq, crashed },
                 engine.clone(),
                 parts.runtime.clone(),
                 asks,
-                settings.replicate_after,
-                seq,
+                Paces {
+                    replicate_after: settings.replicate_after,
+                    sync_patience: settings.sync_patience,
+                    release_patience: settings.release_patience,
+                },
             )
             .map_err(Error::local("start the replicator of"))?,
         );
@@ -90,7 +102,19 @@ impl HomeFs {
         let released = Mutex::new(None);
         let opened = Opened { epoch, seq, recovery, files_reverted };
         Ok((
-            Self { replicator, engine, dir, home, holder, nonce, epoch, released, _lock: lock },
+            Self {
+                replicator,
+                engine,
+                dir,
+                home,
+                holder,
+                nonce,
+                epoch,
+                log: reader,
+                parts,
+                released,
+                _lock: lock,
+            },
             opened,
         ))
     }
@@ -105,9 +129,13 @@ impl HomeFs {
             epoch: self.epoch,
             seq: said.seq,
             fenced: self.engine.gate() == Gate::Fenced,
-            released: said.released,
+            released: said.released.is_some(),
             unreplicated_ops: committed.saturating_sub(said.committed),
-            unreplicated_bytes: self.engine.readers.with(unsealed_bytes).unwrap_or_default(),
+            unreplicated_bytes: self.engine.read_database(unstored_bytes).unwrap_or_default(),
+            back_pressure: self.engine.pressure.felt(),
+            rounds: said.rounds,
+            rounds_failed: said.rounds_failed,
+            journal_bytes: self.engine.writer.unfolded_bytes(),
             replication_error: said.error,
             bytes_max: sizes.bytes_max,
             bytes_used: sizes.bytes_used,
@@ -128,12 +156,75 @@ impl HomeFs {
         }
         let done = self.replicator.release()?;
         // Nobody changes the database any more, so it is exactly what the commit has.
-        self.engine.writer.between(|thread| thread.pages.close(&thread.conn))??;
+        self.engine.writer.close()?;
         let (home, holder) = (self.home.clone(), self.holder.clone());
         ReplicaState::new(home, holder, self.epoch, self.nonce, done.seq, true)
             .save(&self.dir.replica_state())?;
         *released = Some(done);
         Ok(done)
+    }
+
+    /// Stores everything, and keeps that state. Changes go on meanwhile; those that came before the
+    /// call are in it. Called again with the same id, it answers the same.
+    ///
+    /// # Errors
+    /// `Fenced`; `Unavailable` after a while without the store; as [`crate::snapshot`].
+    pub fn snapshot(&self, id: &SnapshotId, name: Option<&str>) -> Result<SnapshotInfo> {
+        let found = Moment::of(&*self.parts.clock);
+        let head = self.stored_head()?;
+        let keep = snapshots::keep(&self.parts, &self.log, (&head, &found), id, name);
+        self.parts.runtime.block_on(keep)
+    }
+
+    /// Stores everything, and keeps that state for the fork `into`; returns its commit.
+    /// [`crate::begin_fork`] then makes the fork.
+    ///
+    /// # Errors
+    /// `Fenced`; `Unavailable` after a while without the store; as [`crate::hold_fork`].
+    pub fn hold_fork(&self, into: &HomeId) -> Result<u64> {
+        let found = Moment::of(&*self.parts.clock);
+        let head = self.stored_head()?;
+        let hold = fork::hold(&self.parts, &self.log, (&head, &found), into);
+        Ok(self.parts.runtime.block_on(hold)?.seq)
+    }
+
+    /// Stores everything, and makes `into` a home that goes on from that.
+    ///
+    /// # Errors
+    /// As [`HomeFs::hold_fork`] and [`crate::fork`].
+    pub fn fork(&self, into: &HomeId) -> Result<Head> {
+        self.hold_fork(into)?;
+        let begin = fork::begin_fork(&self.parts, &self.home, into, &self.holder);
+        self.parts.runtime.block_on(begin)
+    }
+
+    /// Stores everything. The newest commit, which has it, and is the newest of the home at some
+    /// moment of this call: of a home that somebody took long ago, what it names may be gone.
+    fn stored_head(&self) -> Result<Head> {
+        let before = self.replicator.said().seq;
+        self.replicator.store_all()?;
+        let seq = self.replicator.said().seq;
+        if seq == before {
+            // There was nothing to store, so it is not known whether this writer still could.
+            let next = self.parts.runtime.block_on(self.log.read(seq + 1))?;
+            let theirs =
+                next.map(|next| next.header().epoch).filter(|theirs| *theirs != self.epoch);
+            if let Some(theirs) = theirs {
+                return Err(LogError::Fenced { ours: self.epoch, theirs }.into());
+            }
+        }
+        let stored = self.parts.runtime.block_on(self.log.read(seq))?;
+        let missing = || LogError::corrupt(self.log.keys().log(seq), "it is missing");
+        Ok(Head::from(stored.ok_or_else(missing)?.header()))
+    }
+
+    /// Deletes from the store what nothing needs any more, as far as its grace is over, and rewrites
+    /// packs that are mostly dead. This also happens by itself, now and then.
+    ///
+    /// # Errors
+    /// Those of the store, and `Fenced`. Nothing that is needed is deleted, whatever the error.
+    pub fn collect(&self) -> Result<()> {
+        Ok(self.replicator.collect()?)
     }
 
     /// Ends without giving the home up: local state stays, for the next writer on this host. Does
@@ -172,10 +263,5 @@ pub(crate) fn lock(dir: &HomeDir) -> Result<File> {
     }
 }
 
-/// Bytes of content that are nowhere but here.
-fn unsealed_bytes(conn: &Connection) -> vfs::Result<u64> {
-    const SQL: &str = "SELECT COALESCE((SELECT sum(len) FROM dirty_extent),0)+\
-         COALESCE((SELECT sum(len) FROM pack WHERE place=0),0)+\
-         COALESCE((SELECT sum(len) FROM chunk WHERE stored=0),0)";
-    Ok(sql::first(conn, SQL, [], |r| uint(r, 0))?.unwrap_or_default())
-}
+#[cfg(test)]
+mod tests;

@@ -5,11 +5,17 @@
 //! Snapshot               the published state, read in place
 //!   engine  fs           one tree on this host, as a vfs::FileSystem
 //!     ops                what each call does to the database
-//!     meta               the database and the one thread that writes it
+//!     front              the newest rows in memory
+//!     journal            changes that the database does not have yet
+//!     meta               the database, and the one who changes it
 //!     data               content: spool, packs, chunks
 //!   replicator  round    keeps the store up to date; one commit a round
+//!   pressure             writers wait where the store is too far behind
+//! snapshots  fork        old states that are kept; homes that go on from another's
+//!   garbage              what nothing names any more, and when it goes
 //!   lineage  recover     becoming the writer; mending what a crash left
 //!     replica            the log in the store
+//!   fsck                 is it all there?
 //! ```
 //!
 //! # Promises
@@ -20,8 +26,10 @@
 //! - A writer that lost the home acknowledges no `sync` any more.
 //! - A commit in the store never names an object that is not there.
 //!
+//! - Content that only this host has is bounded: writers wait, and none of them fails.
+//!
 //! # Not here
-//! Machines, HTTP, FUSE; permission checks; collecting garbage in the store.
+//! Machines, HTTP, FUSE; permission checks.
 
 mod asks;
 mod changes;
@@ -30,10 +38,15 @@ mod data;
 mod draft;
 mod engine;
 mod error;
+mod fork;
 mod forward;
+mod front;
 mod fs;
+mod fsck;
+mod garbage;
 mod heat;
 mod home;
+mod journal;
 mod layout;
 pub mod limits;
 mod lineage;
@@ -42,22 +55,31 @@ mod meta;
 mod nearby;
 mod ops;
 mod pins;
+mod pressure;
+mod published;
 mod recover;
 mod replica;
 mod replicator;
 mod round;
 mod settings;
 mod snapshot;
+mod snapshots;
 mod upload;
 mod wal;
 
 pub use create::{create_home, delete_home, head};
 pub use draft::Draft;
 pub use error::{Error, Result};
+pub use fork::{abandon_fork, begin_fork, fork, hold_fork};
+pub use fsck::{Checked, Depth, Leaked, Problem, Problems, Progress, Report, fsck};
+pub use garbage::sleeping::{Collected, collect};
 pub use home::HomeFs;
+pub use pressure::BackPressure;
 pub use replica::log::Head;
 pub use settings::{
-    HomeSettings, HomeStatus, Opened, Parts, PathChange, Published, REPLICATE_AFTER, Recovery,
-    Released, SyncMode,
+    HomeSettings, HomeStatus, INODES_CACHED, Opened, Parts, PathChange, Published,
+    RELEASE_PATIENCE, REPLICATE_AFTER, Recovery, Released, SYNC_PATIENCE, SyncMode,
+    UNREPLICATED_BYTES_MAX,
 };
 pub use snapshot::Snapshot;
+pub use snapshots::{SnapshotInfo, delete_snapshot, restore, snapshot, snapshot_info, snapshots};

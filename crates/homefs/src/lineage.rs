@@ -11,7 +11,7 @@
 //! this disk first. Where it was released and holds exactly that commit, nothing is to be sent
 //! again. Where another writer came after and ours had been released, it is only old, and is
 //! brought up to date. Where ours had not been released, it holds changes that were overtaken: it
-//! is moved aside, never deleted.
+//! is moved aside, never deleted. So is what is left where the disk lost the database, or the end of it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,9 +20,10 @@ use base::{Epoch, HomeId};
 use rusqlite::Connection;
 
 use crate::error::{Error, Result};
-use crate::layout::{HomeDir, shm_of, wal_of};
+use crate::garbage::graves;
+use crate::layout::{HomeDir, changed_of, shm_of, wal_of};
 use crate::meta::schema;
-use crate::meta::sql::{self, int, uint};
+use crate::meta::sql::{self, int};
 use crate::nearby;
 use crate::replica::claim::Claimed;
 use crate::replica::log::{Head, Log};
@@ -38,6 +39,8 @@ pub(crate) struct Start {
     pub(crate) recovery: Recovery,
     /// The store has everything that the database has.
     pub(crate) clean: bool,
+    /// The writer before ended without giving the home up.
+    pub(crate) crashed: bool,
 }
 
 /// What is to be done with the local directory.
@@ -79,7 +82,7 @@ pub(crate) fn begin(
             (Recovery::LocalContinued, false)
         }
         Local::Old(from) => {
-            remove_log(&dir.database())?;
+            remove_log(dir)?;
             wait(Box::pin(nearby::fetch(log, &previous, &dir.database(), Some(from))))?;
             (Recovery::FromStore { lost_local: false }, true)
         }
@@ -88,7 +91,7 @@ pub(crate) fn begin(
             if let Local::Diverged(epoch) = local {
                 park(dir, epoch)?;
             }
-            remove_log(&dir.database())?;
+            remove_log(dir)?;
             wait(Box::pin(nearby::fetch(log, &previous, &dir.database(), None)))?;
             (Recovery::FromStore { lost_local }, true)
         }
@@ -96,14 +99,21 @@ pub(crate) fn begin(
     let (home, holder) = (settings.home.clone(), settings.holder.clone());
     ReplicaState::new(home, holder, epoch, nonce, seq, false).save(&dir.replica_state())?;
     fs::remove_file(pending_path(dir)).map_err(Error::local("note the claim in"))?;
-    Ok(Start { epoch, seq, nonce, recovery, clean })
+    Ok(Start { epoch, seq, nonce, recovery, clean, crashed: !previous.released })
 }
 
 fn decide(dir: &HomeDir, home: &HomeId, previous: &Head) -> Result<Local> {
+    let state = ReplicaState::load(&dir.replica_state());
     if !dir.database().exists() {
-        return Ok(Local::Absent);
+        return Ok(match state {
+            Ok(None) => Local::Absent,
+            Ok(Some(state)) if state.clean => Local::Absent,
+            // It was there, and what lies beside it may be all that is left of it.
+            Ok(Some(state)) => Local::Diverged(state.epoch),
+            Err(_) => Local::Diverged(Epoch::default()),
+        });
     }
-    let state = match ReplicaState::load(&dir.replica_state()) {
+    let state = match state {
         Ok(Some(state)) if state.home == *home => state,
         // Whatever this is, it is not known to be an ancestor of anything.
         Ok(_) | Err(_) => return Ok(Local::Diverged(Epoch::default())),
@@ -122,19 +132,21 @@ fn decide(dir: &HomeDir, home: &HomeId, previous: &Head) -> Result<Local> {
 
 /// True of a database that does not know of the commit it was sent with.
 fn is_behind(database: &Path, previous: &Head) -> bool {
-    let sent = schema::open_writer(database).ok().and_then(|conn| {
-        const SQL: &str = "SELECT value FROM kv WHERE name='store_seq'";
-        sql::first(&conn, SQL, [], |r| uint(r, 0)).ok().flatten()
-    });
+    let sent = schema::open_writer(database).and_then(|conn| schema::store_seq(&conn));
+    let sent = sent.ok().flatten();
     !previous.claim && sent.is_none_or(|sent| sent < previous.seq)
 }
 
-/// Packs that were to go with a commit that was never made are only here. The number that commit
+/// Packs that were to go with a commit that was never made are only here, and what was to die with
+/// it dies later. The number that commit
 /// would have had is that of our claim now.
 fn unmark_riders(dir: &HomeDir, newest: u64) -> Result<()> {
     let conn: Connection = schema::open_writer(&dir.database())?;
     const SQL: &str = "UPDATE pack SET place=0, seq=0 WHERE place=2 AND seq>?1";
     sql::run(&conn, SQL, [int(newest)])?;
+    if schema::has_graves(&conn)? {
+        graves::postpone(&conn, newest)?;
+    }
     drop(conn);
     fs::File::open(wal_of(&dir.database()))
         .and_then(|wal| wal.sync_data())
@@ -142,37 +154,52 @@ fn unmark_riders(dir: &HomeDir, newest: u64) -> Result<()> {
 }
 
 /// Moves everything of an overtaken directory to `<dir>.parked-<epoch>`, but for what this process
-/// needs of it.
+/// needs of it. The database goes last: as long as it is here, so is what belongs to it, or it is where
+/// the next one who tries puts the rest.
 fn park(dir: &HomeDir, epoch: Epoch) -> Result<()> {
-    let parked = free_name(dir.root(), epoch);
+    let parked = parking_place(dir.root(), epoch);
     fs::create_dir_all(&parked).map_err(Error::local("park"))?;
-    let keep = [dir.lock(), pending_path(dir)];
+    let mut found = Vec::new();
     for entry in fs::read_dir(dir.root()).map_err(Error::local("read"))? {
-        let entry = entry.map_err(Error::local("read"))?;
-        if !keep.contains(&entry.path()) {
-            fs::rename(entry.path(), parked.join(entry.file_name()))
-                .map_err(Error::local("park"))?;
-        }
+        found.push(entry.map_err(Error::local("read"))?.path());
     }
-    tracing::warn!(parked = %parked.display(), "local changes of this home were overtaken by another writer");
+    let last = [dir.replica_state(), dir.database()];
+    found.retain(|path| ![dir.lock(), pending_path(dir)].contains(path) && !last.contains(path));
+    for path in found.iter().chain(last.iter().filter(|path| path.exists())) {
+        let into = parked.join(path.file_name().unwrap_or_default());
+        fs::rename(path, into).map_err(Error::local("park"))?;
+    }
+    tracing::warn!(parked = %parked.display(),
+        "what this host had of the home does not go with the store: another writer overtook it, or it is damaged; it is set aside");
     Ok(())
 }
 
-fn free_name(root: &Path, epoch: Epoch) -> PathBuf {
+/// A directory that is not there yet, or in which somebody who was killed began to park. One that has
+/// what goes last is done, also where there was no database to park.
+fn parking_place(root: &Path, epoch: Epoch) -> PathBuf {
     let name = |suffix: &str| {
         let mut name = root.as_os_str().to_owned();
         name.push(format!(".parked-{epoch}{suffix}"));
-        PathBuf::from(name)
+        HomeDir::new(name)
     };
     (1..)
         .map(|n| if n == 1 { name("") } else { name(&format!("-{n}")) })
-        .find(|path| !path.exists())
+        .find(|dir| !dir.database().exists() && !dir.replica_state().exists())
         .unwrap_or_else(|| name("-last"))
+        .root()
+        .to_owned()
 }
 
-/// A log that lies beside no database, or beside one that is replaced, belongs to nothing.
-pub(crate) fn remove_log(database: &Path) -> Result<()> {
-    for path in [wal_of(database), shm_of(database)] {
+/// Logs that lie beside no database, or beside one that is replaced, belong to nothing: SQLite's, the
+/// journal, and the note of what the store lacks.
+pub(crate) fn remove_log(dir: &HomeDir) -> Result<()> {
+    let database = &dir.database();
+    match fs::remove_dir_all(dir.journal_dir()) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Error::local("clear")(error)),
+    }
+    for path in [wal_of(database), shm_of(database), changed_of(database)] {
         match fs::remove_file(path) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -205,4 +232,35 @@ fn pending_nonce(dir: &HomeDir, parts: &Parts) -> Result<[u8; 16]> {
     };
     write().map_err(Error::local("note a claim in"))?;
     Ok(nonce)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parking_that_is_broken_off_loses_nothing_and_goes_on_where_it_was() {
+        let disk = tempfile::tempdir().unwrap();
+        let dir = HomeDir::new(disk.path().join("home"));
+        let parked = disk.path().join("home.parked-7");
+        fs::create_dir_all(dir.journal_dir()).unwrap();
+        fs::create_dir_all(dir.spool_dir()).unwrap();
+        let files = [dir.database(), wal_of(&dir.database()), dir.replica_state(), dir.lock()];
+        files.iter().for_each(|file| fs::write(file, "x").unwrap());
+        // The spool cannot be moved: somebody else has the name.
+        fs::create_dir_all(&parked).unwrap();
+        fs::write(parked.join("spool"), "in the way").unwrap();
+        park(&dir, Epoch(7)).unwrap_err();
+        assert!(dir.database().exists() && dir.replica_state().exists());
+        fs::remove_file(parked.join("spool")).unwrap();
+        park(&dir, Epoch(7)).unwrap();
+        for name in ["home.db", "home.db-wal", "replica.json", "journal", "spool"] {
+            assert!(parked.join(name).exists() && !dir.root().join(name).exists(), "{name}");
+        }
+        assert!(dir.lock().exists());
+        fs::write(dir.database(), "newer").unwrap();
+        park(&dir, Epoch(7)).unwrap();
+        assert_eq!(fs::read(parked.join("home.db")).unwrap(), b"x");
+        assert!(disk.path().join("home.parked-7-2/home.db").exists());
+    }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::layout::{HomeDir, temporary_of};
+use crate::meta::schema;
 use crate::replica::log::{Head, Log};
 use crate::replica::restore::materialise;
 use crate::replica::state::ReplicaState;
@@ -15,8 +16,10 @@ pub(crate) fn home_beside(dir: &Path) -> HomeDir {
     HomeDir::new(dir.parent().unwrap_or(dir).join("home"))
 }
 
-/// Makes `into` the database as of `head`. `from`: the commit whose database `into` holds already.
+/// Makes `into` the database as of `head`. `from`: the commit whose database `into` is said to hold
+/// already.
 pub(crate) async fn fetch(log: &Log, head: &Head, into: &Path, from: Option<u64>) -> Result<()> {
+    let from = from.filter(|from| may_be(into, *from));
     if from == Some(head.seq) {
         return Ok(());
     }
@@ -30,8 +33,15 @@ pub(crate) async fn fetch(log: &Log, head: &Head, into: &Path, from: Option<u64>
     Ok(())
 }
 
+/// False of a database that is not that of commit `seq`, whatever was noted: who brought it forward was
+/// killed before that was noted too. A restore may have left behind since what it has.
+pub(crate) fn may_be(database: &Path, seq: u64) -> bool {
+    let sent = schema::open_immutable(database).and_then(|conn| schema::store_seq(&conn));
+    sent.is_ok_and(|sent| sent.is_some_and(|sent| sent <= seq))
+}
+
 /// True where the directory held exactly `head`, and `into` is a copy of it.
-fn copy_clean(dir: &HomeDir, log: &Log, head: &Head, into: &Path) -> bool {
+pub(crate) fn copy_clean(dir: &HomeDir, log: &Log, head: &Head, into: &Path) -> bool {
     let is_clean = || {
         ReplicaState::load(&dir.replica_state()).ok().flatten().is_some_and(|state| {
             let same = state.home == *log.keys().home() && state.seq == head.seq;

@@ -13,7 +13,11 @@ pub(crate) struct Pins {
 
 #[derive(Debug, Default)]
 struct State {
-    counts: HashMap<Ino, u64>,
+    /// Held once or more. Apart from the counts, which nearly all would be 1: a kernel holds a
+    /// million inodes, each pinned once.
+    held: HashSet<Ino>,
+    /// Holders beyond the first.
+    more: HashMap<Ino, u64>,
     /// A hint that unpinning may free something; the table `orphan` decides.
     orphans: HashSet<Ino>,
 }
@@ -21,31 +25,45 @@ struct State {
 impl Pins {
     /// One more holder.
     pub(crate) fn pin(&self, ino: Ino) {
-        *self.state.lock().counts.entry(ino).or_default() += 1;
+        let mut state = self.state.lock();
+        if !state.held.insert(ino) {
+            *state.more.entry(ino).or_default() += 1;
+        }
     }
 
     /// One holder less. True where that was the last one of an inode without a name.
     pub(crate) fn unpin(&self, ino: Ino) -> bool {
         let mut state = self.state.lock();
-        match state.counts.get_mut(&ino) {
+        match state.more.get_mut(&ino) {
             Some(count) if *count > 1 => {
                 *count -= 1;
                 false
             }
             Some(_) => {
-                state.counts.remove(&ino);
-                state.orphans.contains(&ino)
+                state.more.remove(&ino);
+                false
             }
-            None => false,
+            None => state.held.remove(&ino) && state.orphans.contains(&ino),
         }
     }
 
     /// Whether anyone holds it.
     pub(crate) fn is_pinned(&self, ino: Ino) -> bool {
-        self.state.lock().counts.contains_key(&ino)
+        self.state.lock().held.contains(&ino)
     }
 
-    /// It has no name any more, or not yet.
+    /// It is losing its last name. True where somebody holds it: whoever does so last is told by
+    /// [`Pins::unpin`], also one who is about to.
+    pub(crate) fn outlives_its_name(&self, ino: Ino) -> bool {
+        let mut state = self.state.lock();
+        let held = state.held.contains(&ino);
+        if held {
+            state.orphans.insert(ino);
+        }
+        held
+    }
+
+    /// It has no name yet, or had none when the home was last closed.
     pub(crate) fn orphaned(&self, ino: Ino) {
         self.state.lock().orphans.insert(ino);
     }
@@ -65,11 +83,16 @@ mod tests {
         let pins = Pins::default();
         pins.pin(7);
         pins.pin(7);
-        pins.orphaned(7);
+        pins.pin(7);
+        assert!(pins.outlives_its_name(7));
         assert!(!pins.unpin(7));
+        assert!(!pins.unpin(7));
+        assert!(pins.is_pinned(7));
         assert!(pins.unpin(7));
+        assert!(!pins.is_pinned(7));
         assert!(!pins.unpin(7), "an unpin too many is ignored");
         pins.pin(8);
         assert!(!pins.unpin(8), "it still has a name");
+        assert!(!pins.outlives_its_name(8), "nobody is left to be told");
     }
 }

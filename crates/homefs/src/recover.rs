@@ -3,6 +3,8 @@
 //! # What may be wrong
 //! - Rows whose spool file is gone, because their host is: the file falls back to its sealed
 //!   size and content, which is what was promised.
+//! - Spool files that are shorter than their rows say, because power was lost before they were synced:
+//!   what is missing does not count, and what was sealed shows again. None of it was confirmed.
 //! - Inodes without a name, held by nobody any more: freed.
 //! - Local files that no row names: removed.
 //! - Packs or chunks that were never stored and are not here: nothing can mend that. The home is
@@ -10,83 +12,110 @@
 
 use std::collections::HashSet;
 
-use rusqlite::{Connection, params};
-use vfs::{Ino, Result};
+use rusqlite::Connection;
+use vfs::{Ino, ROOT, Result};
 
 use crate::data::layers;
 use crate::data::objects::{ObjectId, Objects, left_behind};
 use crate::data::spool::SpoolId;
-use crate::meta::inode::{Inode, Tier};
+use crate::front::Front;
+use crate::limits::FILE_BYTES_MAX;
+use crate::meta::inode::Tier;
+use crate::meta::rows::{ReadRows as _, Rows as _};
 use crate::meta::sql::{self, int, uint};
 use crate::meta::tx::{Shared, Tx};
 use crate::meta::writer::Writer;
 use crate::ops::remove;
 
-/// Mends the database. How many files fell back to their sealed content.
-pub(crate) fn mend(writer: &Writer, shared: &Shared) -> Result<u64> {
+/// Mends the state. How many files fell back to their sealed content.
+pub(crate) fn mend(writer: &Writer, front: &Front, shared: &Shared) -> Result<u64> {
     let there: HashSet<SpoolId> =
         shared.spool.list().map_err(crate::data::spool::failed)?.into_iter().collect();
-    writer.run(move |tx| {
+    writer.change(|tx| {
         tx.counters.begin_lineage(tx.now);
-        remove::free_orphans(tx)?;
-        let mut lost = 0;
-        for ino in sql::all(tx.conn, "SELECT ino FROM dirty_inode", [], |r| uint(r, 0))? {
-            if generations(tx.conn, ino)?.iter().any(|found| !there.contains(&(ino, *found))) {
-                fall_back(tx, ino)?;
-                lost += 1;
+        // The root stands for the counters: a change changes a row.
+        let root = tx.get(ROOT)?;
+        tx.save(&root);
+        Ok(())
+    })?;
+    let listed = |sql| front.readers.with(|conn| sql::all(conn, sql, [], |r| uint(r, 0)));
+    let (mut orphans, mut spooled) = writer.unfolded();
+    orphans.extend(listed("SELECT ino FROM orphan")?);
+    spooled.extend(listed("SELECT ino FROM dirty_inode")?);
+    for inodes in [&mut orphans, &mut spooled] {
+        inodes.sort_unstable();
+        inodes.dedup();
+    }
+    for ino in orphans {
+        writer.change(|tx| remove::free_if_orphan(tx, ino))?;
+    }
+    let mut lost = 0;
+    for ino in spooled {
+        let row = front.read_rows(&|rows| rows.spooled(ino))?;
+        let layers = row.iter().flat_map(|row| &row.layers);
+        if layers.map(|layer| (ino, layer.0)).any(|id| !there.contains(&id)) {
+            tracing::warn!(
+                ino,
+                "content of a file is gone from this disk; the file is as it was sealed last"
+            );
+            writer.change(|tx| fall_back(tx, ino))?;
+            lost += 1;
+            continue;
+        }
+        for (generation, ranges) in row.iter().flat_map(|row| &row.layers) {
+            let there = shared.spool.len((ino, *generation)).map_err(crate::data::spool::failed)?;
+            if ranges.iter().last().is_some_and(|(_, end)| end > there) {
+                tracing::warn!(ino, there, "the end of a file was lost with the power, unsynced");
+                writer.change(|tx| cut_layer(tx, ino, *generation, there))?;
             }
         }
-        Ok(lost)
-    })
+    }
+    Ok(lost)
 }
 
-/// Makes a copy of a database show what was sealed and nothing else. For reading only: counters
-/// stay as they are.
-pub(crate) fn settle(conn: &Connection) -> Result<()> {
-    const SIZES: &str = "UPDATE inode SET (size,mtime,version)=\
-         (SELECT sealed_size,sealed_mtime,sealed_version FROM dirty_inode d WHERE d.ino=inode.ino) \
-         WHERE ino IN (SELECT ino FROM dirty_inode)";
-    for sql in [SIZES, "DELETE FROM dirty_extent", "DELETE FROM dirty_inode"] {
-        sql::run(conn, sql, [])?;
+/// Bytes of one generation behind `end` do not count any more; those of earlier ones do again.
+fn cut_layer(tx: &mut Tx<'_>, ino: Ino, generation: u64, end: u64) -> Result<()> {
+    let (Some(row), Some(mut inode)) = (tx.spooled(ino)?, tx.find(ino)?) else { return Ok(()) };
+    tx.uncover(ino, generation, end, FILE_BYTES_MAX)?;
+    for (earlier, ranges) in row.layers.iter().filter(|layer| layer.0 < generation) {
+        for (start, stop) in ranges.within(end, FILE_BYTES_MAX) {
+            tx.cover(ino, *earlier, start, stop)?;
+        }
     }
+    let pieces = layers::pieces(tx, ino, 0, inode.size)?;
+    tx.set_alloc(&mut inode, layers::covered(&pieces));
+    tx.save(&inode);
     Ok(())
 }
 
 /// Gives a file the size and content it had when it was last sealed.
 fn fall_back(tx: &mut Tx<'_>, ino: Ino) -> Result<()> {
-    const SEALED: &str = "SELECT sealed_size,sealed_mtime FROM dirty_inode WHERE ino=?1";
-    let sealed =
-        sql::first(tx.conn, SEALED, [int(ino)], |r| Ok((uint(r, 0)?, r.get::<_, i64>(1)?)))?;
-    remove::drop_spool(tx, ino)?;
-    let (Some((size, mtime)), Some(mut inode)) = (sealed, Inode::find(tx.conn, ino)?) else {
-        return Ok(());
-    };
-    inode.size = size;
-    inode.mtime = mtime;
+    let sealed = tx.spooled(ino)?;
+    tx.drop_spooled(ino)?;
+    let (Some(sealed), Some(mut inode)) = (sealed, tx.find(ino)?) else { return Ok(()) };
+    inode.size = sealed.sealed_size;
+    inode.mtime = sealed.sealed_mtime;
     tx.attrs_changed(&mut inode);
-    let pieces = layers::sealed(tx.conn, ino, 0, size)?;
+    let pieces = layers::sealed(tx, ino, 0, inode.size)?;
     tx.set_alloc(&mut inode, layers::covered(&pieces));
     let is_inline = !pieces.iter().any(|piece| piece.from != layers::Source::Blob);
-    if is_inline && Tier::of_size(size) == Tier::Inline {
+    if is_inline && Tier::of_size(inode.size) == Tier::Inline {
         // It never got further than this anywhere but on the host that is lost.
         inode.tier = Tier::Inline;
     }
-    inode.save(tx.conn)
+    tx.save(&inode);
+    Ok(())
 }
 
-fn generations(conn: &Connection, ino: Ino) -> Result<Vec<u64>> {
-    const SQL: &str = "SELECT DISTINCT gen FROM dirty_extent WHERE ino=?1";
-    sql::all(conn, SQL, params![int(ino)], |r| uint(r, 0))
-}
-
-/// Refuses a home with content that is neither stored nor here.
+/// Refuses a home with content that is neither stored nor here. What nothing names is not content:
+/// it is not uploaded either (`upload::Pending`), and its row goes with the next round.
 pub(crate) fn check_objects(conn: &Connection, objects: &Objects) -> Result<()> {
-    let packs = sql::all(conn, "SELECT id,epoch FROM pack WHERE place=0", [], |r| {
-        Ok(ObjectId::Pack { id: uint(r, 0)?, epoch: uint(r, 1)? })
-    })?;
-    let chunks = sql::all(conn, "SELECT digest FROM chunk WHERE stored=0", [], |r| {
-        Ok(ObjectId::Chunk(base::Digest::from_bytes(r.get(0)?)))
-    })?;
+    const PACKS: &str = "SELECT id,epoch FROM pack WHERE place=0 AND live>0";
+    const CHUNKS: &str = "SELECT digest FROM chunk WHERE stored=0 AND refs>0";
+    let packs =
+        sql::all(conn, PACKS, [], |r| Ok(ObjectId::Pack { id: uint(r, 0)?, epoch: uint(r, 1)? }))?;
+    let chunks =
+        sql::all(conn, CHUNKS, [], |r| Ok(ObjectId::Chunk(base::Digest::from_bytes(r.get(0)?))))?;
     match packs.into_iter().chain(chunks).find(|id| !objects.local_path(*id).exists()) {
         Some(missing) => {
             tracing::error!(?missing, "unsealed content left behind");
@@ -97,11 +126,13 @@ pub(crate) fn check_objects(conn: &Connection, objects: &Objects) -> Result<()> 
 }
 
 /// Removes local files that no row names.
-pub(crate) fn sweep(conn: &Connection, shared: &Shared, objects: &Objects) -> Result<()> {
+pub(crate) fn sweep(front: &Front, shared: &Shared, objects: &Objects) -> Result<()> {
     for id in shared.spool.list().map_err(crate::data::spool::failed)? {
-        const NAMED: &str = "SELECT 1 FROM dirty_extent WHERE ino=?1 AND gen=?2 LIMIT 1";
-        if sql::first(conn, NAMED, params![int(id.0), int(id.1)], |_| Ok(()))?.is_none() {
-            shared.spool.remove(id);
+        let row = front.read_rows(&|rows| rows.spooled(id.0))?;
+        if row.is_some_and(|row| row.layers.iter().any(|layer| layer.0 == id.1)) {
+            shared.spool.inherit(id);
+        } else {
+            shared.spool.remove(&[id]);
         }
     }
     let packs = std::fs::read_dir(objects.dir.packs_dir()).map_err(crate::data::spool::failed)?;
@@ -111,7 +142,8 @@ pub(crate) fn sweep(conn: &Connection, shared: &Shared, objects: &Objects) -> Re
         let named = match objects.keys.pack_id(&key) {
             Some((_, id)) => {
                 const NAMED: &str = "SELECT 1 FROM pack WHERE id=?1";
-                sql::first(conn, NAMED, [int(id)], |_| Ok(()))?.is_some()
+                let there = |conn: &Connection| sql::first(conn, NAMED, [int(id)], |_| Ok(()));
+                front.readers.with(there)?.is_some()
             }
             None => false,
         };
@@ -120,4 +152,42 @@ pub(crate) fn sweep(conn: &Connection, shared: &Shared, objects: &Objects) -> Re
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use base::{HomeId, SystemClock};
+
+    use super::*;
+    use crate::layout::HomeDir;
+    use crate::limits::HOME_BLOCK_BYTES;
+    use crate::meta::schema;
+    use crate::replica::log::Log;
+
+    #[tokio::test]
+    async fn only_what_is_named_must_be_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, clock) = (Arc::new(objstore::MemoryStore::new()), Arc::new(SystemClock::new()));
+        let log = Log::new(store, clock, HomeId::generate());
+        let runtime = tokio::runtime::Handle::current();
+        let objects = Objects::new(HomeDir::new(dir.path()), log, runtime, HOME_BLOCK_BYTES);
+        let conn = Connection::open_in_memory().unwrap();
+        schema::create(&conn, 7).unwrap();
+        conn.execute_batch(
+            "INSERT INTO pack(id,epoch,len,place,seq,live) VALUES(5,1,10,0,0,0);
+             INSERT INTO chunk(digest,len,stored,refs) VALUES(zeroblob(32),10,0,0);",
+        )
+        .unwrap();
+        check_objects(&conn, &objects).unwrap();
+        for (named, not) in [
+            ("UPDATE pack SET live=1", "UPDATE pack SET live=0"),
+            ("UPDATE chunk SET refs=1", "UPDATE chunk SET refs=0"),
+        ] {
+            conn.execute_batch(named).unwrap();
+            assert!(check_objects(&conn, &objects).is_err(), "{named}");
+            conn.execute_batch(not).unwrap();
+        }
+    }
 }

@@ -2,13 +2,14 @@
 //!
 //! # Order
 //! Settle a commit in doubt; seal; store packs and chunks; note in the database that they are
-//! stored and which commit comes; sync the local disk; capture the changed pages; create the
+//! stored and which commit comes; capture the changed pages; sync the local disk; create the
 //! commit. A step starts only when the one before is done, so a commit never names an object that
 //! is not there, and the local directory is never behind the store.
 //!
 //! # Failure
 //! Fenced is final. After anything else the round is run again from the start: what is stored is
-//! not stored twice, and a commit whose fate is unknown is settled first.
+//! not stored twice, and a commit whose fate is unknown is settled first. Once one that gives the home
+//! up is confirmed, however late, every round answers with it and does nothing.
 
 use std::sync::Arc;
 
@@ -19,12 +20,16 @@ use vfs::{Errno, FsError, Ino, Result};
 
 use crate::engine::Engine;
 use crate::error::to_fs;
+use crate::limits::{COMMIT_DATA_BYTES_MAX, RELEASE_DATA_BYTES_MAX};
+use crate::meta::arrange::arrange;
 use crate::meta::pages::{Captured, Changed};
 use crate::meta::sql::{self, int, uint};
 use crate::ops::remove;
-use crate::replica::append::{Commit, Pages};
+use crate::replica::append::Commit;
+use crate::replica::collect::{Full, Pages};
 use crate::replica::log::Log;
-use crate::upload::{self, Pending};
+use crate::replica::pages::PageSource as _;
+use crate::upload::{self, Pending, Uploaded};
 use crate::wal::PageView;
 
 /// What to seal.
@@ -45,6 +50,13 @@ struct InFlight {
     release: bool,
 }
 
+/// The commit that gave the home up.
+#[derive(Debug, Clone, Copy)]
+struct Released {
+    seq: u64,
+    committed: u64,
+}
+
 /// Runs rounds. One for each open home.
 #[derive(Debug)]
 pub(crate) struct Rounds {
@@ -55,11 +67,19 @@ pub(crate) struct Rounds {
     /// Becomes true when the home is closed: calls on the store are then broken off.
     closing: watch::Receiver<bool>,
     in_flight: Option<InFlight>,
+    /// The home was given up.
+    released: Option<Released>,
+    /// What was stored and is not noted yet.
+    uploaded: Uploaded,
 }
 
 /// What a round did.
 #[derive(Debug)]
 pub(crate) struct Done {
+    /// The newest commit of ours.
+    pub(crate) seq: u64,
+    /// It gave the home up.
+    pub(crate) released: bool,
     /// The last metadata transaction that is in the store.
     pub(crate) committed: u64,
     /// The state of the database in the newest commit, where it is still at hand.
@@ -75,17 +95,28 @@ impl Rounds {
         runtime: tokio::runtime::Handle,
         closing: watch::Receiver<bool>,
     ) -> Self {
-        Self { log, epoch, engine, runtime, closing, in_flight: None }
+        Self {
+            log,
+            epoch,
+            engine,
+            runtime,
+            closing,
+            in_flight: None,
+            released: None,
+            uploaded: Uploaded::default(),
+        }
     }
 
     /// Runs one round. `release` gives the home up with its commit.
     pub(crate) fn run(&mut self, which: &Which, release: bool) -> Result<Done> {
-        if let Some(released) = self.settle()? {
-            return Ok(released);
+        self.settle()?;
+        if let Some(Released { seq, committed }) = self.released {
+            return Ok(Done { seq, released: true, committed, view: None });
         }
         self.seal(which)?;
-        let (pending, rider) = self.store()?;
         let seq = self.log.next_seq().map_err(to_fs)?;
+        let (pending, rider) = self.store(seq, release)?;
+        self.uploaded = Uploaded::default();
         self.engine.writer.run(move |tx| {
             if release {
                 remove::free_orphans(tx)?;
@@ -93,36 +124,62 @@ impl Rounds {
             tx.counters.store_seq = seq;
             pending.mark_stored(tx, seq)
         })?;
-        self.engine.durable.sync()?;
         let captured = self.engine.writer.between(|thread| thread.capture())?;
+        // What the store has must be on this disk too, page for page: later deltas build on it.
+        if let Err(error) = self.engine.durable.sync_database(&self.engine.writer) {
+            let Captured { changed, .. } = captured;
+            self.engine.writer.between(move |database| database.pages.give_back(changed))?;
+            return Err(error);
+        }
         self.commit(captured, rider, release)
     }
 
-    /// Finds out about a commit whose reply was lost. If that gave the home up, there is nothing
-    /// more to do.
-    fn settle(&mut self) -> Result<Option<Done>> {
+    /// To be called before a round that follows one which failed: ends with an error where the store
+    /// is still away. What is sealed again meanwhile would fill the disk with one copy after another.
+    pub(crate) fn try_store(&mut self) -> Result<()> {
+        self.settle()?;
+        if self.is_released() {
+            return Ok(());
+        }
+        let seq = self.log.next_seq().map_err(to_fs)?;
+        self.store(seq, false)?;
+        wait(&self.runtime, &self.closing, self.log.boundary())?.map_err(to_fs)?;
+        Ok(())
+    }
+
+    /// True once the home was given up: nothing may be changed any more.
+    pub(crate) fn is_released(&self) -> bool {
+        self.released.is_some()
+    }
+
+    /// Finds out about a commit whose reply was lost.
+    fn settle(&mut self) -> Result<()> {
+        if self.is_released() {
+            return Ok(());
+        }
         let settled = wait(&self.runtime, &self.closing, self.log.settle())?.map_err(to_fs)?;
-        if let (Some(_), Some(InFlight { committed, release: true })) =
+        if let (Some(seq), Some(InFlight { committed, release: true })) =
             (settled, self.in_flight.take())
         {
-            return Ok(Some(Done { committed, view: None }));
+            self.released = Some(Released { seq, committed });
+            return Ok(());
         }
         let newest = self.log.next_seq().map_err(to_fs)? - 1;
-        let stale = self.engine.readers.with(|conn| {
+        let stale = self.engine.front.readers.with(|conn| {
             const SQL: &str = "SELECT 1 FROM pack WHERE place=2 AND seq>?1 LIMIT 1";
             sql::first(conn, SQL, [int(newest)], |_| Ok(()))
         })?;
         if stale.is_some() {
             self.engine.writer.run(move |tx| upload::unmark_riders(tx, newest))?;
         }
-        Ok(None)
+        Ok(())
     }
 
     fn seal(&self, which: &Which) -> Result<()> {
         let engine = &self.engine;
         let mut inodes = match which {
             Which::These(inodes) => inodes.clone(),
-            Which::All | Which::Quiet => engine.readers.with(dirty_inodes)?,
+            Which::All | Which::Quiet => engine.read_database(dirty_inodes)?,
         };
         if *which == Which::Quiet {
             let now = engine.clock.monotonic();
@@ -132,15 +189,15 @@ impl Rounds {
         engine.seal(inodes, self.epoch)
     }
 
-    /// Stores what is sealed; with it the bytes that go with the commit.
-    fn store(&self) -> Result<(Pending, Bytes)> {
-        let pending = self.engine.readers.consistent(|conn| Pending::load(conn, true))?;
+    /// Stores what is sealed for commit `seq`; with it the bytes that go with the commit.
+    fn store(&self, seq: u64, release: bool) -> Result<(Pending, Bytes)> {
+        let ride_max = if release { RELEASE_DATA_BYTES_MAX } else { COMMIT_DATA_BYTES_MAX };
+        let readers = &self.engine.front.readers;
+        let mut pending = readers.consistent(|conn| Pending::load(conn, ride_max))?;
         let rider = wait(&self.runtime, &self.closing, async {
-            pending.store(&self.log, &self.engine.objects).await?;
-            match &pending.rider {
-                Some(rider) => rider.body(&self.engine.objects).await,
-                None => Ok(Bytes::new()),
-            }
+            let pressure = &self.engine.pressure;
+            pending.store(&self.log, &self.engine.objects, seq, &self.uploaded, pressure).await?;
+            pending.rider_body(&self.engine.objects).await
         })??;
         Ok((pending, rider))
     }
@@ -148,7 +205,7 @@ impl Rounds {
     fn commit(&mut self, captured: Captured, data: Bytes, release: bool) -> Result<Done> {
         let Captured { view, changed, committed } = captured;
         let view = Arc::new(view);
-        let pages = match self.collect(&view, &changed) {
+        let pages = match self.collect(&view, &changed, release) {
             Ok(pages) => pages,
             Err(error) => {
                 self.engine.writer.between(move |thread| thread.pages.give_back(changed))?;
@@ -157,24 +214,41 @@ impl Rounds {
         };
         self.in_flight = Some(InFlight { committed, release });
         let commit = Commit { pages, data, release };
-        if let Err(error) = wait(&self.runtime, &self.closing, self.log.append(commit))? {
-            if self.log.in_doubt().is_none() {
-                // It was never sent, so its pages are still to be.
-                self.in_flight = None;
-                self.engine.writer.between(move |thread| thread.pages.give_back(changed))?;
+        let seq = match wait(&self.runtime, &self.closing, self.log.append(commit))? {
+            Ok(seq) => seq,
+            Err(error) => {
+                if self.log.in_doubt().is_none() {
+                    // It was never sent, so its pages are still to be.
+                    self.in_flight = None;
+                    self.engine.writer.between(move |thread| thread.pages.give_back(changed))?;
+                }
+                return Err(to_fs(error));
             }
-            return Err(to_fs(error));
-        }
+        };
         self.in_flight = None;
-        Ok(Done { committed, view: Some(view) })
+        self.released = release.then_some(Released { seq, committed });
+        if let Err(error) = self.engine.writer.between(|database| database.pages.confirmed())? {
+            tracing::warn!(%error, "what the store has could not be noted; more is sent after a crash");
+        }
+        Ok(Done { seq, released: release, committed, view: Some(view) })
     }
 
-    fn collect(&self, view: &Arc<PageView>, changed: &Changed) -> Result<Pages> {
+    /// A commit that gives the home up says where every page is: whoever reads a sleeping home
+    /// begins with it.
+    fn collect(&self, view: &Arc<PageView>, changed: &Changed, release: bool) -> Result<Pages> {
+        let born = self.log.next_seq().map_err(to_fs)?;
+        let changed = match changed {
+            Changed::All => None,
+            Changed::These(pages) => Some(pages.clone()),
+        };
         let collected = wait(&self.runtime, &self.closing, async {
-            match changed {
-                Changed::All => self.log.collect_all(view.clone()).await,
-                Changed::These(pages) => self.log.collect(view.clone(), pages).await,
+            if release {
+                let (source, above) = (view.clone(), born - 1);
+                let full = Full { source, above, changed, born };
+                return self.log.collect_full(full, arrange).await;
             }
+            let pages = changed.unwrap_or_else(|| (1..=view.page_count()).collect());
+            self.log.collect(view.clone(), &pages, born, arrange).await
         })?;
         collected.map_err(to_fs)
     }
@@ -196,6 +270,15 @@ fn wait<T>(
             }
         }
     })
+}
+
+/// Bytes of content that are nowhere but here, and have a name.
+pub(crate) fn unstored_bytes(conn: &Connection) -> Result<u64> {
+    const SQL: &str = "SELECT COALESCE((SELECT sum(len) FROM dirty_extent d \
+         WHERE NOT EXISTS (SELECT 1 FROM orphan o WHERE o.ino=d.ino)),0)+\
+         COALESCE((SELECT sum(len) FROM pack WHERE place=0 AND live>0),0)+\
+         COALESCE((SELECT sum(len) FROM chunk WHERE stored=0 AND refs>0),0)";
+    Ok(sql::first(conn, SQL, [], |r| uint(r, 0))?.unwrap_or_default())
 }
 
 /// Inodes with unsealed bytes and a name.

@@ -8,8 +8,26 @@ use base::{Clock, Entropy, Epoch, HomeId, ServerId};
 use objstore::ObjectStore;
 use vfs::Ino;
 
+use crate::pressure::BackPressure;
+use crate::replica::log::Log;
+
+/// Inodes whose metadata stay in memory, unless settings say otherwise. A hash table of 2^18 places
+/// takes 229,376 rows; this leaves room for those that are not folded, so that it never doubles.
+pub const INODES_CACHED: usize = 200_000;
+
 /// How long a change waits at most before its replication begins, unless settings say otherwise.
 pub const REPLICATE_AFTER: Duration = Duration::from_secs(2);
+
+/// Content that only this host has, in bytes at most, unless settings say otherwise. Ten minutes
+/// without the store at 14 MB/s.
+pub const UNREPLICATED_BYTES_MAX: u64 = 8 * base::GIB;
+
+/// How long a program's `fsync` waits while the store is away, unless settings say otherwise: as a
+/// disk that is slow, not one that fails. A database that is told of a failed `fsync` may give up.
+pub const SYNC_PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+/// How long giving a home up, or keeping a state of it, waits then: the caller can come again.
+pub const RELEASE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What [`vfs::FileSystem::sync`] waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,12 +54,23 @@ pub struct HomeSettings {
     pub sync: SyncMode,
     /// How long a change waits at most before its replication begins.
     pub replicate_after: Duration,
+    /// The most bytes of content that only this host may have. From half of it on writes are slowed
+    /// down; at the bound they wait for the store. The local disk needs twice that much: content is
+    /// copied when it is sealed.
+    pub unreplicated_bytes_max: u64,
+    /// How long a caller of `sync` waits while the store is away.
+    pub sync_patience: Duration,
+    /// How long one of `release`, `snapshot` or `fork` does.
+    pub release_patience: Duration,
+    /// Inodes whose metadata stay in memory, beside those that changed lately; 200 to 300 bytes each.
+    pub inodes_cached: usize,
     /// Take the home although another server holds it: that server is lost for certain.
     pub take_over: bool,
 }
 
 impl HomeSettings {
-    /// Settings as most have them: 100 GiB, `sync` waits for the store, replication after 2 s.
+    /// Settings as most have them: 100 GiB, `sync` waits for the store, replication after 2 s, at
+    /// most about 80 MiB for metadata.
     #[must_use]
     pub fn new(home: HomeId, dir: impl Into<PathBuf>, holder: ServerId) -> Self {
         Self {
@@ -51,6 +80,10 @@ impl HomeSettings {
             bytes_max: 100 * base::GIB,
             sync: SyncMode::Store,
             replicate_after: REPLICATE_AFTER,
+            unreplicated_bytes_max: UNREPLICATED_BYTES_MAX,
+            sync_patience: SYNC_PATIENCE,
+            release_patience: RELEASE_PATIENCE,
+            inodes_cached: INODES_CACHED,
             take_over: false,
         }
     }
@@ -68,6 +101,13 @@ pub struct Parts {
     /// Runs calls on the store. Calls on a home block on it, so they must not be made from its
     /// own tasks (use `spawn_blocking`).
     pub runtime: tokio::runtime::Handle,
+}
+
+impl Parts {
+    /// The log of a home, to be read.
+    pub(crate) fn log(&self, home: &HomeId) -> Log {
+        Log::new(self.store.clone(), self.clock.clone(), home.clone())
+    }
 }
 
 /// Where the tree came from when a home was opened.
@@ -154,6 +194,14 @@ pub struct HomeStatus {
     pub unreplicated_ops: u64,
     /// Bytes of content that the store does not have.
     pub unreplicated_bytes: u64,
+    /// What writers feel of that.
+    pub back_pressure: BackPressure,
+    /// Commits that were stored since the home was opened.
+    pub rounds: u64,
+    /// Attempts to store one that failed.
+    pub rounds_failed: u64,
+    /// Bytes of changes that only the journal has, not the database yet.
+    pub journal_bytes: u64,
     /// Why the last attempt to replicate failed; gone with the next success.
     pub replication_error: Option<String>,
     /// Bytes that may be stored.

@@ -50,6 +50,9 @@ pub(crate) struct Advance {
     pub(crate) restarted: bool,
 }
 
+/// A place in the WAL: its life, by its salts, and the offset.
+pub(crate) type Position = ([u8; 8], u64);
+
 /// Follows the WAL of one database.
 #[derive(Debug)]
 pub(crate) struct WalTail {
@@ -110,6 +113,19 @@ impl WalTail {
             self.read_frames(&mut advance)?;
         }
         Ok(advance)
+    }
+
+    /// Where the WAL ends by now; `None` while there is none.
+    pub(crate) fn position(&self) -> Option<Position> {
+        self.generation.map(|generation| (generation.salts, generation.end))
+    }
+
+    /// Pages that were written to the WAL since `position`; all in it where that was in another
+    /// life of it.
+    pub(crate) fn logged_since(&self, position: Option<Position>) -> BTreeSet<u32> {
+        let salts = self.generation.map(|generation| generation.salts);
+        let from = position.filter(|position| salts == Some(position.0)).map_or(0, |p| p.1);
+        self.frames.iter().filter(|(_, at)| **at >= from).map(|(page, _)| *page).collect()
     }
 
     /// The state as of the last poll.

@@ -1,18 +1,18 @@
 //! The other end of a keeper's socket.
 
-use std::path::PathBuf;
+mod connections;
+
 use std::time::Duration;
 
-use base::{ErrorKind, ExecutionId};
-use bytes::Bytes;
+use base::{ErrorKind, ExecutionId, HomeId, SnapshotId};
+use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, Empty, Full, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
 use vfs::Removal;
 use vfs::path::TreePath;
 use vfs::tar::ImportOptions;
@@ -22,33 +22,34 @@ use crate::files::{
     ByteStream, FileInfo, ImportDone, ListPage, Preconditions, PutDone, PutOptions, Range,
 };
 use crate::layout::MachineDir;
+use crate::server::Kept;
 use crate::server::wire::{
-    DirArgs, GetArgs, GetInfo, ImportArgs, ListArgs, PathArgs, PutArgs, RemoveArgs, StartArgs,
-    WaitArgs,
+    DirArgs, ForkArgs, GetArgs, GetInfo, ImportArgs, ListArgs, PathArgs, PutArgs, RemoveArgs,
+    SnapshotArgs, StartArgs, WaitArgs,
 };
-use crate::server::{ARGS_HEADER, INFO_HEADER, encode_header, through_directory};
+use crate::server::{ARGS_HEADER, INFO_HEADER, encode_header};
 use crate::{Failure, Result, Status};
+use connections::{Connections, RequestBody};
 
 /// Largest JSON answer that is believed, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// How long a keeper may take to say how it stands. One that does not is stuck.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a keeper may take to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A body of up to this many bytes goes out together with its head.
+const AT_ONCE_BYTES_MAX: usize = 64 << 10;
 
-type RequestBody = UnsyncBoxBody<Bytes, std::io::Error>;
-
-/// Calls to the keeper of one machine. Cheap to clone; each call has a connection of its own.
+/// Calls to the keeper of one machine. Cheap to clone; clones share connections, which are kept for a
+/// while between calls.
 #[derive(Debug, Clone)]
 pub struct Client {
-    socket: PathBuf,
+    connections: Connections,
 }
 
 impl Client {
     /// The keeper of the machine in `dir`, whether it lives or not.
     #[must_use]
     pub fn new(dir: &MachineDir) -> Self {
-        Self { socket: dir.socket() }
+        Self { connections: Connections::to(&dir.socket()) }
     }
 
     /// How the keeper stands.
@@ -101,7 +102,7 @@ impl Client {
         options: PutOptions,
     ) -> Result<PutDone> {
         let args = PutArgs { path: path.into(), options };
-        self.json(Method::PUT, "/files/content", &args, streamed(body)).await
+        self.json(Method::PUT, "/files/content", &args, whole_if_small(body).await).await
     }
 
     /// See [`Files::remove`](crate::files::Files::remove).
@@ -170,6 +171,24 @@ impl Client {
         Ok(body_stream(response.into_body()))
     }
 
+    /// Stores everything, and keeps that state of the home.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a name that cannot be, `Exhausted` for too many snapshots.
+    pub async fn snapshot(&self, id: &SnapshotId, name: Option<&str>) -> Result<Kept> {
+        let args = SnapshotArgs { id: id.clone(), name: name.map(str::to_owned) };
+        self.json(Method::POST, "/home/snapshots", &args, empty()).await
+    }
+
+    /// Stores everything, and keeps that state for the fork `into`; returns its commit.
+    ///
+    /// # Errors
+    /// `Exhausted` for too many forks.
+    pub async fn hold_fork(&self, into: &HomeId) -> Result<u64> {
+        let args = ForkArgs { into: into.clone() };
+        self.json(Method::POST, "/home/forks", &args, empty()).await
+    }
+
     /// Starts a command and answers at once.
     ///
     /// # Errors
@@ -205,13 +224,13 @@ impl Client {
     /// # Errors
     /// `Conflict` where it has ended.
     pub async fn attach(&self, id: &ExecutionId) -> Result<TokioIo<hyper::upgrade::Upgraded>> {
-        let mut request = Request::post(format!("/executions/{id}/attach"))
+        let request = Request::post(format!("/executions/{id}/attach"))
             .header(http::header::HOST, "keeper")
             .header(http::header::CONNECTION, "upgrade")
             .header(http::header::UPGRADE, "dormouse-exec")
             .body(empty())
             .map_err(Failure::unreachable)?;
-        let response = self.send(&mut request).await?;
+        let response = self.connections.send(request).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(failure(response).await);
         }
@@ -247,7 +266,7 @@ impl Client {
         args: &A,
         body: RequestBody,
     ) -> Result<Response<Incoming>> {
-        let mut request = Request::builder()
+        let request = Request::builder()
             .method(method)
             .uri(path)
             .header(http::header::HOST, "keeper")
@@ -255,44 +274,9 @@ impl Client {
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(body)
             .map_err(Failure::unreachable)?;
-        let response = self.send(&mut request).await?;
+        let response = self.connections.send(request).await?;
         if response.status().is_success() { Ok(response) } else { Err(failure(response).await) }
     }
-
-    async fn send(&self, request: &mut Request<RequestBody>) -> Result<Response<Incoming>> {
-        let request = std::mem::replace(request, Request::new(empty()));
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, self.connect())
-            .await
-            .map_err(Failure::unreachable)?
-            .map_err(Failure::unreachable)?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(Failure::unreachable)?;
-        // Ends with the connection: when the answer's body is read or dropped.
-        tokio::spawn(connection.with_upgrades());
-        sender.send_request(request).await.map_err(of_request)
-    }
-
-    async fn connect(&self) -> std::io::Result<UnixStream> {
-        // Connecting to a local socket does not wait for the other side.
-        let stream = through_directory(&self.socket, |short| {
-            std::os::unix::net::UnixStream::connect(short)
-        })?;
-        stream.set_nonblocking(true)?;
-        UnixStream::from_std(stream)
-    }
-}
-
-/// A body that its sender breaks off is not the keeper's fault.
-fn of_request(error: hyper::Error) -> Failure {
-    if !error.is_user() {
-        return Failure::unreachable(error);
-    }
-    let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-    Failure::new(
-        ErrorKind::InvalidArgument,
-        format!("the body was cut off, nothing was changed; send it again: {why}"),
-    )
 }
 
 fn empty() -> RequestBody {
@@ -301,6 +285,41 @@ fn empty() -> RequestBody {
 
 fn streamed(body: ByteStream) -> RequestBody {
     StreamBody::new(body.map_ok(Frame::data)).boxed_unsync()
+}
+
+/// With its length where its end comes soon. One that breaks off by then breaks off the call.
+async fn whole_if_small(mut body: ByteStream) -> RequestBody {
+    let mut first = Vec::new();
+    let mut length = 0;
+    while length <= AT_ONCE_BYTES_MAX {
+        match body.next().await {
+            Some(Ok(piece)) => {
+                length += piece.len();
+                first.push(piece);
+            }
+            None => {
+                return Full::from(joined(first)).map_err(|never| match never {}).boxed_unsync();
+            }
+            Some(Err(error)) => {
+                body = futures::stream::iter([Err(error)]).boxed();
+                break;
+            }
+        }
+    }
+    streamed(futures::stream::iter(first.into_iter().map(Ok)).chain(body).boxed())
+}
+
+fn joined(mut pieces: Vec<Bytes>) -> Bytes {
+    match pieces.len() {
+        1 => pieces.remove(0),
+        _ => pieces
+            .iter()
+            .fold(BytesMut::new(), |mut all, piece| {
+                all.extend_from_slice(piece);
+                all
+            })
+            .freeze(),
+    }
 }
 
 fn body_stream(body: Incoming) -> ByteStream {

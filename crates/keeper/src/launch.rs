@@ -2,6 +2,7 @@
 //!
 //! A keeper lives as long as it holds `keeper.lock`, which is until its process is gone.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -24,15 +25,27 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A log past this size starts anew with the next keeper.
 const LOG_BYTES_MAX: u64 = 8 << 20;
 
-/// Starts `PROGRAM keeper --dir DIR`, and waits until it listens.
+/// Starts `PROGRAM keeper --dir DIR`, and waits until it listens. `env`: variables it gets, or does not
+/// get, whatever this process has.
 ///
 /// # Errors
 /// What the keeper said where it ended at once.
-pub async fn start(program: &Path, dir: &MachineDir) -> Result<Client> {
+pub async fn start(
+    program: &Path,
+    dir: &MachineDir,
+    env: &[(String, Option<OsString>)],
+) -> Result<Client> {
     LastWords::clear(dir);
     let log = log_file(dir).map_err(|error| Failure::internal("open keeper.log", error))?;
     let err = log.try_clone().map_err(|error| Failure::internal("open keeper.log", error))?;
-    let mut child = tokio::process::Command::new(program)
+    let mut command = tokio::process::Command::new(program);
+    for (name, value) in env {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let mut child = command
         .arg("keeper")
         .arg("--dir")
         .arg(dir.path())

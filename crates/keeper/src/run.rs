@@ -140,6 +140,7 @@ impl Keeper {
         };
         let shared = Arc::new(Shared {
             door: Door::default(),
+            home: std::sync::OnceLock::new(),
             files: std::sync::OnceLock::new(),
             runner: std::sync::OnceLock::new(),
             status: status_of(self.standing.clone()),
@@ -194,6 +195,10 @@ impl Keeper {
             bytes_max: self.spec.storage_bytes_max,
             sync: if self.spec.fsync_local { SyncMode::Local } else { SyncMode::Store },
             replicate_after: homefs::REPLICATE_AFTER,
+            unreplicated_bytes_max: homefs::UNREPLICATED_BYTES_MAX,
+            sync_patience: homefs::SYNC_PATIENCE,
+            release_patience: homefs::RELEASE_PATIENCE,
+            inodes_cached: homefs::INODES_CACHED,
             take_over: self.spec.take_over,
         };
         let parts = homefs::Parts {
@@ -238,6 +243,7 @@ impl Keeper {
         });
         // Files can be read and written while the guest boots; its kernel knows nothing yet.
         shared.files.set(files).ok();
+        shared.home.set(home.clone()).ok();
         let ending = match self.meet_agent(started.control, &instance).await {
             Ok(agent) => {
                 let guest = Arc::new(Guest::new(agent, notifier));
@@ -398,6 +404,14 @@ fn guest_ended(exit: &Exit) -> Failure {
     }
 }
 
+fn back_pressure(home: Option<&homefs::HomeStatus>) -> &'static str {
+    match home.map(|home| home.back_pressure).unwrap_or_default() {
+        homefs::BackPressure::None => "none",
+        homefs::BackPressure::Slowed => "slowed",
+        homefs::BackPressure::Waiting => "waiting",
+    }
+}
+
 fn status_of(standing: Arc<Mutex<Standing>>) -> Box<dyn Fn() -> Status + Send + Sync> {
     Box::new(move || {
         let standing = standing.lock();
@@ -410,6 +424,11 @@ fn status_of(standing: Arc<Mutex<Standing>>) -> Box<dyn Fn() -> Status + Send + 
             opened: standing.opened.clone(),
             home_seq: home.as_ref().map_or(0, |home| home.seq),
             unreplicated_bytes: home.as_ref().map_or(0, |home| home.unreplicated_bytes),
+            unreplicated_ops: home.as_ref().map_or(0, |home| home.unreplicated_ops),
+            back_pressure: back_pressure(home.as_ref()).to_owned(),
+            rounds: home.as_ref().map_or(0, |home| home.rounds),
+            rounds_failed: home.as_ref().map_or(0, |home| home.rounds_failed),
+            journal_bytes: home.as_ref().map_or(0, |home| home.journal_bytes),
             replication_error: home.and_then(|home| home.replication_error),
             executions_live: standing.runner.as_ref().map_or(0, |runner| runner.live_count()),
             last_activity: standing.runner.as_ref().and_then(|runner| runner.last_ended()),

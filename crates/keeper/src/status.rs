@@ -39,6 +39,21 @@ pub struct Status {
     pub home_seq: u64,
     /// Bytes that the store does not have yet.
     pub unreplicated_bytes: u64,
+    /// Changes that the store does not have yet.
+    #[serde(default)]
+    pub unreplicated_ops: u64,
+    /// `none`, `slowed` or `waiting`: what writers feel of that.
+    #[serde(default)]
+    pub back_pressure: String,
+    /// Commits stored since the home was opened, and attempts that failed.
+    #[serde(default)]
+    pub rounds: u64,
+    /// See [`Self::rounds`].
+    #[serde(default)]
+    pub rounds_failed: u64,
+    /// Bytes of changes that only the home's journal has.
+    #[serde(default)]
+    pub journal_bytes: u64,
     /// Why replication does not get on, if it does not.
     pub replication_error: Option<String>,
     /// Executions that are running.

@@ -8,12 +8,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use base::{Clock, Entropy, HomeId, ServerId};
+use base::{Clock, Entropy, HomeId, ServerId, SnapshotId};
 use control::files::{ByteStream, FileCalls};
-use control::homes::{DraftChanges, DraftPublished, HomeAt, HomeHead, Homes};
+use control::homes::{
+    DraftChanges, DraftPublished, HomeAt, HomeCollected, HomeHead, HomeSnapshot, Homes,
+};
 use control::{Error, Result};
 use homefs::{Draft, HomeFs, HomeSettings, Parts, Published, Snapshot};
-use keeper::files::{Files, stream};
+use keeper::files::{Files, Lane, stream};
 use keeper::layout::MachineDir;
 use objstore::ObjectStore;
 use vfs::path::TreePath;
@@ -45,13 +47,16 @@ pub struct LocalHomes {
     settings: LocalHomesSettings,
     snapshots: Opened<Snapshot>,
     drafts: Opened<Draft>,
+    /// Of drafts; nothing is lost where one is made anew.
+    lanes: Opened<Lane>,
 }
 
 impl LocalHomes {
     /// Homes in the store of `settings`.
     #[must_use]
     pub fn new(settings: LocalHomesSettings) -> Self {
-        Self { settings, snapshots: Opened::new(OPEN_MAX), drafts: Opened::new(OPEN_MAX) }
+        let (snapshots, drafts) = (Opened::new(OPEN_MAX), Opened::new(OPEN_MAX));
+        Self { settings, snapshots, drafts, lanes: Opened::new(OPEN_MAX) }
     }
 
     fn parts(&self) -> Parts {
@@ -90,7 +95,7 @@ impl LocalHomes {
             }
             // The server ended between publishing and throwing away.
             drop(draft);
-            Draft::discard(&settings.dir)?;
+            Draft::discard(&settings.dir, &parts)?;
             Draft::open(settings, parts)
         });
         Ok(self.drafts.get_or_open(&at.home, open).await?.0)
@@ -100,7 +105,12 @@ impl LocalHomes {
     fn close(&self, home: &HomeId) {
         self.snapshots.close(home);
         self.drafts.close(home);
+        self.lanes.close(home);
     }
+}
+
+fn kept(info: homefs::SnapshotInfo) -> HomeSnapshot {
+    HomeSnapshot { id: info.id, name: info.name, time: info.time }
 }
 
 fn dir(at: &HomeAt) -> MachineDir {
@@ -136,6 +146,19 @@ impl Homes for LocalHomes {
         Ok(head.map(|head| HomeHead { seq: head.seq, released: head.released }))
     }
 
+    async fn collect(&self, at: &HomeAt) -> Result<HomeCollected> {
+        let (parts, home) = (self.parts(), at.home.clone());
+        let scratch = at.dir.join("collect");
+        let done = blocking(move || {
+            let done = parts.runtime.block_on(homefs::collect(&parts, &home, &scratch));
+            std::fs::remove_dir_all(&scratch).ok();
+            done
+        })
+        .await?;
+        let homefs::Collected { objects, bytes, again_after } = done;
+        Ok(HomeCollected { objects, bytes, again_after })
+    }
+
     async fn published(&self, at: &HomeAt) -> Result<Arc<dyn FileCalls>> {
         let snapshot = self.snapshot(at).await?;
         Ok(Arc::new(Calls::Here(Files::new(snapshot))))
@@ -147,14 +170,15 @@ impl Homes for LocalHomes {
 
     async fn draft(&self, at: &HomeAt) -> Result<Arc<dyn FileCalls>> {
         let draft = self.open_draft(at).await?;
-        Ok(Arc::new(Calls::Here(Files::new(draft))))
+        let (lane, _) = self.lanes.get_or_open(&at.home, async { Ok(Lane::default()) }).await?;
+        Ok(Arc::new(Calls::Here(Files::new(draft).with_lane(lane))))
     }
 
     async fn publish(&self, at: &HomeAt) -> Result<DraftPublished> {
         let draft = self.open_draft(at).await?;
         let published = blocking({
             let draft = draft.clone();
-            move || Ok((draft.changes()?.len() as u64, draft.publish()?))
+            move || Ok((draft.changed()?, draft.publish()?))
         })
         .await?;
         match published {
@@ -211,8 +235,54 @@ impl Homes for LocalHomes {
 
     async fn discard(&self, at: &HomeAt) -> Result<()> {
         self.drafts.close(&at.home);
-        let dir = dir(at).draft();
-        blocking(move || Draft::discard(dir)).await
+        let (dir, parts) = (dir(at).draft(), self.parts());
+        blocking(move || Draft::discard(dir, &parts)).await
+    }
+
+    async fn snapshot(
+        &self,
+        home: &HomeId,
+        id: &SnapshotId,
+        name: Option<&str>,
+    ) -> Result<HomeSnapshot> {
+        let made = homefs::snapshot(&self.parts(), home, id, name).await;
+        made.map(kept).map_err(convert::home_error)
+    }
+
+    async fn snapshots(&self, home: &HomeId) -> Result<Vec<HomeSnapshot>> {
+        let (parts, home) = (self.parts(), home.clone());
+        let found =
+            blocking(move || parts.runtime.block_on(homefs::snapshots(&parts, &home))).await?;
+        Ok(found.into_iter().map(kept).collect())
+    }
+
+    async fn snapshot_info(&self, home: &HomeId, id: &SnapshotId) -> Result<HomeSnapshot> {
+        let found = homefs::snapshot_info(&self.parts(), home, id).await;
+        found.map(kept).map_err(convert::home_error)
+    }
+
+    async fn delete_snapshot(&self, home: &HomeId, id: &SnapshotId) -> Result<()> {
+        homefs::delete_snapshot(&self.parts(), home, id).await.map_err(convert::home_error)
+    }
+
+    async fn restore(&self, at: &HomeAt, id: &SnapshotId) -> Result<()> {
+        let restored = homefs::restore(&self.parts(), &at.home, id, &self.settings.server).await;
+        restored.map(drop).map_err(convert::home_error)
+    }
+
+    async fn hold_fork(&self, from: &HomeId, at: Option<&SnapshotId>, into: &HomeId) -> Result<()> {
+        let held = homefs::hold_fork(&self.parts(), from, at, into).await;
+        held.map(drop).map_err(convert::home_error)
+    }
+
+    async fn begin_fork(&self, from: &HomeId, into: &HomeId) -> Result<()> {
+        let begun = homefs::begin_fork(&self.parts(), from, into, &self.settings.server).await;
+        begun.map(drop).map_err(convert::home_error)
+    }
+
+    async fn abandon_fork(&self, from: &HomeId, into: &HomeId) -> Result<()> {
+        let (parts, from, into) = (self.parts(), from.clone(), into.clone());
+        blocking(move || parts.runtime.block_on(homefs::abandon_fork(&parts, &from, &into))).await
     }
 }
 

@@ -1,5 +1,7 @@
 //! Machines on this host: their directories, their keepers, their images.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +14,7 @@ use control::{Error, Result};
 use images::{Image, Images};
 use keeper::launch;
 use keeper::layout::MachineDir;
+use parking_lot::Mutex;
 use runtime::{Qemu, QemuSettings};
 
 use crate::convert;
@@ -31,6 +34,8 @@ pub struct LocalHostSettings {
     pub server: ServerId,
     /// The object store's URL, without credentials.
     pub store_url: String,
+    /// What a keeper's environment has beside, or in place of, what it inherits; `None`: not at all.
+    pub keeper_env: Vec<(String, Option<OsString>)>,
     /// Where images are.
     pub images_dir: PathBuf,
     /// The program to start as `PROGRAM keeper`.
@@ -48,6 +53,8 @@ pub struct LocalHostSettings {
 pub struct LocalHost {
     directories: Arc<Directories>,
     leftovers: Leftovers,
+    /// Of machines whose keepers live: their connections are used again.
+    links: Mutex<HashMap<MachineId, Arc<LocalLink>>>,
 }
 
 /// What a machine needs on this disk before its keeper starts.
@@ -63,7 +70,8 @@ impl LocalHost {
     pub fn new(settings: LocalHostSettings) -> Self {
         let images = Images::open(&settings.images_dir);
         let leftovers = Leftovers::of(Qemu::new(QemuSettings::default()));
-        Self { directories: Arc::new(Directories { settings, images }), leftovers }
+        let directories = Arc::new(Directories { settings, images });
+        Self { directories, leftovers, links: Mutex::default() }
     }
 
     /// Takes down what keepers left that were killed while no server ran. Machines that run are not
@@ -116,7 +124,7 @@ impl Directories {
             holder: self.settings.server.clone(),
             store_url: self.settings.store_url.clone(),
             storage_bytes_max: spec.storage_gib.saturating_mul(GIB),
-            fsync_local: false,
+            fsync_local: spec.fsync_local,
             take_over: spec.take_over,
             boot_timeout_seconds: self.settings.boot_timeout_seconds,
             hypervisor: self.settings.hypervisor.clone(),
@@ -203,14 +211,21 @@ impl Host for LocalHost {
         let dir = tokio::task::spawn_blocking(move || directories.prepare(&spec))
             .await
             .map_err(|error| Error::internal(format!("prepare the machine: {error}")))??;
-        let program = &self.directories.settings.program;
-        launch::start(program, &dir).await.map(drop).map_err(convert::failure)
+        let LocalHostSettings { program, keeper_env, .. } = &self.directories.settings;
+        launch::start(program, &dir, keeper_env).await.map(drop).map_err(convert::failure)
     }
 
     async fn connect(&self, machine: &MachineId) -> Option<Arc<dyn KeeperLink>> {
         let dir = self.dir(machine);
-        launch::is_alive(&dir)
-            .then(|| Arc::new(LocalLink::new(machine.clone(), dir, self.leftovers.clone())) as _)
+        if !launch::is_alive(&dir) {
+            self.links.lock().remove(machine);
+            return None;
+        }
+        let mut links = self.links.lock();
+        let link = links.entry(machine.clone()).or_insert_with(|| {
+            Arc::new(LocalLink::new(machine.clone(), dir, self.leftovers.clone()))
+        });
+        Some(link.clone())
     }
 
     async fn last_words(&self, machine: &MachineId) -> Option<LastWords> {
@@ -234,6 +249,7 @@ impl Host for LocalHost {
     }
 
     async fn remove(&self, machine: &MachineId) -> Result<()> {
+        self.links.lock().remove(machine);
         let dir = self.dir(machine);
         if launch::is_alive(&dir) {
             return Err(Error::new(ErrorKind::Conflict, "the machine's keeper is still running"));

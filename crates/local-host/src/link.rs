@@ -2,13 +2,14 @@
 
 use agent_proto::{FrameKind, FrameReader, FrameWriter, Signal};
 use async_trait::async_trait;
-use base::{ExecutionId, MachineId};
+use base::{ExecutionId, HomeId, MachineId, SnapshotId};
 use bytes::Bytes;
 use control::executions::{AttachInput, AttachOutput, Attachment, Execution, NewExecution};
 use control::files::{
     ByteStream, DeleteOptions, Entry, FileBody, FileCalls, FileMeta, Imported, PutDone, PutOptions,
     RangeSpec,
 };
+use control::homes::HomeSnapshot;
 use control::host::{ExecutionRecords, KeeperLink, KeeperPhase, KeeperStatus};
 use control::{Error, Page, PageQuery, Result};
 use futures::StreamExt;
@@ -123,6 +124,15 @@ impl KeeperLink for LocalLink {
             Err(error) if error.kind == base::ErrorKind::Conflict => self.ended_already(id).await,
             Err(error) => Err(convert::failure(error)),
         }
+    }
+
+    async fn snapshot(&self, id: &SnapshotId, name: Option<&str>) -> Result<HomeSnapshot> {
+        let kept = self.client.snapshot(id, name).await.map_err(convert::failure)?;
+        Ok(HomeSnapshot { id: kept.id, name: kept.name, time: kept.time })
+    }
+
+    async fn hold_fork(&self, into: &HomeId) -> Result<()> {
+        self.client.hold_fork(into).await.map(drop).map_err(convert::failure)
     }
 
     async fn graft(&self, removals: Vec<Vec<u8>>, tar: ByteStream) -> Result<()> {

@@ -23,6 +23,8 @@ pub(crate) struct MachineBody {
     storage_gib: u64,
     /// Seconds of idleness before it is put to sleep; 0 never.
     autosleep_seconds: u64,
+    /// What a guest's `fsync` waits for: `store` or `local`.
+    fsync: &'static str,
     /// What was asked for: `running`, `sleeping` or `destroyed`.
     desired_state: &'static str,
     /// What is: `accepted`, `placement_pending`, `starting`, `running`, `stopping`, `sleeping`,
@@ -72,6 +74,7 @@ impl From<Machine> for MachineBody {
             memory_mib: machine.memory_mib,
             storage_gib: machine.storage_gib,
             autosleep_seconds: machine.autosleep_seconds,
+            fsync: machine.fsync.as_str(),
             desired_state: machine.desired_state.as_str(),
             phase: machine.phase.as_str(),
             revision: machine.revision,
@@ -133,6 +136,10 @@ pub(crate) struct MachineCreate {
     /// The same; `autosleep` wins.
     #[serde(default)]
     autosleep_seconds: Option<Span>,
+    /// What a guest's `fsync` waits for: `store` (the default: what it returned for survives the loss of
+    /// the host) or `local` (this host's disk).
+    #[serde(default)]
+    fsync: Option<String>,
 }
 
 impl From<MachineCreate> for CreateMachine {
@@ -145,6 +152,7 @@ impl From<MachineCreate> for CreateMachine {
             storage_gib: body.storage_gib,
             autosleep: body.autosleep.or(body.autosleep_seconds).map(Span::text),
             autosleep_seconds: None,
+            fsync: body.fsync,
         }
     }
 }
@@ -170,6 +178,10 @@ pub(crate) struct MachineUpdate {
     /// The same; `autosleep` wins.
     #[serde(default)]
     autosleep_seconds: Option<Span>,
+    /// What a guest's `fsync` waits for: `store` (the default: what it returned for survives the loss of
+    /// the host) or `local` (this host's disk).
+    #[serde(default)]
+    fsync: Option<String>,
 }
 
 impl From<MachineUpdate> for UpdateMachine {
@@ -181,6 +193,7 @@ impl From<MachineUpdate> for UpdateMachine {
             storage_gib: body.storage_gib,
             autosleep: body.autosleep.or(body.autosleep_seconds).map(Span::text),
             autosleep_seconds: None,
+            fsync: body.fsync,
         }
     }
 }

@@ -75,6 +75,40 @@ async fn a_client_that_does_not_wait_gets_202() {
 }
 
 #[tokio::test]
+async fn fsync_is_a_choice_of_each_machine() {
+    let server = Server::start().await;
+    let told = || server.world.host.started_with().unwrap().fsync_local;
+    let create = |body: serde_json::Value| {
+        server.ask(Method::POST, "/v1/machines").header("prefer", "wait=20").json(&body).send()
+    };
+    let plain = json(create(json!({ "name": "plain" })).await.unwrap()).await;
+    assert_eq!((plain["fsync"].as_str(), told()), (Some("store"), false));
+
+    let local = json!({ "name": "fast", "fsync": "local" });
+    let fast = json(create(local).await.unwrap()).await;
+    assert_eq!((fast["fsync"].as_str(), told()), (Some("local"), true));
+
+    // It is of the next wake, like sizes.
+    let update =
+        |body: serde_json::Value| server.ask(Method::PATCH, "/v1/machines/fast").json(&body).send();
+    let changed = json(update(json!({ "fsync": "store" })).await.unwrap()).await;
+    assert_eq!(changed["fsync"], "store");
+    assert!(told());
+    for verb in ["sleep", "wake"] {
+        let path = format!("/v1/machines/fast/{verb}");
+        let asked = server.ask(Method::POST, &path).header("prefer", "wait=20");
+        assert_eq!(asked.send().await.unwrap().status(), 200);
+    }
+    assert!(!told());
+
+    for bad in [json!({ "fsync": "never" }), json!({ "fsync": "" })] {
+        let refused = update(bad).await.unwrap();
+        assert_eq!(refused.status(), 400);
+        assert_eq!(json(refused).await["details"]["field"], "fsync");
+    }
+}
+
+#[tokio::test]
 async fn a_stale_revision_is_refused_once_and_for_all() {
     let server = Server::start().await;
     let machine = server.awake().await;

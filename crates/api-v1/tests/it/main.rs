@@ -10,4 +10,5 @@ mod idempotency;
 mod machines;
 mod routes;
 mod server;
+mod snapshots;
 mod status_stream;

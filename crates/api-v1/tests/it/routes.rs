@@ -22,7 +22,7 @@ async fn every_row_of_the_table_is_served() {
         let mut words = row.split_whitespace();
         let (method, path) = (words.next().unwrap(), words.last().unwrap());
         let path = path.replace("{machine}", "nobody").replace("{*path}", "some/file");
-        let path = path.replace("{execution}", "exec-none");
+        let path = path.replace("{execution}", "exec-none").replace("{snapshot}", "snap-none");
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let reply = server.ask(method.clone(), &path).send().await.unwrap();
         assert_ne!(reply.status(), 405, "{row}");

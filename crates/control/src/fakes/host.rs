@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base::{ErrorKind, ExecutionId, HomeId, MachineId, Timestamp};
+use base::{ErrorKind, ExecutionId, HomeId, MachineId, SnapshotId, Timestamp};
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use parking_lot::Mutex;
@@ -25,7 +25,7 @@ use crate::files::{
     ByteStream, DeleteOptions, Entry, FileBody, FileCalls, FileMeta, Imported, PutDone, PutOptions,
     RangeSpec,
 };
-use crate::homes::{DraftChanges, DraftPublished, HomeAt, HomeHead, Homes};
+use crate::homes::{DraftChanges, DraftPublished, HomeAt, HomeHead, HomeSnapshot, Homes};
 use crate::host::{
     ExecutionRecords, Host, KeeperLink, KeeperPhase, KeeperSpec, KeeperStatus, LastWords,
 };
@@ -112,6 +112,7 @@ impl Host for FakeHost {
             return Ok(());
         }
         state.took_over |= spec.take_over;
+        state.started_with = Some(spec.clone());
         let phase = if state.hold_starting { KeeperPhase::Starting } else { KeeperPhase::Ready };
         let home = state.homes.entry(spec.home.clone()).or_default();
         if home.held && home.local.is_none() && !spec.take_over {
@@ -243,6 +244,19 @@ impl KeeperLink for FakeLink {
         Ok(Attachment { input, output: echo.chain(end).boxed() })
     }
 
+    async fn snapshot(&self, id: &SnapshotId, name: Option<&str>) -> Result<HomeSnapshot> {
+        let mut state = self.host.state.lock();
+        let home = state.homes.entry(self.keeper.home.clone()).or_default();
+        home.keep(self.keeper.tree.copy(), id, name)
+    }
+
+    async fn hold_fork(&self, into: &HomeId) -> Result<()> {
+        let mut state = self.host.state.lock();
+        let home = state.homes.entry(self.keeper.home.clone()).or_default();
+        home.forks.insert(into.clone(), self.keeper.tree.copy());
+        Ok(())
+    }
+
     async fn graft(&self, removals: Vec<Vec<u8>>, tar: ByteStream) -> Result<()> {
         self.keeper.tree.graft(&removals, tar).await.map(drop)
     }
@@ -348,7 +362,36 @@ impl ExecutionRecords for FakeRecords {
     }
 }
 
+impl FakeHome {
+    fn keep(
+        &mut self,
+        tree: FakeTree,
+        id: &SnapshotId,
+        name: Option<&str>,
+    ) -> Result<HomeSnapshot> {
+        if name.is_some_and(str::is_empty) {
+            return Err(Error::invalid("a snapshot's name has at least one byte"));
+        }
+        let made = HomeSnapshot {
+            id: id.clone(),
+            name: name.map(str::to_owned),
+            time: Timestamp::UNIX_EPOCH,
+        };
+        Ok(self.snapshots.entry(id.clone()).or_insert((made, tree)).0.clone())
+    }
+
+    fn kept(&self, id: &SnapshotId) -> Result<&(HomeSnapshot, FakeTree)> {
+        self.snapshots.get(id).ok_or_else(|| no_such(id))
+    }
+}
+
 impl FakeHost {
+    /// A home that must be there.
+    fn there<T>(&self, home: &HomeId, work: impl FnOnce(&mut FakeHome) -> Result<T>) -> Result<T> {
+        let mut state = self.state.lock();
+        work(state.homes.get_mut(home).ok_or_else(|| no_such(home))?)
+    }
+
     fn home<T>(&self, at: &HomeAt, work: impl FnOnce(&mut FakeHome) -> T) -> T {
         work(self.state.lock().homes.entry(at.home.clone()).or_default())
     }
@@ -428,6 +471,82 @@ impl Homes for FakeHost {
 
     async fn discard(&self, at: &HomeAt) -> Result<()> {
         self.home(at, |home| home.draft = None);
+        Ok(())
+    }
+
+    async fn snapshot(
+        &self,
+        home: &HomeId,
+        id: &SnapshotId,
+        name: Option<&str>,
+    ) -> Result<HomeSnapshot> {
+        self.there(home, |home| home.keep(home.published.copy(), id, name))
+    }
+
+    async fn snapshots(&self, home: &HomeId) -> Result<Vec<HomeSnapshot>> {
+        self.there(home, |home| Ok(home.snapshots.values().map(|one| one.0.clone()).collect()))
+    }
+
+    async fn snapshot_info(&self, home: &HomeId, id: &SnapshotId) -> Result<HomeSnapshot> {
+        self.there(home, |home| Ok(home.kept(id)?.0.clone()))
+    }
+
+    async fn delete_snapshot(&self, home: &HomeId, id: &SnapshotId) -> Result<()> {
+        self.there(home, |home| {
+            home.snapshots.remove(id);
+            Ok(())
+        })
+    }
+
+    async fn restore(&self, at: &HomeAt, id: &SnapshotId) -> Result<()> {
+        self.there(&at.home, |home| {
+            let tree = home.kept(id)?.1.copy();
+            if home.held {
+                return Err(Error::new(ErrorKind::Fenced, "somebody has the home"));
+            }
+            home.published = tree;
+            home.local = None;
+            home.seq += 1;
+            Ok(())
+        })
+    }
+
+    async fn hold_fork(&self, from: &HomeId, at: Option<&SnapshotId>, into: &HomeId) -> Result<()> {
+        self.there(from, |home| {
+            let tree = match at {
+                Some(id) => home.kept(id)?.1.copy(),
+                None => home.published.copy(),
+            };
+            home.forks.insert(into.clone(), tree);
+            Ok(())
+        })
+    }
+
+    async fn begin_fork(&self, from: &HomeId, into: &HomeId) -> Result<()> {
+        let kept = self.there(from, |home| Ok(home.forks.get(into).map(FakeTree::copy)))?;
+        let published = kept.ok_or_else(|| no_such("fork"))?;
+        let mut state = self.state.lock();
+        state.homes.entry(into.clone()).or_insert_with(|| FakeHome {
+            published,
+            seq: 1,
+            ..FakeHome::default()
+        });
+        Ok(())
+    }
+
+    async fn collect(&self, _at: &HomeAt) -> Result<crate::homes::HomeCollected> {
+        self.state.lock().collected += 1;
+        Ok(crate::homes::HomeCollected::default())
+    }
+
+    async fn abandon_fork(&self, from: &HomeId, into: &HomeId) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.homes.contains_key(into) {
+            return Err(Error::new(ErrorKind::AlreadyExists, "the fork was begun"));
+        }
+        if let Some(home) = state.homes.get_mut(from) {
+            home.forks.remove(into);
+        }
         Ok(())
     }
 }

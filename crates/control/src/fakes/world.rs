@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use base::{Clock, Entropy, ErrorKind, ExecutionId, HomeId, MachineId, ServerId, Timestamp};
+use base::{
+    Clock, Entropy, ErrorKind, ExecutionId, HomeId, MachineId, ServerId, SnapshotId, Timestamp,
+};
 use parking_lot::Mutex;
 
 use super::host::FakeKeeper;
 use super::{FakeTree, MemoryStore};
 use crate::executions::{Execution, ExecutionStatus};
+use crate::homes::HomeSnapshot;
 use crate::host::{KeeperFailure, LastWords};
 use crate::{Control, Error, Parts, Settings, Timing};
 
@@ -64,6 +67,9 @@ pub(crate) struct FakeHome {
     pub(crate) held: bool,
     /// The draft, the published state it was opened on, and its number.
     pub(crate) draft: Option<(FakeTree, FakeTree, u64)>,
+    pub(crate) snapshots: BTreeMap<SnapshotId, (HomeSnapshot, FakeTree)>,
+    /// What is kept for forks.
+    pub(crate) forks: HashMap<HomeId, FakeTree>,
 }
 
 /// What the fakes share.
@@ -79,6 +85,8 @@ pub(crate) struct State {
     pub(crate) hold_stopping: bool,
     pub(crate) starts: u32,
     pub(crate) took_over: bool,
+    pub(crate) collected: u32,
+    pub(crate) started_with: Option<crate::host::KeeperSpec>,
     pub(crate) last_activity: HashMap<MachineId, Timestamp>,
 }
 
@@ -158,10 +166,22 @@ impl FakeHost {
         self.state.lock().starts
     }
 
+    /// How often a home was collected.
+    #[must_use]
+    pub fn collected(&self) -> u32 {
+        self.state.lock().collected
+    }
+
     /// Whether a keeper was ever allowed to take a home over.
     #[must_use]
     pub fn took_over(&self) -> bool {
         self.state.lock().took_over
+    }
+
+    /// What the last keeper that started was told.
+    #[must_use]
+    pub fn started_with(&self) -> Option<crate::host::KeeperSpec> {
+        self.state.lock().started_with.clone()
     }
 
     /// This host is lost: its disk and its keepers are gone, the homes in the store stay.
@@ -182,6 +202,12 @@ impl FakeHost {
     #[must_use]
     pub fn published(&self, home: &HomeId) -> Vec<(String, String)> {
         self.state.lock().homes.get(home).map(|home| home.published.texts()).unwrap_or_default()
+    }
+
+    /// For how many forks a home keeps something.
+    #[must_use]
+    pub fn forks_of(&self, home: &HomeId) -> usize {
+        self.state.lock().homes.get(home).map_or(0, |home| home.forks.len())
     }
 
     /// True where the home exists.
@@ -236,6 +262,7 @@ impl World {
                 tries_max: 3,
                 idle_every: ms(10),
                 probe_every: ms(10),
+                housekeep_every: ms(10),
             },
             server_id: ServerId::generate(),
             dir: tempfile::tempdir().expect("a test can make a temporary directory"),

@@ -1,7 +1,7 @@
 //! Files of a home, whether its machine is awake or asleep.
 
 mod publish;
-mod route;
+pub(crate) mod route;
 mod types;
 
 use std::fmt::Debug;

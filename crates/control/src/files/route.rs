@@ -46,8 +46,10 @@ pub(crate) struct Hold {
 
 /// Finds a machine's home, waiting for a machine on its way up or down.
 pub(crate) async fn locate(inner: &Inner, machine: &MachineRef) -> Result<(MachineRow, Place)> {
-    let row = inner.resolve(machine).await?;
-    let row = inner.wait_for(&row.id, TRANSITION_WAIT, |row| !in_between(row)).await?;
+    let mut row = inner.resolve(machine).await?;
+    if in_between(&row) {
+        row = inner.wait_for(&row.id, TRANSITION_WAIT, |row| !in_between(row)).await?;
+    }
     let place = match row.observed.phase {
         Phase::Running => match inner.parts.host.connect(&row.id).await {
             Some(link) => Place::Awake(link),

@@ -16,6 +16,7 @@ use super::record::{self, Record};
 use super::types::Adopted;
 use crate::control::Inner;
 use crate::limits::NAME_LENGTH_MAX;
+use crate::snapshots;
 use crate::{Error, Result};
 
 /// Records asked for at once.
@@ -55,9 +56,21 @@ async fn adopt_one(inner: &Arc<Inner>, record: Record, take_over: bool) -> Resul
         return grant(inner, &row, released, take_over).await;
     }
     let row = insert(inner, record, take_over && !released).await?;
+    note_snapshots(inner, &row).await;
     // Only a renamed machine has something to do: its record.
     Drivers::nudge(inner, &row.id);
     Ok(Some(Adopted { machine_id: row.id, name: row.name, released }))
+}
+
+/// Snapshots are found by their ids once the catalog knows whose they are. Listing them does the same.
+async fn note_snapshots(inner: &Inner, row: &MachineRow) {
+    let noted = async {
+        let found = inner.parts.homes.snapshots(&row.home).await?;
+        snapshots::note(inner, &row.id, found.into_iter().map(|one| one.id).collect()).await
+    };
+    if let Err(error) = noted.await {
+        tracing::warn!(machine = %row.id, %error, "its snapshots are not known yet");
+    }
 }
 
 /// Lets a machine that was adopted before take over its home.
@@ -83,6 +96,7 @@ async fn insert(inner: &Inner, record: Record, take_over: bool) -> Result<Machin
         name: record.name.clone(),
         spec: record.spec,
         home: record.home_id,
+        forked_from: None,
         desired: Desired::Sleeping,
         observed: Observation::of(Phase::Sleeping, "adopted"),
         take_over,

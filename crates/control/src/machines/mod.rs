@@ -26,7 +26,7 @@ use futures::stream::{self, BoxStream};
 
 pub use duration::parse_autosleep;
 pub use types::{
-    Adopted, CreateMachine, Desired, IfMatch, Machine, MachineRef, MachineStatus, Phase,
+    Adopted, CreateMachine, Desired, Fsync, IfMatch, Machine, MachineRef, MachineStatus, Phase,
     UpdateMachine,
 };
 
@@ -51,19 +51,14 @@ impl Machines {
         let settings = &self.inner.settings;
         let spec = validate::new_spec(&new, &settings.defaults, &settings.limits)?;
         let id = MachineId::generate();
-        let name = match new.name {
-            Some(name) => {
-                validate::name(&name)?;
-                name
-            }
-            None => made_up_name(&id),
-        };
+        let name = name_or_made_up(new.name, &id)?;
         let now = self.inner.parts.clock.now();
         let row = MachineRow {
             id,
             name,
             spec,
             home: HomeId::generate(),
+            forked_from: None,
             desired: Desired::Running,
             observed: Observation::of(Phase::Accepted, "accepted"),
             take_over: false,
@@ -233,14 +228,21 @@ impl Machines {
 }
 
 /// Writes a new machine down, here and then in the store.
-async fn promise(inner: Arc<Inner>, row: MachineRow) -> Result<Machine> {
+pub(crate) async fn promise(inner: Arc<Inner>, row: MachineRow) -> Result<Machine> {
     let (stored, max) = (row.clone(), inner.settings.limits.machines_max);
-    inner.db(move |catalog| catalog.insert_machine(&stored, max)).await?;
+    if let Err(error) = inner.db(move |catalog| catalog.insert_machine(&stored, max)).await {
+        if let Err(left) = steps::abandon_fork(&inner, &row).await {
+            tracing::warn!(home = %row.home, %left, "a state stays kept for a fork");
+        }
+        return Err(error);
+    }
     let row = match steps::ensure_recorded(&inner, &row).await {
         Ok(row) => row,
         Err(error) => {
             // Not in the store, so not promised: take it back and say so. What did get there is of no
-            // use to anybody; where the store is down it stays.
+            // use to anybody; where the store is down it stays. Noted down first: a machine without a
+            // home must not be there after a crash in between.
+            inner.edit(&row.id, |row| intent::delete(row, &IfMatch::Any)).await?;
             if let Err(left) = steps::unrecord(&inner, &row).await {
                 tracing::warn!(machine = %row.id, home = %row.home, %left, "left in the store");
             }
@@ -250,6 +252,17 @@ async fn promise(inner: Arc<Inner>, row: MachineRow) -> Result<Machine> {
     };
     Drivers::nudge(&inner, &row.id);
     Ok(shape(&row))
+}
+
+/// A name that can be, or one that is made up.
+pub(crate) fn name_or_made_up(name: Option<String>, id: &MachineId) -> Result<String> {
+    match name {
+        Some(name) => {
+            validate::name(&name)?;
+            Ok(name)
+        }
+        None => Ok(made_up_name(id)),
+    }
 }
 
 /// A name for a machine whose creator gave none: unique as its id is, and short enough to type.
@@ -271,6 +284,7 @@ pub(crate) fn shape(row: &MachineRow) -> Machine {
         memory_mib: row.spec.memory_mib,
         storage_gib: row.spec.storage_gib,
         autosleep_seconds: row.spec.autosleep_seconds,
+        fsync: row.spec.fsync,
         desired_state: row.desired,
         phase: row.observed.phase,
         revision: revision.clone(),
@@ -311,8 +325,10 @@ pub(crate) fn test_row(name: &str) -> MachineRow {
             storage_gib: 10,
             autosleep_seconds: 300,
             image: "base".to_owned(),
+            fsync: catalog::Fsync::Store,
         },
         home: HomeId::generate(),
+        forked_from: None,
         desired: Desired::Running,
         observed: Observation::of(Phase::Accepted, "accepted"),
         take_over: false,

@@ -66,7 +66,10 @@ pub(crate) async fn take(
 
 /// Puts home and record into the store and notes that they are there, unless the row changed meanwhile.
 pub(crate) async fn ensure_recorded(inner: &Inner, row: &MachineRow) -> Result<MachineRow> {
-    inner.parts.homes.create(&row.home).await?;
+    match &row.forked_from {
+        Some(parent) => inner.parts.homes.begin_fork(parent, &row.home).await?,
+        None => inner.parts.homes.create(&row.home).await?,
+    }
     record::put(&*inner.parts.store, &Record::of(row)).await?;
     let (name, spec) = (row.name.clone(), row.spec.clone());
     inner
@@ -80,8 +83,18 @@ pub(crate) async fn ensure_recorded(inner: &Inner, row: &MachineRow) -> Result<M
 
 /// Takes home and record out of the store, in this order.
 pub(crate) async fn unrecord(inner: &Inner, row: &MachineRow) -> Result<()> {
+    abandon_fork(inner, row).await?;
     inner.parts.homes.delete(&inner.home_at(row)).await?;
     record::delete(&*inner.parts.store, &row.id).await
+}
+
+/// Lets go of what is kept for a fork that was not finished. One that was is deleted like any home.
+pub(crate) async fn abandon_fork(inner: &Inner, row: &MachineRow) -> Result<()> {
+    let Some(parent) = &row.forked_from else { return Ok(()) };
+    match inner.parts.homes.abandon_fork(parent, &row.home).await {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        done => done,
+    }
 }
 
 async fn start_keeper(inner: &Inner, row: &MachineRow) -> Result<()> {
@@ -97,6 +110,7 @@ async fn start_keeper(inner: &Inner, row: &MachineRow) -> Result<()> {
         memory_mib: row.spec.memory_mib,
         storage_gib: row.spec.storage_gib,
         image: row.spec.image.clone(),
+        fsync_local: row.spec.fsync == catalog::Fsync::Local,
         take_over: row.take_over,
     };
     inner.parts.host.start_keeper(&spec).await

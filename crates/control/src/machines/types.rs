@@ -5,7 +5,7 @@ use std::str::FromStr;
 use base::{ErrorKind, HomeId, MachineId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-pub use catalog::{Desired, Phase};
+pub use catalog::{Desired, Fsync, Phase};
 
 use crate::{Error, Result};
 
@@ -31,6 +31,8 @@ pub struct Machine {
     pub storage_gib: u64,
     /// Seconds of idleness before sleep; 0 never.
     pub autosleep_seconds: u64,
+    /// What a guest's `fsync` waits for.
+    pub fsync: Fsync,
     /// What was asked for.
     pub desired_state: Desired,
     /// What is.
@@ -147,9 +149,12 @@ pub struct CreateMachine {
     pub autosleep_seconds: Option<u64>,
     /// Image name.
     pub image: Option<String>,
+    /// What a guest's `fsync` waits for: `store` or `local`.
+    pub fsync: Option<String>,
 }
 
-/// What to change; `None` leaves it as it is. Sizes take effect at the next wake; storage only grows.
+/// What to change; `None` leaves it as it is. Sizes and `fsync` take effect at the next wake; storage only
+/// grows.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct UpdateMachine {
     /// A unique name.
@@ -164,6 +169,8 @@ pub struct UpdateMachine {
     pub autosleep: Option<String>,
     /// The same in seconds; [`Self::autosleep`] wins.
     pub autosleep_seconds: Option<u64>,
+    /// What a guest's `fsync` waits for: `store` or `local`.
+    pub fsync: Option<String>,
 }
 
 /// The revision a caller believes in.

@@ -1,6 +1,6 @@
 //! Checks of what callers ask for, before anything is written down.
 
-use catalog::MachineSpec;
+use catalog::{Fsync, MachineSpec};
 
 use super::duration::{check_autosleep, parse_autosleep};
 use super::types::{CreateMachine, UpdateMachine};
@@ -41,6 +41,7 @@ pub(crate) fn new_spec(
         autosleep_seconds: autosleep(new.autosleep.as_deref(), new.autosleep_seconds)?
             .unwrap_or(defaults.autosleep_seconds),
         image: new.image.clone().unwrap_or_else(|| defaults.image.clone()),
+        fsync: fsync(new.fsync.as_deref())?.unwrap_or_default(),
     };
     image(&spec.image)?;
     sizes(&spec, limits)?;
@@ -60,6 +61,7 @@ pub(crate) fn updated_spec(
         autosleep_seconds: autosleep(update.autosleep.as_deref(), update.autosleep_seconds)?
             .unwrap_or(before.autosleep_seconds),
         image: before.image.clone(),
+        fsync: fsync(update.fsync.as_deref())?.unwrap_or(before.fsync),
     };
     if spec.storage_gib < before.storage_gib {
         return Err(field(
@@ -82,6 +84,12 @@ fn autosleep(text: Option<&str>, seconds: Option<u64>) -> Result<Option<u64>> {
         (None, Some(seconds)) => check_autosleep(seconds).map(Some),
         (None, None) => Ok(None),
     }
+}
+
+fn fsync(text: Option<&str>) -> Result<Option<Fsync>> {
+    let Some(text) = text else { return Ok(None) };
+    let known = Fsync::parse(text);
+    known.map(Some).ok_or_else(|| field("fsync", "fsync is \"store\" or \"local\""))
 }
 
 fn image(text: &str) -> Result<()> {
@@ -143,7 +151,7 @@ mod tests {
     #[test]
     fn sizes_out_of_bounds_name_their_field() {
         type Change = fn(&mut CreateMachine);
-        let bad: [(&str, Change); 9] = [
+        let bad: [(&str, Change); 10] = [
             ("vcpu", |new| new.vcpu = Some(0.0)),
             ("vcpu", |new| new.vcpu = Some(0.3)),
             ("vcpu", |new| new.vcpu = Some(f64::NAN)),
@@ -153,12 +161,28 @@ mod tests {
             ("storage_gib", |new| new.storage_gib = Some(0)),
             ("autosleep", |new| new.autosleep = Some("soon".to_owned())),
             ("image", |new| new.image = Some("../../etc".to_owned())),
+            ("fsync", |new| new.fsync = Some("never".to_owned())),
         ];
         for (name, change) in bad {
             let error = create(change).unwrap_err();
             assert_eq!(error.details["field"], name, "{error}");
         }
         assert_eq!(create(|new| new.vcpu = Some(0.25)).unwrap().vcpu, 0.25);
+    }
+
+    #[test]
+    fn fsync_is_the_stores_unless_asked_for() {
+        let limits = SizeLimits::default();
+        assert_eq!(create(|_| ()).unwrap().fsync, Fsync::Store);
+        let local = create(|new| new.fsync = Some("local".to_owned())).unwrap();
+        assert_eq!(local.fsync, Fsync::Local);
+        let update = |fsync: Option<&str>| UpdateMachine {
+            fsync: fsync.map(str::to_owned),
+            ..Default::default()
+        };
+        assert_eq!(updated_spec(&local, &update(None), &limits).unwrap().fsync, Fsync::Local);
+        let store = updated_spec(&local, &update(Some("store")), &limits).unwrap();
+        assert_eq!(store.fsync, Fsync::Store);
     }
 
     #[test]

@@ -31,6 +31,10 @@ pub(crate) struct CreateArgs {
     /// Idle time before sleep: 30s, 15m, 2h, never.
     #[arg(long)]
     autosleep: Option<String>,
+    /// What fsync in the machine waits for: store (a lost host loses nothing that was fsynced) or local (this
+    /// host's disk; a lost host may lose the last seconds).
+    #[arg(long, value_parser = ["store", "local"])]
+    fsync: Option<String>,
     /// Do not wait until it runs.
     #[arg(long)]
     no_wait: bool,
@@ -55,12 +59,12 @@ pub(crate) struct ListArgs {
 #[derive(Debug, Args)]
 pub(crate) struct NameArgs {
     /// Name or id.
-    name: String,
+    pub(super) name: String,
     /// JSON on stdout.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     #[command(flatten)]
-    server: ServerArgs,
+    pub(super) server: ServerArgs,
 }
 
 /// Flags of `rm`.
@@ -89,6 +93,7 @@ pub(super) async fn create(args: CreateArgs) -> Result<u8, Failure> {
         memory_mib: args.memory,
         storage_gib: args.storage,
         autosleep: args.autosleep,
+        fsync: args.fsync,
     };
     let mut machine = client.create(&what).await?;
     if !args.no_wait {
@@ -131,6 +136,7 @@ pub(super) async fn show(args: NameArgs) -> Result<u8, Failure> {
         row("memory", &format!("{} MiB", machine.memory_mib)),
         row("storage", &format!("{} GiB", machine.storage_gib)),
         row("autosleep", &autosleep),
+        row("fsync", &machine.fsync),
     ];
     if let Some(error) = &machine.status.last_error {
         rows.push(row("error", error));
@@ -221,7 +227,7 @@ async fn sleep_all(client: &Client) -> Result<(), Failure> {
     Ok(())
 }
 
-fn finish(machine: &Machine, json: bool) -> Result<u8, Failure> {
+pub(super) fn finish(machine: &Machine, json: bool) -> Result<u8, Failure> {
     if machine.status.phase == "failed" {
         return failed(machine);
     }

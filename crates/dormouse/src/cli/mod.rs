@@ -7,6 +7,7 @@ mod copy;
 mod exec;
 mod locate;
 mod machines;
+mod snapshots;
 mod table;
 
 use clap::{Args, Subcommand};
@@ -46,6 +47,14 @@ pub(crate) enum ClientCommand {
     Wake(machines::NameArgs),
     /// Publish what was written to a sleeping machine.
     Publish(machines::NameArgs),
+    /// Keep the state that a machine's home has now.
+    Snapshot(snapshots::SnapshotArgs),
+    /// List the snapshots of a machine.
+    Snapshots(machines::NameArgs),
+    /// Take the home of a sleeping machine back to a snapshot.
+    Restore(snapshots::RestoreArgs),
+    /// Make a machine whose home goes on from another machine's.
+    Fork(snapshots::ForkArgs),
     /// Follow a machine until it is where it was asked to be.
     Watch(machines::NameArgs),
     /// Delete a machine and everything it has.
@@ -67,6 +76,10 @@ pub(crate) fn main(command: ClientCommand) -> Result<u8, Failure> {
             ClientCommand::Sleep(args) => machines::transition(args, "sleep").await,
             ClientCommand::Wake(args) => machines::transition(args, "wake").await,
             ClientCommand::Publish(args) => machines::publish(args).await,
+            ClientCommand::Snapshot(args) => snapshots::snapshot(args).await,
+            ClientCommand::Snapshots(args) => snapshots::list(args).await,
+            ClientCommand::Restore(args) => snapshots::restore(args).await,
+            ClientCommand::Fork(args) => snapshots::fork(args).await,
             ClientCommand::Watch(args) => machines::watch(args).await,
             ClientCommand::Rm(args) => machines::remove(args).await,
             ClientCommand::Down(args) => machines::down(args).await,

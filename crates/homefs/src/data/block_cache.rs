@@ -1,38 +1,40 @@
-//! Blocks of stored objects in memory, the least recently used go first.
+//! Blocks of stored objects in memory, unpacked; the least recently used go first.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::objects::ObjectId;
+use super::tables::Stored;
 
 /// One block: of which object, and the how manieth.
-pub(crate) type BlockId = (ObjectId, u64);
+pub(crate) type BlockId = (Stored, u64);
 
-/// A bounded cache. Objects never change, so nothing is ever invalidated.
+/// A bounded cache. What is kept never changes, so nothing is ever invalidated.
 #[derive(Debug)]
-pub(crate) struct BlockCache {
+pub(crate) struct BlockCache<K = BlockId> {
     bytes_max: u64,
-    state: Mutex<State>,
+    state: Mutex<State<K>>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    blocks: HashMap<BlockId, (Bytes, u64)>,
-    by_use: BTreeMap<u64, BlockId>,
+#[derive(Debug)]
+struct State<K> {
+    blocks: HashMap<K, (Bytes, u64)>,
+    by_use: BTreeMap<u64, K>,
     bytes: u64,
     uses: u64,
 }
 
-impl BlockCache {
+impl<K: Copy + Eq + Hash> BlockCache<K> {
     /// An empty cache of at most `bytes_max` bytes.
     pub(crate) fn new(bytes_max: u64) -> Self {
-        Self { bytes_max, state: Mutex::default() }
+        let (blocks, by_use) = (HashMap::new(), BTreeMap::new());
+        Self { bytes_max, state: Mutex::new(State { blocks, by_use, bytes: 0, uses: 0 }) }
     }
 
     /// The block, if it is here.
-    pub(crate) fn get(&self, id: BlockId) -> Option<Bytes> {
+    pub(crate) fn get(&self, id: K) -> Option<Bytes> {
         let mut state = self.state.lock();
         let state = &mut *state;
         let (bytes, used) = state.blocks.get_mut(&id)?;
@@ -44,7 +46,7 @@ impl BlockCache {
     }
 
     /// Keeps a block.
-    pub(crate) fn put(&self, id: BlockId, bytes: Bytes) {
+    pub(crate) fn put(&self, id: K, bytes: Bytes) {
         let mut state = self.state.lock();
         state.uses += 1;
         let used = state.uses;
@@ -71,7 +73,7 @@ mod tests {
     #[test]
     fn the_least_recently_used_block_goes_first() {
         let cache = BlockCache::new(30);
-        let id = |n| (ObjectId::Pack { id: n, epoch: 1 }, 0);
+        let id = |n| (Stored::Pack { id: n, epoch: 1 }, 0);
         for n in 0..3 {
             cache.put(id(n), Bytes::from_static(&[0; 10]));
         }

@@ -8,6 +8,7 @@ use base::Digest;
 use rusqlite::{Connection, Row, params};
 use vfs::{Ino, Result};
 
+use crate::meta::rows::Rows;
 use crate::meta::sql::{self, int, uint};
 
 /// Where a pack is.
@@ -49,6 +50,14 @@ pub(crate) struct PackRef {
     pub(crate) place: Place,
 }
 
+/// One chunk, as an extent names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ChunkRef {
+    pub(crate) digest: Digest,
+    /// The commit that stored it first; part of its name. 0: see `meta::schema`.
+    pub(crate) born: u64,
+}
+
 /// Where the bytes of a piece are. `src` is the offset there of the piece's first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -59,7 +68,7 @@ pub(crate) enum Source {
     /// A pack.
     Pack { pack: PackRef, src: u64 },
     /// A chunk.
-    Chunk { digest: Digest, src: u64 },
+    Chunk { chunk: ChunkRef, src: u64 },
 }
 
 /// A run of bytes with one source.
@@ -84,8 +93,8 @@ impl Piece {
             (Source::Pack { pack, src }, Source::Pack { pack: other, src: next }) => {
                 pack == other && src + self.len == next
             }
-            (Source::Chunk { digest, src }, Source::Chunk { digest: other, src: next }) => {
-                digest == other && src + self.len == next
+            (Source::Chunk { chunk, src }, Source::Chunk { chunk: other, src: next }) => {
+                chunk == other && src + self.len == next
             }
             (ours, theirs) => ours == theirs,
         };
@@ -98,7 +107,7 @@ impl Piece {
         let skipped = off.saturating_sub(self.off);
         let from = match self.from {
             Source::Pack { pack, src } => Source::Pack { pack, src: src + skipped },
-            Source::Chunk { digest, src } => Source::Chunk { digest, src: src + skipped },
+            Source::Chunk { chunk, src } => Source::Chunk { chunk, src: src + skipped },
             same => same,
         };
         (off < end).then(|| Self { off, len: end - off, from })
@@ -139,43 +148,72 @@ pub(crate) fn overlay(pieces: &mut Vec<Piece>, over: Piece) {
 }
 
 /// All pieces of `ino` between `start` and `end`.
-pub(crate) fn pieces(conn: &Connection, ino: Ino, start: u64, end: u64) -> Result<Vec<Piece>> {
-    pieces_up_to(conn, ino, start, end, u64::MAX)
+pub(crate) fn pieces(rows: &dyn Rows, ino: Ino, start: u64, end: u64) -> Result<Vec<Piece>> {
+    pieces_up_to(rows, ino, start, end, u64::MAX)
 }
 
 /// The same, without generations after `generation`.
 pub(crate) fn pieces_up_to(
-    conn: &Connection,
+    rows: &dyn Rows,
     ino: Ino,
     start: u64,
     end: u64,
     generation: u64,
 ) -> Result<Vec<Piece>> {
-    let mut pieces = sealed(conn, ino, start, end)?;
-    let mut after = -1;
-    while let Some(found) = next_generation(conn, ino, after)?
-        && found <= generation
-    {
-        for piece in spooled(conn, ino, found, start, end)? {
-            overlay(&mut pieces, piece);
+    let pieces = sealed(rows, ino, start, end)?;
+    with_spooled(rows, ino, start, end, generation, pieces)
+}
+
+/// All pieces of a file that is not of the inline tier, which rarely has a blob: in a published
+/// state each leaf that is looked at may be a request, so extents are looked at first.
+pub(crate) fn pieces_in_objects(
+    rows: &dyn Rows,
+    ino: Ino,
+    start: u64,
+    end: u64,
+) -> Result<Vec<Piece>> {
+    let mut pieces = rows.sealed(ino, start, end)?;
+    if pieces.is_empty() {
+        pieces = sealed(rows, ino, start, end)?;
+    }
+    with_spooled(rows, ino, start, end, u64::MAX, pieces)
+}
+
+fn with_spooled(
+    rows: &dyn Rows,
+    ino: Ino,
+    start: u64,
+    end: u64,
+    generation: u64,
+    mut pieces: Vec<Piece>,
+) -> Result<Vec<Piece>> {
+    let Some(spooled) = rows.spooled(ino)? else { return Ok(pieces) };
+    for (generation, ranges) in spooled.layers.iter().filter(|layer| layer.0 <= generation) {
+        let from = Source::Spool { generation: *generation };
+        for (off, end) in ranges.within(start, end) {
+            overlay(&mut pieces, Piece { off, len: end - off, from });
         }
-        after = int(found);
     }
     Ok(pieces)
 }
 
 /// Sealed content only.
-pub(crate) fn sealed(conn: &Connection, ino: Ino, start: u64, end: u64) -> Result<Vec<Piece>> {
-    const EXTENTS: &str = "SELECT e.off,e.len,e.pack,e.digest,e.src,p.epoch,p.place,p.seq \
-         FROM extent e LEFT JOIN pack p ON p.id=e.pack \
+pub(crate) fn sealed(rows: &dyn Rows, ino: Ino, start: u64, end: u64) -> Result<Vec<Piece>> {
+    match rows.blob(ino)? {
+        Some(blob) => {
+            let whole = Piece { off: 0, len: blob.len() as u64, from: Source::Blob };
+            Ok(whole.cut(start, end).into_iter().collect())
+        }
+        None => rows.sealed(ino, start, end),
+    }
+}
+
+/// The rows of `extent` between `start` and `end`.
+pub(crate) fn extents(conn: &Connection, ino: Ino, start: u64, end: u64) -> Result<Vec<Piece>> {
+    const EXTENTS: &str = "SELECT e.off,e.len,e.pack,e.digest,e.src,p.epoch,p.place,p.seq,c.born \
+         FROM extent e LEFT JOIN pack p ON p.id=e.pack LEFT JOIN chunk c ON c.digest=e.digest \
          WHERE e.ino=?1 AND e.off<?3 AND e.off>=COALESCE(\
          (SELECT max(off) FROM extent WHERE ino=?1 AND off<=?2),?2) ORDER BY e.off";
-    let blob =
-        sql::first(conn, "SELECT length(data) FROM blob WHERE ino=?1", [int(ino)], |r| uint(r, 0))?;
-    if let Some(len) = blob {
-        let whole = Piece { off: 0, len, from: Source::Blob };
-        return Ok(whole.cut(start, end).into_iter().collect());
-    }
     let rows = sql::all(conn, EXTENTS, params![int(ino), int(start), int(end)], extent)?;
     Ok(rows.into_iter().filter_map(|piece| piece.cut(start, end)).collect())
 }
@@ -183,7 +221,12 @@ pub(crate) fn sealed(conn: &Connection, ino: Ino, start: u64, end: u64) -> Resul
 fn extent(row: &Row<'_>) -> rusqlite::Result<Piece> {
     let src = uint(row, 4)?;
     let from = match row.get::<_, Option<[u8; 32]>>(3)? {
-        Some(digest) => Source::Chunk { digest: Digest::from_bytes(digest), src },
+        Some(digest) => {
+            // Without its row the name is not known; that of format 1 will not be found.
+            let born = row.get::<_, Option<i64>>(8)?.and_then(|born| born.try_into().ok());
+            let chunk = ChunkRef { digest: Digest::from_bytes(digest), born: born.unwrap_or(0) };
+            Source::Chunk { chunk, src }
+        }
         None => {
             let place = Place::from_columns(row.get(6)?, uint(row, 7)?);
             let pack = PackRef { id: uint(row, 2)?, epoch: uint(row, 5)?, place };
@@ -191,31 +234,6 @@ fn extent(row: &Row<'_>) -> rusqlite::Result<Piece> {
         }
     };
     Ok(Piece { off: uint(row, 0)?, len: uint(row, 1)?, from })
-}
-
-/// The first generation after `after` that has bytes.
-pub(crate) fn next_generation(conn: &Connection, ino: Ino, after: i64) -> Result<Option<u64>> {
-    const SQL: &str = "SELECT gen FROM dirty_extent WHERE ino=?1 AND gen>?2 ORDER BY gen LIMIT 1";
-    sql::first(conn, SQL, params![int(ino), after], |r| uint(r, 0))
-}
-
-/// The pieces of one generation.
-pub(crate) fn spooled(
-    conn: &Connection,
-    ino: Ino,
-    generation: u64,
-    start: u64,
-    end: u64,
-) -> Result<Vec<Piece>> {
-    const SQL: &str = "SELECT off,len FROM dirty_extent \
-         WHERE ino=?1 AND gen=?2 AND off<?4 AND off>=COALESCE(\
-         (SELECT max(off) FROM dirty_extent WHERE ino=?1 AND gen=?2 AND off<=?3),?3) ORDER BY off";
-    let rows =
-        sql::all(conn, SQL, params![int(ino), int(generation), int(start), int(end)], |row| {
-            let from = Source::Spool { generation };
-            Ok(Piece { off: uint(row, 0)?, len: uint(row, 1)?, from })
-        })?;
-    Ok(rows.into_iter().filter_map(|piece| piece.cut(start, end)).collect())
 }
 
 #[cfg(test)]
@@ -244,11 +262,11 @@ mod tests {
 
     #[test]
     fn a_cut_moves_the_source_offset_along() {
-        let digest = Digest::of(b"");
-        let whole = Piece { off: 100, len: 50, from: Source::Chunk { digest, src: 7 } };
+        let chunk = ChunkRef { digest: Digest::of(b""), born: 1 };
+        let whole = Piece { off: 100, len: 50, from: Source::Chunk { chunk, src: 7 } };
         let part = whole.cut(110, 120).unwrap();
         assert_eq!((part.off, part.len), (110, 10));
-        assert_eq!(part.from, Source::Chunk { digest, src: 17 });
+        assert_eq!(part.from, Source::Chunk { chunk, src: 17 });
         assert_eq!(whole.cut(150, 200), None);
     }
 }

@@ -21,18 +21,21 @@ use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
 
-use base::{Digest, Entropy};
-use vfs::{Ino, Result};
+use base::{Clock, Digest, Entropy};
+use vfs::{Errno, Ino, Result};
 
-use super::layers::{self, Piece, Source};
+use super::layers::{self, ChunkRef, Piece, Source};
 use super::objects::{ObjectId, Objects};
-use super::pack::PackWriter;
-use super::read::{blob, read_piece};
+use super::pack::{PackWriter, sync_directory_of};
+use super::read::read_piece;
 use super::seal_plan::{self, Move};
 use super::seal_rows::{Batch, Copied, Frozen, finish, freeze};
 use super::spool::failed;
+use super::tables::Tables;
+use crate::layout::temporary_of;
 use crate::limits::{PACK_BYTES_MAX, SEAL_BATCH, SLOT_BYTES};
 use crate::meta::readers::Readers;
+use crate::meta::rows::{ReadRows as _, Rows as _};
 use crate::meta::sql;
 use crate::meta::tx::Shared;
 use crate::meta::writer::Writer;
@@ -45,8 +48,11 @@ pub(crate) struct Sealer<'a> {
     pub(crate) shared: &'a Arc<Shared>,
     pub(crate) objects: &'a Objects,
     pub(crate) entropy: &'a dyn Entropy,
+    pub(crate) clock: &'a dyn Clock,
     /// The epoch in the names of new packs.
     pub(crate) epoch: u64,
+    /// What is sealed is here too, also where the store has it already: it may be collected there.
+    pub(crate) keeps_copies: bool,
 }
 
 impl Sealer<'_> {
@@ -58,11 +64,18 @@ impl Sealer<'_> {
             let frozen = self.writer.run(move |tx| freeze(tx, &part))?;
             let mut batch = Batch::default();
             for frozen in frozen {
-                let copied = self.copy(frozen, &mut pack, &mut batch)?;
-                batch.copied.push(copied);
+                match self.copy(frozen, &mut pack, &mut batch) {
+                    Ok(copied) => batch.copied.push(copied),
+                    // It was removed meanwhile, and its spool file with it.
+                    Err(error) if error.errno() == Errno::ESTALE && !self.is_there(frozen)? => {}
+                    Err(error) => return Err(error),
+                }
             }
-            if let Some(open) = &pack {
+            if let Some(open) = &mut pack {
                 self.close(open, &mut batch)?;
+            }
+            for file in &batch.files {
+                sync_directory_of(file)?;
             }
             let spooled: Vec<_> = batch.copied.iter().map(Copied::spool_id).collect();
             self.writer.run(move |tx| finish(tx, &batch))?;
@@ -79,7 +92,8 @@ impl Sealer<'_> {
     ) -> Result<Copied> {
         let Frozen { ino, generation, size, .. } = frozen;
         let (pieces, content) = self.readers.consistent(|conn| {
-            Ok((layers::pieces_up_to(conn, ino, 0, size, generation)?, blob(conn, ino)?))
+            let content = conn.blob(ino)?.unwrap_or_default();
+            Ok((layers::pieces_up_to(conn, ino, 0, size, generation)?, content))
         })?;
         let mut moved = Vec::new();
         for step in seal_plan::plan(frozen.tier, &pieces) {
@@ -112,8 +126,8 @@ impl Sealer<'_> {
             let Some(part) = piece.cut(at, at + SLOT_BYTES) else { break };
             at = part.end();
             let bytes = self.bytes(ino, &[part], content)?;
-            if let Some(full) = pack.take_if(|open| open.len + part.len > PACK_BYTES_MAX) {
-                self.close(&full, batch)?;
+            if let Some(mut full) = pack.take_if(|open| open.len + part.len > PACK_BYTES_MAX) {
+                self.close(&mut full, batch)?;
             }
             let open = match pack {
                 Some(open) => open,
@@ -139,13 +153,15 @@ impl Sealer<'_> {
             const SQL: &str = "SELECT 1 FROM chunk WHERE digest=?1";
             sql::first(conn, SQL, [digest.as_bytes()], |_| Ok(()))
         })?;
+        if known.is_none() || self.keeps_copies {
+            self.write_chunk(digest, &bytes, batch)?;
+        }
         if known.is_none() {
-            self.write_chunk(digest, &bytes)?;
             batch.chunks.push((digest, bytes.len() as u64));
         }
-        let mut src = 0;
+        let (chunk, mut src) = (ChunkRef { digest, born: 0 }, 0);
         for piece in pieces {
-            moved.push(Piece { from: Source::Chunk { digest, src }, ..*piece });
+            moved.push(Piece { from: Source::Chunk { chunk, src }, ..*piece });
             src += piece.len;
         }
         Ok(())
@@ -158,38 +174,76 @@ impl Sealer<'_> {
         let mut rest = bytes.as_mut_slice();
         for piece in pieces {
             let (into, after) = rest.split_at_mut(piece.len as usize);
-            read_piece(piece, ino, content, Some(&self.shared.spool), self.objects, into)?;
+            let sealed = (self.objects, self.readers as &dyn Tables);
+            read_piece(piece, ino, content, Some(&self.shared.spool), sealed, into)?;
             rest = after;
         }
         Ok(bytes)
     }
 
+    /// Whether anything of what was frozen still counts.
+    fn is_there(&self, frozen: Frozen) -> Result<bool> {
+        let row = self.writer.front().read_rows(&|rows| rows.spooled(frozen.ino))?;
+        let first = row.and_then(|row| row.next_generation(None));
+        Ok(first.is_some_and(|first| first <= frozen.generation))
+    }
+
     fn new_pack(&self) -> Result<PackWriter> {
-        let mut random = [0; 8];
+        let mut random = [0; 4];
         self.entropy.fill(&mut random);
-        // Positive as SQLite has numbers, and never 0.
-        let id = (u64::from_le_bytes(random) >> 1).max(1);
+        let now = u64::try_from(self.clock.now().as_second()).unwrap_or(0);
+        let id = pack_id(now, u32::from_le_bytes(random));
         let path = self.objects.local_path(ObjectId::Pack { id, epoch: self.epoch });
         PackWriter::create(path, id, self.epoch)
     }
 
-    fn close(&self, pack: &PackWriter, batch: &mut Batch) -> Result<()> {
+    fn close(&self, pack: &mut PackWriter, batch: &mut Batch) -> Result<()> {
         pack.sync()?;
         batch.packs.push((pack.pack.id, pack.pack.epoch, pack.len));
         Ok(())
     }
 
-    /// Writes a chunk's file under its own name: no row names it before this is done.
-    fn write_chunk(&self, digest: Digest, bytes: &[u8]) -> Result<()> {
+    /// Writes a chunk's file under its own name: no row names it before this is done and the name is on
+    /// disk.
+    fn write_chunk(&self, digest: Digest, bytes: &[u8], batch: &mut Batch) -> Result<()> {
         let path = self.objects.local_path(ObjectId::Chunk(digest));
-        let write = || {
-            if let Some(directory) = path.parent() {
-                std::fs::create_dir_all(directory)?;
+        if let Some(directory) = path.parent() {
+            if !directory.exists() {
+                std::fs::create_dir_all(directory).map_err(failed)?;
+                sync_directory_of(directory)?;
             }
-            let mut file = File::create(&path)?;
+            // One file of each directory stands for it.
+            if batch.files.iter().all(|file| file.parent() != Some(directory)) {
+                batch.files.push(path.clone());
+            }
+        }
+        // A copy that somebody relies on is never half written.
+        let first = if self.keeps_copies { temporary_of(&path) } else { path.clone() };
+        let write = || {
+            let mut file = File::create(&first)?;
             file.write_all(bytes)?;
-            file.sync_data()
+            file.sync_data()?;
+            if first == path { Ok(()) } else { std::fs::rename(&first, &path) }
         };
         write().map_err(failed)
+    }
+}
+
+/// Number of a pack made at second `now`: rows of packs made one after the other lie together, so that a
+/// commit of a small change carries one page of them. Positive as SQLite has numbers, and never 0.
+fn pack_id(now: u64, random: u32) -> u64 {
+    ((now & u64::from(u32::MAX)) << 31 | u64::from(random >> 1)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pack_id;
+
+    #[test]
+    fn packs_are_numbered_in_the_order_of_time_and_as_sqlite_has_numbers() {
+        assert!(pack_id(1_800_000_000, u32::MAX) < pack_id(1_800_000_001, 0));
+        assert_ne!(pack_id(7, 2), pack_id(7, 4));
+        assert_eq!(pack_id(u64::MAX, u32::MAX), i64::MAX as u64);
+        assert_eq!(pack_id(0, 0), 1);
     }
 }

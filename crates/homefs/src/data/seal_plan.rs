@@ -80,7 +80,9 @@ fn is_unsealed(piece: &Piece) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::layers::{PackRef, Place};
+    use crate::data::layers::{ChunkRef, PackRef, Place};
+
+    const PIECES: u64 = PIECES_MAX as u64;
 
     fn dirty(off: u64, len: u64) -> Piece {
         Piece { off, len, from: Source::Spool { generation: 1 } }
@@ -101,12 +103,15 @@ mod tests {
     #[test]
     fn too_many_small_pieces_are_joined_and_large_ones_left_alone() {
         let large = packed(0, 1 << 20);
-        let small = (0..64).map(|n| packed((1 << 20) + n * 10, 10));
+        let small = (0..PIECES).map(|n| packed((1 << 20) + n * 10, 10));
         let pieces: Vec<_> =
-            [large].into_iter().chain(small).chain([dirty((1 << 20) + 640, 10)]).collect();
+            [large].into_iter().chain(small).chain([dirty((1 << 20) + PIECES * 10, 10)]).collect();
         assert_eq!(plan(Tier::Pack, &pieces), [Move::Pack(pieces[1..].to_vec())]);
         assert_eq!(plan(Tier::Pack, &pieces[1..]), [Move::Pack(pieces[1..].to_vec())]);
-        assert_eq!(plan(Tier::Pack, &pieces[2..]), [Move::Pack(pieces[65..].to_vec())]);
+        assert_eq!(
+            plan(Tier::Pack, &pieces[2..]),
+            [Move::Pack(pieces[PIECES as usize + 1..].to_vec())]
+        );
     }
 
     #[test]
@@ -114,7 +119,10 @@ mod tests {
         let chunk = |off, len| Piece {
             off,
             len,
-            from: Source::Chunk { digest: base::Digest::of(b""), src: off },
+            from: Source::Chunk {
+                chunk: ChunkRef { digest: base::Digest::of(b""), born: 1 },
+                src: off,
+            },
         };
         let change = dirty(3 << 20, 4_096);
         let pieces = [chunk(0, 3 << 20), change, chunk((3 << 20) + 4_096, 9_000)];

@@ -3,6 +3,8 @@
 //! # Not here
 //! The copying (`seal`).
 
+use std::path::PathBuf;
+
 use base::Digest;
 use rusqlite::params;
 use vfs::{Ino, Result};
@@ -10,9 +12,10 @@ use vfs::{Ino, Result};
 use super::layers::{self, Piece, Source};
 use super::spool::SpoolId;
 use crate::meta::inode::{Inode, Tier};
-use crate::meta::sql::{self, int, uint};
+use crate::meta::rows::{Rows as _, Spooled};
+use crate::meta::sql::{self, int};
 use crate::meta::tx::Tx;
-use crate::ops::truncate::{remove_sealed, remove_spooled};
+use crate::ops::truncate::remove_sealed;
 
 /// An inode whose written bytes are frozen up to `generation`.
 #[derive(Debug, Clone, Copy)]
@@ -45,23 +48,23 @@ impl Copied {
 pub(crate) struct Batch {
     pub(crate) copied: Vec<Copied>,
     pub(crate) chunks: Vec<(Digest, u64)>,
+    /// New files whose directories are to be synced, one for each directory.
+    pub(crate) files: Vec<PathBuf>,
     /// Packs with their bytes so far.
     pub(crate) packs: Vec<(u64, u64, u64)>,
 }
 
 /// Starts a new generation for each dirty inode of the list that has a name.
 pub(crate) fn freeze(tx: &mut Tx<'_>, inodes: &[Ino]) -> Result<Vec<Frozen>> {
-    const FIND: &str = "SELECT gen FROM dirty_inode WHERE ino=?1 \
-         AND NOT EXISTS (SELECT 1 FROM orphan o WHERE o.ino=?1)";
     let mut frozen = Vec::new();
     for &ino in inodes {
-        let found = sql::first(tx.conn, FIND, [int(ino)], |r| uint(r, 0))?;
-        let (Some(generation), Some(inode)) = (found, Inode::find(tx.conn, ino)?) else {
+        let (Some(row), Some(inode)) = (tx.spooled(ino)?, tx.find(ino)?) else { continue };
+        if tx.orphan(ino)?.is_some() {
             continue;
-        };
+        }
+        let generation = row.generation;
         let next = tx.next_version();
-        const NEXT: &str = "UPDATE dirty_inode SET gen=?2 WHERE ino=?1";
-        sql::run(tx.conn, NEXT, params![int(ino), int(next)])?;
+        tx.put_spooled(ino, Spooled { generation: next, ..row })?;
         let Inode { size, mtime, version, tier, .. } = inode;
         frozen.push(Frozen { ino, generation, size, mtime, version, tier });
     }
@@ -71,13 +74,13 @@ pub(crate) fn freeze(tx: &mut Tx<'_>, inodes: &[Ino]) -> Result<Vec<Frozen>> {
 /// Puts `extent` rows in place of the frozen `dirty_extent` rows, as far as they still stand.
 pub(crate) fn finish(tx: &mut Tx<'_>, batch: &Batch) -> Result<()> {
     for (id, epoch, len) in &batch.packs {
-        const SQL: &str = "INSERT INTO pack VALUES(?1,?2,?3,0,0) \
+        const SQL: &str = "INSERT INTO pack(id,epoch,len,place,seq) VALUES(?1,?2,?3,0,0) \
              ON CONFLICT(id) DO UPDATE SET len=max(len,?3)";
-        sql::run(tx.conn, SQL, params![int(*id), int(*epoch), int(*len)])?;
+        sql::run(tx.sql()?, SQL, params![int(*id), int(*epoch), int(*len)])?;
     }
     for (digest, len) in &batch.chunks {
-        const SQL: &str = "INSERT OR IGNORE INTO chunk VALUES(?1,?2,0)";
-        sql::run(tx.conn, SQL, params![digest.as_bytes(), int(*len)])?;
+        const SQL: &str = "INSERT OR IGNORE INTO chunk(digest,len,stored) VALUES(?1,?2,0)";
+        sql::run(tx.sql()?, SQL, params![digest.as_bytes(), int(*len)])?;
     }
     for copied in &batch.copied {
         finish_inode(tx, copied)?;
@@ -87,48 +90,46 @@ pub(crate) fn finish(tx: &mut Tx<'_>, batch: &Batch) -> Result<()> {
 
 fn finish_inode(tx: &mut Tx<'_>, copied: &Copied) -> Result<()> {
     let Frozen { ino, generation, .. } = copied.frozen;
-    let Some(inode) = Inode::find(tx.conn, ino)? else { return Ok(()) };
+    let Some(inode) = tx.find(ino)? else { return Ok(()) };
+    let before = tx.spooled(ino)?.map_or_else(Vec::new, |row| row.layers);
     for piece in &copied.moved {
         // What of it is still there: the file may have been cut off meanwhile.
-        let current = layers::pieces_up_to(tx.conn, ino, piece.off, piece.end(), generation)?;
-        remove_sealed(tx, ino, piece.off, piece.end())?;
-        let mut after = -1;
-        while let Some(found) = layers::next_generation(tx.conn, ino, after)?
-            && found <= generation
-        {
-            remove_spooled(tx, ino, found, piece.off, piece.end())?;
-            after = int(found);
-        }
+        let current = layers::pieces_up_to(tx, ino, piece.off, piece.end(), generation)?;
+        remove_sealed(tx.sql()?, ino, piece.off, piece.end())?;
+        tx.uncover(ino, generation, piece.off, piece.end())?;
         for (start, end) in runs(&current) {
             if let Some(part) = piece.cut(start, end) {
                 insert_extent(tx, ino, &part)?;
             }
         }
     }
-    sql::run(tx.conn, "DELETE FROM blob WHERE ino=?1", [int(ino)])?;
-    settle_generations(tx, copied, &inode)
+    tx.put_blob(ino, None);
+    let frozen = before.into_iter().map(|layer| layer.0).filter(|frozen| *frozen < generation);
+    settle_generations(tx, copied, frozen.chain([generation]).collect(), &inode)
 }
 
 /// Lets go of the generations that are sealed, and of the inode's dirtiness if none is left.
-fn settle_generations(tx: &mut Tx<'_>, copied: &Copied, inode: &Inode) -> Result<()> {
-    let Frozen { ino, generation, size, mtime, version, .. } = copied.frozen;
-    let left = layers::next_generation(tx.conn, ino, -1)?;
-    if left.is_none_or(|left| left > generation) {
-        tx.spool_garbage.push((ino, generation));
+fn settle_generations(
+    tx: &mut Tx<'_>,
+    copied: &Copied,
+    frozen: Vec<u64>,
+    inode: &Inode,
+) -> Result<()> {
+    let Frozen { ino, size, mtime, version, .. } = copied.frozen;
+    let Some(row) = tx.spooled(ino)? else { return Ok(()) };
+    let left = |generation| row.layers.iter().any(|layer| layer.0 == generation);
+    let sealed = frozen.into_iter().filter(|generation| !left(*generation));
+    tx.changed.spool_garbage.extend(sealed.map(|generation| (ino, generation)));
+    if row.layers.is_empty() {
+        return tx.drop_spooled(ino);
     }
-    if left.is_none() {
-        const LIVE: &str = "SELECT gen FROM dirty_inode WHERE ino=?1";
-        if let Some(live) = sql::first(tx.conn, LIVE, [int(ino)], |r| uint(r, 0))? {
-            tx.spool_garbage.push((ino, live));
-        }
-        sql::run(tx.conn, "DELETE FROM dirty_inode WHERE ino=?1", [int(ino)])?;
-        return Ok(());
-    }
-    const SEALED: &str = "UPDATE dirty_inode SET sealed_size=?2, sealed_mtime=?3, \
-         sealed_version=?4 WHERE ino=?1";
-    let size = size.min(inode.size);
-    sql::run(tx.conn, SEALED, params![int(ino), int(size), mtime, int(version)])?;
-    Ok(())
+    let row = Spooled {
+        sealed_size: size.min(inode.size),
+        sealed_mtime: mtime,
+        sealed_version: version,
+        ..row
+    };
+    tx.put_spooled(ino, row)
 }
 
 /// Adjoining pieces as start and end.
@@ -149,11 +150,11 @@ fn insert_extent(tx: &Tx<'_>, ino: Ino, piece: &Piece) -> Result<()> {
     match piece.from {
         Source::Pack { pack, src } => {
             let none = None::<&[u8]>;
-            sql::run(tx.conn, SQL, params![int(ino), off, len, int(pack.id), none, int(src)])?;
+            sql::run(tx.sql()?, SQL, params![int(ino), off, len, int(pack.id), none, int(src)])?;
         }
-        Source::Chunk { digest, src } => {
-            let digest = digest.as_bytes();
-            sql::run(tx.conn, SQL, params![int(ino), off, len, None::<i64>, digest, int(src)])?;
+        Source::Chunk { chunk, src } => {
+            let digest = chunk.digest.as_bytes();
+            sql::run(tx.sql()?, SQL, params![int(ino), off, len, None::<i64>, digest, int(src)])?;
         }
         Source::Blob | Source::Spool { .. } => {}
     }

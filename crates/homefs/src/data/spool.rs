@@ -12,17 +12,19 @@
 //! A row without its file is content lost with a host or a directory; `recover` falls back to the
 //! sealed content.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use vfs::{Errno, FsError, Ino, Result};
 
-use crate::limits::SPOOL_FILES_OPEN_MAX;
+use super::removal::Removal;
+use crate::limits::{SPOOL_FILES_OPEN_MAX, SPOOL_WRITE_BYTES};
 
 /// Inode and generation: one spool file.
 pub(crate) type SpoolId = (Ino, u64);
@@ -31,28 +33,44 @@ pub(crate) type SpoolId = (Ino, u64);
 #[derive(Debug)]
 pub(crate) struct Spool {
     dir: PathBuf,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    open: HashMap<SpoolId, Arc<File>>,
-    /// Files written since the last sync.
-    grown: HashMap<SpoolId, Arc<File>>,
+    open: Mutex<HashMap<SpoolId, Arc<File>>>,
+    /// Files written since the last sync. Not held open: there may be many.
+    grown: Mutex<HashSet<SpoolId>>,
+    /// Files were made since the last sync.
+    named: AtomicBool,
+    removal: Removal,
 }
 
 impl Spool {
     /// The spool in `dir`, which is made if missing.
     pub(crate) fn open(dir: PathBuf) -> io::Result<Self> {
         std::fs::create_dir_all(&dir)?;
-        Ok(Self { dir, state: Mutex::default() })
+        let named = AtomicBool::new(true);
+        let (open, grown, removal) = (Mutex::default(), Mutex::default(), Removal::default());
+        Ok(Self { dir, open, grown, named, removal })
+    }
+
+    /// This file was there at the start, and counts. Whoever wrote it may have been killed before it
+    /// was synced.
+    pub(crate) fn inherit(&self, id: SpoolId) {
+        self.grown.lock().insert(id);
     }
 
     /// Writes all of `data` at `offset`.
     pub(crate) fn write(&self, id: SpoolId, offset: u64, data: &[u8]) -> Result<()> {
         let file = self.file(id, true).map_err(failed)?;
-        file.write_all_at(data, offset).map_err(failed)?;
-        self.state.lock().grown.entry(id).or_insert(file);
+        write_in_pieces(&file, data, offset).map_err(failed)?;
+        self.grown.lock().insert(id);
+        Ok(())
+    }
+
+    /// Makes a file reach up to `end`, with zeros.
+    pub(crate) fn reach(&self, id: SpoolId, end: u64) -> Result<()> {
+        let file = self.file(id, true).map_err(failed)?;
+        if file.metadata().map_err(failed)?.len() < end {
+            file.set_len(end).map_err(failed)?;
+        }
+        self.grown.lock().insert(id);
         Ok(())
     }
 
@@ -63,37 +81,46 @@ impl Spool {
         file.read_exact_at(into, offset).map_err(failed)
     }
 
-    /// Flushes what was written to disk since the last time. Bytes of the files, not their rows.
-    ///
-    /// A new file's name needs no sync of the directory: the journals of ext4, xfs and btrfs carry
-    /// it along with the first sync of the file.
+    /// Flushes what was written to disk since the last time: bytes of the files and their names,
+    /// not the rows. A failure is final: see `durable`.
     pub(crate) fn sync(&self) -> Result<()> {
-        let grown = std::mem::take(&mut self.state.lock().grown);
-        grown.values().try_for_each(|file| file.sync_data()).map_err(|error| {
-            self.state.lock().grown.extend(grown.clone());
-            failed(error)
-        })
+        let grown = std::mem::take(&mut *self.grown.lock());
+        let named = self.named.swap(false, Ordering::AcqRel);
+        let sync = || {
+            for id in grown {
+                let held = self.open.lock().get(&id).cloned();
+                match held.map_or_else(|| File::open(self.path(id)).map(Arc::new), Ok) {
+                    Ok(file) => file.sync_data()?,
+                    // It was removed since.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if named { File::open(&self.dir)?.sync_all() } else { Ok(()) }
+        };
+        sync().map_err(failed)
     }
 
-    /// These are sealed elsewhere, and on disk there.
+    /// These need not be synced: they are sealed elsewhere and on disk there, or nothing names them.
     pub(crate) fn sealed(&self, ids: &[SpoolId]) {
-        let mut state = self.state.lock();
+        let mut grown = self.grown.lock();
         for id in ids {
-            state.grown.remove(id);
+            grown.remove(id);
         }
     }
 
-    /// Removes a file that no durable state names.
-    pub(crate) fn remove(&self, id: SpoolId) {
-        let mut state = self.state.lock();
-        state.open.remove(&id);
-        state.grown.remove(&id);
-        drop(state);
-        match std::fs::remove_file(self.path(id)) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!(%error, ino = id.0, "a spool file could not be removed"),
+    /// Removes files that no durable state names. Where there are many, most go later, by
+    /// themselves: callers sync meanwhile.
+    pub(crate) fn remove(&self, ids: &[SpoolId]) {
+        {
+            let mut open = self.open.lock();
+            let mut grown = self.grown.lock();
+            for id in ids {
+                open.remove(id);
+                grown.remove(id);
+            }
         }
+        self.removal.remove(ids.iter().map(|id| self.path(*id)).collect());
     }
 
     /// All files that are there.
@@ -111,33 +138,51 @@ impl Spool {
         Ok(ids)
     }
 
+    /// How long a file is, in bytes.
+    pub(crate) fn len(&self, id: SpoolId) -> io::Result<u64> {
+        Ok(std::fs::metadata(self.path(id))?.len())
+    }
+
     fn path(&self, (ino, generation): SpoolId) -> PathBuf {
         self.dir.join(format!("{ino}-{generation}"))
     }
 
     fn file(&self, id: SpoolId, create: bool) -> io::Result<Arc<File>> {
-        let mut state = self.state.lock();
-        if let Some(file) = state.open.get(&id) {
+        if let Some(file) = self.open.lock().get(&id) {
             return Ok(file.clone());
         }
         let mut options = OpenOptions::new();
         options.read(true).write(true);
         let file = match options.open(self.path(id)) {
             Err(error) if create && error.kind() == io::ErrorKind::NotFound => {
-                options.create(true).open(self.path(id))?
+                let file = options.create(true).truncate(false).open(self.path(id))?;
+                self.named.store(true, Ordering::Release);
+                file
             }
             other => other?,
         };
-        if state.open.len() >= SPOOL_FILES_OPEN_MAX {
-            // Readers and the syncer hold their own references; which one goes does not matter.
-            if let Some(victim) = state.open.keys().next().copied() {
-                state.open.remove(&victim);
+        let mut open = self.open.lock();
+        if open.len() >= SPOOL_FILES_OPEN_MAX {
+            // Those who use it hold their own references; which one goes does not matter.
+            if let Some(victim) = open.keys().next().copied() {
+                open.remove(&victim);
             }
         }
-        let file = Arc::new(file);
-        state.open.insert(id, file.clone());
-        Ok(file)
+        Ok(open.entry(id).or_insert_with(|| Arc::new(file)).clone())
     }
+}
+
+/// Writes all of `data` at `offset`, in pieces that do not cross a multiple of
+/// [`SPOOL_WRITE_BYTES`].
+fn write_in_pieces(file: &File, mut data: &[u8], mut offset: u64) -> io::Result<()> {
+    while !data.is_empty() {
+        let room = SPOOL_WRITE_BYTES - offset % SPOOL_WRITE_BYTES;
+        let len = usize::try_from(room).unwrap_or(usize::MAX).min(data.len());
+        let (piece, rest) = data.split_at(len);
+        file.write_all_at(piece, offset)?;
+        (data, offset) = (rest, offset + len as u64);
+    }
+    Ok(())
 }
 
 /// Turns an error of a local file into one of the file system.
@@ -166,8 +211,21 @@ mod tests {
         assert_eq!(&got, b"hello");
         assert_eq!(spool.list().unwrap(), [(5, 1)]);
         spool.sync().unwrap();
-        spool.remove((5, 1));
+        spool.remove(&[(5, 1)]);
         assert_eq!(spool.read((5, 1), 100, &mut got).unwrap_err().errno(), Errno::ESTALE);
         assert!(spool.list().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_long_write_that_begins_and_ends_anywhere_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path().join("spool")).unwrap();
+        let data: Vec<u8> = (0..300_000_u32).map(|n| (n % 251) as u8).collect();
+        for offset in [0, 1, 65_535, 65_536, 70_001] {
+            spool.write((6, 1), offset, &data).unwrap();
+            let mut got = vec![0; data.len()];
+            spool.read((6, 1), offset, &mut got).unwrap();
+            assert_eq!(got, data);
+        }
     }
 }

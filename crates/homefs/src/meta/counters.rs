@@ -1,4 +1,4 @@
-//! Numbers that only the metadata thread hands out, kept in memory and written with each batch.
+//! Numbers that only the writer hands out, kept in memory and written with each fold.
 
 use rusqlite::{Connection, params};
 use vfs::Result;
@@ -6,7 +6,7 @@ use vfs::Result;
 use super::sql::{self, int, uint};
 
 /// The counters of one home.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Counters {
     /// The next inode number.
     pub(crate) next_ino: u64,

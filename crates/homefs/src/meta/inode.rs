@@ -26,11 +26,11 @@ impl Tier {
         }
     }
 
-    fn number(self) -> i64 {
-        self as i64
+    pub(crate) fn number(self) -> u64 {
+        self as u64
     }
 
-    fn from_number(number: i64) -> Self {
+    pub(crate) fn from_number(number: i64) -> Self {
         match number {
             0 => Self::Inline,
             1 => Self::Pack,
@@ -40,7 +40,7 @@ impl Tier {
 }
 
 /// One inode as the database has it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Inode {
     pub(crate) ino: Ino,
     pub(crate) kind: Kind,
@@ -95,33 +95,6 @@ impl Inode {
         Self::find(conn, ino)?.ok_or(FsError::new(Errno::ENOENT))
     }
 
-    /// The same, which must be a directory.
-    pub(crate) fn get_dir(conn: &Connection, ino: Ino) -> Result<Self> {
-        let inode = Self::get(conn, ino)?;
-        match inode.kind {
-            Kind::Directory => Ok(inode),
-            _ => Err(FsError::new(Errno::ENOTDIR)),
-        }
-    }
-
-    /// The same, which must be a regular file.
-    pub(crate) fn get_file(conn: &Connection, ino: Ino) -> Result<Self> {
-        let inode = Self::get(conn, ino)?;
-        match inode.kind {
-            Kind::File => Ok(inode),
-            Kind::Directory => Err(FsError::new(Errno::EISDIR)),
-            _ => Err(FsError::new(Errno::EINVAL)),
-        }
-    }
-
-    /// The inode that `name` names in `parent`.
-    pub(crate) fn lookup(conn: &Connection, parent: Ino, name: &[u8]) -> Result<Option<Self>> {
-        const SQL: &str = "SELECT i.ino,i.kind,i.perm,i.nlink,i.uid,i.gid,i.rdev,i.size,i.alloc,\
-             i.atime,i.mtime,i.ctime,i.btime,i.version,i.tier,i.parent \
-             FROM dentry d JOIN inode i ON i.ino=d.ino WHERE d.parent=?1 AND d.name=?2";
-        sql::first(conn, SQL, params![int(parent), name], |r| Self::from_row(r, 0))
-    }
-
     /// Writes it, new or changed.
     pub(crate) fn save(&self, conn: &Connection) -> Result<()> {
         const SQL: &str = "INSERT INTO inode VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16) \
@@ -145,7 +118,7 @@ impl Inode {
                 self.ctime,
                 self.btime,
                 int(self.version),
-                self.tier.number(),
+                int(self.tier.number()),
                 int(self.parent),
             ],
         )?;

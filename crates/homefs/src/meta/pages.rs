@@ -5,19 +5,21 @@
 //!   ever missed.
 //! - Nothing is checkpointed while captured pages are still being read.
 //! - A checkpoint syncs the log first and the database after: power loss finds one of them whole.
+//! - What the store may lack is in the log, or was noted in a file before a checkpoint moved it from
+//!   there. So it is known after a crash too.
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 use vfs::Result;
 
 use crate::data::spool::failed;
 use crate::error::to_fs;
-use crate::layout::wal_of;
-use crate::meta::sql;
-use crate::wal::{PageView, WalTail};
+use crate::layout::{changed_of, wal_of};
+use crate::meta::{changed_pages, sql};
+use crate::wal::{PageView, Position, WalTail};
 
 /// Pages that changed since the last commit to the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +33,13 @@ pub(crate) enum Changed {
 impl Changed {
     fn none() -> Self {
         Self::These(BTreeSet::new())
+    }
+
+    fn add(&mut self, more: Self) {
+        match (&mut *self, more) {
+            (Self::These(ours), Self::These(theirs)) => ours.extend(theirs),
+            (ours, _) => *ours = Self::All,
+        }
     }
 }
 
@@ -48,24 +57,42 @@ pub(crate) struct Captured {
 pub(crate) struct Pages {
     tail: WalTail,
     changed: Changed,
+    /// Those that were captured last: nobody said that the store has them.
+    in_flight: Changed,
+    /// Where the log ended when those were captured.
+    captured: Option<Position>,
+    note: PathBuf,
     wal: File,
     database: File,
 }
 
 impl Pages {
-    /// Begins with an empty log. `clean`: the store has all that the database has now.
+    /// Begins. `clean`: the store has all that the database has now.
     pub(crate) fn open(conn: &Connection, database: &Path, clean: bool) -> Result<Self> {
         let tail = WalTail::open(database).map_err(to_fs)?;
+        let note = changed_of(database);
+        let changed = if clean {
+            changed_pages::save(&note, &Changed::none(), None, true)?;
+            Changed::none()
+        } else {
+            match changed_pages::load(&note) {
+                (Changed::These(mut noted), at) => {
+                    noted.extend(tail.logged_since(at));
+                    Changed::These(noted)
+                }
+                (Changed::All, _) => Changed::All,
+            }
+        };
         // The first write makes the log exist, whatever the state was.
         sql::run(conn, "BEGIN IMMEDIATE", [])?;
         sql::run(conn, "UPDATE kv SET value=value WHERE name='format'", [])?;
         sql::run(conn, "COMMIT", [])?;
         let wal = File::open(wal_of(database)).map_err(failed)?;
         let file = File::open(database).map_err(failed)?;
-        let changed = if clean { Changed::none() } else { Changed::All };
-        let mut pages = Self { tail, changed, wal, database: file };
+        let in_flight = Changed::none();
+        let captured = None;
+        let mut pages = Self { tail, changed, in_flight, captured, note, wal, database: file };
         pages.after_commit()?;
-        pages.checkpoint(conn)?;
         Ok(pages)
     }
 
@@ -81,15 +108,31 @@ impl Pages {
     /// Hands out what the store does not have, and starts counting anew.
     pub(crate) fn capture(&mut self, committed: u64) -> Captured {
         let changed = std::mem::replace(&mut self.changed, Changed::none());
+        // Those before count as stored where they were not given back: this is a later round.
+        self.in_flight = changed.clone();
+        self.captured = self.tail.position();
         Captured { view: self.tail.view(), changed, committed }
     }
 
     /// Takes back what was captured and did not get to the store.
     pub(crate) fn give_back(&mut self, changed: Changed) {
-        match (&mut self.changed, changed) {
-            (Changed::These(ours), Changed::These(theirs)) => ours.extend(theirs),
-            (ours, _) => *ours = Changed::All,
+        self.changed.add(changed);
+    }
+
+    /// The store has what was captured last.
+    pub(crate) fn confirmed(&mut self) -> Result<()> {
+        self.in_flight = Changed::none();
+        let Some(at) = self.captured.take() else { return Ok(()) };
+        // A checkpoint since then noted what came after, too.
+        if self.tail.position().is_none_or(|now| now.0 != at.0) {
+            return Ok(());
         }
+        changed_pages::save(&self.note, &Changed::none(), Some(at), false)
+    }
+
+    /// Brings the log to disk.
+    pub(crate) fn sync_log(&self) -> Result<()> {
+        self.wal.sync_data().map_err(failed)
     }
 
     /// Moves the log into the database. Does nothing while captured pages are being read.
@@ -97,7 +140,10 @@ impl Pages {
         if self.tail.has_views() {
             return Ok(());
         }
-        self.wal.sync_data().map_err(failed)?;
+        let mut noted = self.changed.clone();
+        noted.add(self.in_flight.clone());
+        changed_pages::save(&self.note, &noted, self.tail.position(), true)?;
+        self.sync_log()?;
         // Waits for readers, whose transactions are short, so that the log begins anew.
         let moved = sql::first(conn, "PRAGMA wal_checkpoint(RESTART)", [], |r| {
             Ok(r.get::<_, i64>(1)? == r.get::<_, i64>(2)?)

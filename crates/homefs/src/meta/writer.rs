@@ -1,196 +1,305 @@
-//! The metadata thread: the one owner of the connection that writes.
+//! Changes to a home: in the front and the journal, then in the database.
 //!
-//! # Order
-//! Take what has queued up; run each change inside a savepoint of one transaction; write the
-//! counters; commit; note which pages changed; answer all callers. Between two transactions the
-//! thread does what needs the database to stand still: capture pages, checkpoint.
+//! # A change
+//! Under the lock of changes, on the caller's thread: run it on rows, append its record to the
+//! journal, put its rows into the front, answer. One that needs the database is run again as a
+//! *transaction*: what the front has is folded, the change is run, both are committed as one, and
+//! the journal gets a mark with its number.
+//!
+//! # Fold
+//! In the background, when enough has gathered or the oldest of it has waited long enough: the
+//! rows that changed are taken from under the lock, written in one transaction that also says how
+//! far it goes (`applied`), and count as clean from then on. Changes and reads go on meanwhile.
+//!
+//! ```text
+//! changes    a change on rows, and its record
+//! transact   a change as a transaction
+//! fold       what changed, into the database
+//! bell       when to fold
+//! replaying  records of the journal, after a crash
+//! ```
+//!
+//! # Locks
+//! `database`, then `changes`, then the front's cache. Readers take only the last.
 //!
 //! # Durability
-//! The commit is in the write-ahead log before anyone is answered, so a killed process loses
-//! nothing. Surviving power loss is another step: `data::durable`.
+//! A record is in the page cache before anyone is answered, so a killed process loses nothing.
+//! Surviving power loss is another step: `data::durable`.
 //!
 //! # Failure
-//! A change that fails is rolled back alone. A commit that fails is rolled back as a whole, and
-//! all its callers get the error. A damaged database makes every later call fail; nothing is
+//! A change that fails leaves nothing behind, nor does one whose record cannot be written. A fold
+//! that fails keeps its rows and is tried again; while it fails callers go on until too much has
+//! gathered, and then get its error. A damaged database makes every later call fail; nothing is
 //! repaired here.
 
-use std::path::PathBuf;
+mod bell;
+mod changes;
+mod fold;
+mod replaying;
+mod transact;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use base::Clock;
 use parking_lot::Mutex;
-use rusqlite::Connection;
 use vfs::{Errno, FsError, Ino, Result};
 
+use self::bell::Bell;
+use self::changes::Changes;
+pub(crate) use self::fold::Database;
+use self::replaying::Replaying;
 use super::counters::Counters;
-use super::tx::{Shared, Tx};
+use super::pages::Pages;
+use super::readers::Readers;
+use super::tx::{Changed, Shared, Tx};
 use super::{schema, sql};
-use crate::limits::{BATCH_MAX, QUEUE_MAX, WAL_BYTES_CHECKPOINT, metadata_bytes_max};
-use crate::meta::pages::{Captured, Pages};
+use crate::data::spool::{SpoolId, failed};
+use crate::front::Front;
+use crate::front::delta::Delta;
+use crate::journal::replay;
+use crate::journal::writer::{Journal, SyncWork};
+use crate::layout::HomeDir;
+use crate::limits::FOLD_FIRST_BYTES;
 
-/// How far the home got, for those who wait for durability. Counts committed transactions.
+/// How far the home got, for those who wait for the store. Counts changes since it was opened.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     committed: AtomicU64,
 }
 
 impl Progress {
-    /// The number of the last transaction that changed something.
+    /// How many changes there were.
     pub(crate) fn committed(&self) -> u64 {
         self.committed.load(Ordering::Acquire)
     }
 }
 
-/// Called after every transaction that changed something. Must not block.
-pub(crate) type OnCommit = Box<dyn Fn() + Send>;
+/// Called after every change. Must not block.
+pub(crate) type OnCommit = Box<dyn Fn() + Send + Sync>;
 
-/// Spool files to remove once this transaction is durable.
-pub(crate) type SpoolGarbage = Mutex<Vec<(u64, (Ino, u64))>>;
-
-/// The handle to the thread.
+/// The one who changes a home.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    requests: flume::Sender<Request>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    inner: Arc<Inner>,
     pub(crate) progress: Arc<Progress>,
-    pub(crate) garbage: Arc<SpoolGarbage>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-enum Request {
-    Change(Box<dyn Change>),
-    Between(Box<dyn FnOnce(&mut Thread) + Send>),
-    Stop,
-}
-
-/// A closure, its result, and whom to tell.
-trait Change: Send {
-    /// Runs it. False: roll back.
-    fn run(&mut self, tx: &mut Tx<'_>) -> bool;
-    fn answer(self: Box<Self>, committed: Result<()>);
-}
-
-struct Call<F, T> {
-    run: Option<F>,
-    result: Option<Result<T>>,
-    reply: flume::Sender<Result<T>>,
-}
-
-impl<F, T> Change for Call<F, T>
-where
-    F: FnOnce(&mut Tx<'_>) -> Result<T> + Send,
-    T: Send,
-{
-    fn run(&mut self, tx: &mut Tx<'_>) -> bool {
-        let result = self.run.take().map(|run| run(tx));
-        let keep = matches!(result, Some(Ok(_)));
-        self.result = result;
-        keep
-    }
-
-    fn answer(self: Box<Self>, committed: Result<()>) {
-        let result = match (self.result, committed) {
-            (Some(Ok(value)), Ok(())) => Ok(value),
-            (Some(Err(error)), _) | (_, Err(error)) => Err(error),
-            (None, Ok(())) => Err(stopped()),
-        };
-        // Nobody may be waiting any more: `unpin` does not.
-        self.reply.send(result).ok();
-    }
-}
-
-/// What the thread owns. [`Writer::between`] hands it out.
-pub(crate) struct Thread {
-    pub(crate) conn: Connection,
-    pub(crate) counters: Counters,
-    pub(crate) pages: Pages,
+struct Inner {
+    front: Arc<Front>,
     shared: Arc<Shared>,
     clock: Arc<dyn Clock>,
     progress: Arc<Progress>,
-    garbage: Arc<SpoolGarbage>,
     on_commit: OnCommit,
+    database: Mutex<Database>,
+    changes: Mutex<Changes>,
+    /// The database has reached its bound.
+    full: AtomicBool,
+    /// Bytes of records, and rows, that are not folded.
+    unfolded_bytes: AtomicU64,
+    unfolded_rows: AtomicUsize,
+    bell: Bell,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner").field("progress", &self.progress).finish_non_exhaustive()
+    }
 }
 
 /// What [`Writer::start`] needs.
 pub(crate) struct Start {
-    pub(crate) database: PathBuf,
-    /// Whether the pages that differ from the store are known: none. Else all count as changed.
+    pub(crate) dir: HomeDir,
+    /// Whether the store has all that the database has.
     pub(crate) clean: bool,
     pub(crate) shared: Arc<Shared>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) on_commit: OnCommit,
+    /// Inodes kept in memory.
+    pub(crate) inodes_cached: usize,
+}
+
+/// What to sync so that everything so far is durable.
+#[derive(Debug)]
+pub(crate) struct Unsynced {
+    pub(crate) journal: SyncWork,
+    /// The database's log first.
+    pub(crate) database: bool,
+    /// Spool files that nothing names any more once that is done; they need not be synced.
+    pub(crate) garbage: Vec<SpoolId>,
+    version: u64,
 }
 
 impl Writer {
-    /// Opens the database, which must exist, and starts the thread.
+    /// Opens the database, which must exist, takes in what the journal has, and starts the thread.
     pub(crate) fn start(start: Start) -> Result<Self> {
-        let Start { database, clean, shared, clock, on_commit } = start;
-        let conn = schema::open_writer(&database)?;
+        let Start { dir, clean, shared, clock, on_commit, inodes_cached } = start;
+        let path = dir.database();
+        let conn = schema::open_writer(&path)?;
         schema::check(&conn)?;
-        let pages = Pages::open(&conn, &database, clean)?;
+        let mut pages = Pages::open(&conn, &path, clean)?;
+        if schema::migrate(&conn)? {
+            pages.after_commit()?;
+        }
         let counters = Counters::load(&conn)?;
+        let applied = sql::first(&conn, APPLIED, [], |r| sql::uint(r, 0))?.unwrap_or_default();
+        let front = Arc::new(Front::new(Readers::open(&path)?, applied, inodes_cached));
+        front.cache.write().counters = counters;
+        std::fs::create_dir_all(dir.journal_dir()).map_err(failed)?;
+
+        let mut rows = Delta::default();
+        let mut replaying = Replaying::new(&front, &shared, counters);
+        let found = replay::replay(&dir.journal_dir(), applied, |seq, body| {
+            replaying.again(seq, body, &mut rows)
+        })?;
+        found.cut_off(&dir.journal_dir())?;
+        let Replaying { counters: newest, bytes, changed, .. } = replaying;
+        let garbage = changed.spool_garbage.iter().map(|id| (found.last, *id)).collect();
+        let journal = Journal::begin(dir.journal_dir(), found.last, found.segments)?;
         let progress = Arc::new(Progress::default());
-        let garbage = Arc::new(SpoolGarbage::default());
-        let (requests, queue) = flume::bounded(QUEUE_MAX);
-        let mut thread = Thread {
-            conn,
-            counters,
-            pages,
+        progress.committed.store(found.last - applied, Ordering::Release);
+        let unfolded_rows = AtomicUsize::new(rows.len());
+        let inner = Arc::new(Inner {
+            front,
             shared,
             clock,
             progress: progress.clone(),
-            garbage: garbage.clone(),
             on_commit,
-        };
+            database: Mutex::new(Database { conn, pages, counters, applied, before: applied }),
+            changes: Mutex::new(Changes {
+                counters: newest,
+                journal,
+                rows,
+                first_fresh: counters.next_ino,
+                changed: Changed::default(),
+                record: Vec::new(),
+                garbage,
+                durable_version: newest.version,
+                transacted: true,
+                closed: false,
+            }),
+            full: AtomicBool::new(false),
+            unfolded_bytes: AtomicU64::new(bytes),
+            unfolded_rows,
+            bell: Bell::default(),
+        });
+        if found.last > applied {
+            inner.ring();
+        }
+        let thread = inner.clone();
         let handle = std::thread::Builder::new()
-            .name("home-meta".to_owned())
-            .spawn(move || thread.serve(&queue))
+            .name("home-fold".to_owned())
+            .spawn(move || thread.serve())
             .map_err(|error| {
-                FsError::with(Errno::EAGAIN, format!("start the metadata thread: {error}"))
+                FsError::with(Errno::EAGAIN, format!("start the thread that folds: {error}"))
             })?;
-        Ok(Self { requests, thread: Mutex::new(Some(handle)), progress, garbage })
+        Ok(Self { inner, progress, thread: Mutex::new(Some(handle)) })
     }
 
-    /// Runs `change` in a transaction and returns when that is committed.
-    pub(crate) fn run<T: Send + 'static>(
-        &self,
-        change: impl FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        self.submit(change)?.recv().unwrap_or_else(|_| Err(stopped()))
+    /// The newest rows, to read them.
+    pub(crate) fn front(&self) -> Arc<Front> {
+        self.inner.front.clone()
     }
 
-    /// The same without waiting for the answer.
-    pub(crate) fn submit<T: Send + 'static>(
-        &self,
-        change: impl FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
-    ) -> Result<flume::Receiver<Result<T>>> {
-        let (reply, answer) = flume::bounded(1);
-        let call = Call { run: Some(change), result: None, reply };
-        self.requests.send(Request::Change(Box::new(call))).map_err(|_| stopped())?;
-        Ok(answer)
+    /// Makes a change and returns when it survives this process. `change` may be run twice.
+    pub(crate) fn change<T>(&self, change: impl Fn(&mut Tx<'_>) -> Result<T>) -> Result<T> {
+        self.inner.relieve()?;
+        let hot = self.inner.change(&mut self.inner.changes.lock(), &change)?;
+        match hot {
+            Some(done) => {
+                self.inner.changed();
+                Ok(done)
+            }
+            None => self.run(change),
+        }
     }
 
-    /// Runs `work` between two transactions.
-    pub(crate) fn between<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Thread) -> T + Send + 'static,
-    ) -> Result<T> {
-        let (reply, answer) = flume::bounded(1);
-        let work = move |thread: &mut Thread| {
-            reply.send(work(thread)).ok();
+    /// Makes a change as a transaction of the database, in which statements may be run too.
+    pub(crate) fn run<T>(&self, change: impl FnOnce(&mut Tx<'_>) -> Result<T>) -> Result<T> {
+        let inner = &self.inner;
+        if inner.unfolded_bytes.load(Ordering::Relaxed) > FOLD_FIRST_BYTES {
+            inner.fold()?;
+        }
+        let before = inner.progress.committed();
+        let done = {
+            let mut database = inner.database.lock();
+            inner.transact(&mut database, &mut inner.changes.lock(), change)
         };
-        self.requests.send(Request::Between(Box::new(work))).map_err(|_| stopped())?;
-        answer.recv().map_err(|_| stopped())
+        if inner.progress.committed() > before {
+            (inner.on_commit)();
+        }
+        done
     }
 
-    /// Finishes what has queued up and closes the database. Later calls fail.
+    /// Brings everything acknowledged so far into the database.
+    pub(crate) fn drain(&self) -> Result<()> {
+        self.inner.fold()
+    }
+
+    /// Runs `work` while the database stands still.
+    pub(crate) fn between<T>(&self, work: impl FnOnce(&mut Database) -> T) -> Result<T> {
+        Ok(work(&mut self.inner.database.lock()))
+    }
+
+    /// What to sync for everything so far to be durable.
+    pub(crate) fn unsynced(&self) -> Unsynced {
+        let mut changes = self.inner.changes.lock();
+        let database = std::mem::take(&mut changes.transacted);
+        let garbage = changes.garbage.drain(..).map(|(_, id)| id).collect();
+        let (journal, version) = (changes.journal.begin_sync(), changes.counters.version);
+        Unsynced { journal, database, garbage, version }
+    }
+
+    /// All of that is durable.
+    pub(crate) fn synced(&self, done: &Unsynced) {
+        let mut changes = self.inner.changes.lock();
+        changes.journal.synced(done.journal.upto);
+        changes.durable_version = done.version;
+    }
+
+    /// Bytes of records that are not folded.
+    pub(crate) fn unfolded_bytes(&self) -> u64 {
+        self.inner.unfolded_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The number of the last change.
+    pub(crate) fn last(&self) -> u64 {
+        self.inner.changes.lock().journal.last()
+    }
+
+    /// Inodes that have rows of these kinds which the database may lack: orphans, and files in
+    /// the spool.
+    pub(crate) fn unfolded(&self) -> (Vec<Ino>, Vec<Ino>) {
+        let changes = self.inner.changes.lock();
+        let orphans = changes.rows.orphans.keys().copied().collect();
+        (orphans, changes.rows.spooled.keys().copied().collect())
+    }
+
+    /// What of the local disk fails.
+    #[cfg(test)]
+    pub(crate) fn faults(&self) -> Arc<crate::journal::faults::Faults> {
+        self.inner.changes.lock().journal.faults.clone()
+    }
+
+    /// Leaves the database file whole, with an empty log and no journal. Nobody makes changes.
+    pub(crate) fn close(&self) -> Result<()> {
+        self.inner.fold()?;
+        let mut database = self.inner.database.lock();
+        let database = &mut *database;
+        database.pages.close(&database.conn)?;
+        self.inner.changes.lock().journal.clear()
+    }
+
+    /// Lets no more changes in and ends the thread. What is not folded stays in the journal.
     pub(crate) fn stop(&self) {
-        self.requests.send(Request::Stop).ok();
+        self.inner.changes.lock().closed = true;
+        self.inner.bell.stop();
         if let Some(thread) = self.thread.lock().take()
             && thread.join().is_err()
         {
-            tracing::error!("the metadata thread panicked");
+            tracing::error!("the thread that folds panicked");
         }
     }
 }
@@ -201,116 +310,10 @@ impl Drop for Writer {
     }
 }
 
+const APPLIED: &str = "SELECT value FROM kv WHERE name='applied'";
+
 fn stopped() -> FsError {
     FsError::with(Errno::EIO, "the home is closed")
-}
-
-impl Thread {
-    /// The pages that the store does not have.
-    pub(crate) fn capture(&mut self) -> Captured {
-        self.pages.capture(self.progress.committed())
-    }
-
-    fn serve(&mut self, queue: &flume::Receiver<Request>) {
-        let mut waiting = None;
-        while let Some(request) = waiting.take().or_else(|| queue.recv().ok()) {
-            match request {
-                Request::Stop => return,
-                Request::Between(work) => work(self),
-                Request::Change(first) => {
-                    let mut batch = vec![first];
-                    while batch.len() < BATCH_MAX {
-                        match queue.try_recv() {
-                            Ok(Request::Change(next)) => batch.push(next),
-                            Ok(other) => {
-                                waiting = Some(other);
-                                break;
-                            }
-                            Err(_) => break,
-                        }
-                    }
-                    self.transact(batch);
-                }
-            }
-        }
-    }
-
-    fn transact(&mut self, mut batch: Vec<Box<dyn Change>>) {
-        let before = self.counters;
-        let mut garbage = Vec::new();
-        let committed = self.try_transact(&mut batch, &mut garbage);
-        match &committed {
-            Ok(changed) => {
-                if *changed {
-                    let number = self.progress.committed.fetch_add(1, Ordering::AcqRel) + 1;
-                    self.garbage.lock().extend(garbage.into_iter().map(|id| (number, id)));
-                }
-            }
-            Err(error) => {
-                tracing::error!(%error, "a metadata transaction failed");
-                self.counters = before;
-                if !self.conn.is_autocommit() {
-                    sql::run(&self.conn, "ROLLBACK", []).ok();
-                }
-            }
-        }
-        let changed = matches!(committed, Ok(true));
-        let outcome = committed.map(drop);
-        for change in batch {
-            change.answer(outcome.clone());
-        }
-        if changed {
-            (self.on_commit)();
-            if self.pages.wal_bytes() > WAL_BYTES_CHECKPOINT
-                && let Err(error) = self.pages.checkpoint(&self.conn)
-            {
-                tracing::warn!(%error, "checkpoint of the home's metadata; trying again later");
-            }
-        }
-    }
-
-    /// True where anything changed.
-    fn try_transact(
-        &mut self,
-        batch: &mut [Box<dyn Change>],
-        garbage: &mut Vec<(Ino, u64)>,
-    ) -> Result<bool> {
-        let before = self.counters;
-        let now = now_ns(self.clock.as_ref());
-        sql::run(&self.conn, "BEGIN IMMEDIATE", [])?;
-        let full = self.is_full()?;
-        for change in batch {
-            let (counters, trash) = (self.counters, garbage.len());
-            sql::run(&self.conn, "SAVEPOINT change", [])?;
-            let mut tx = Tx {
-                conn: &self.conn,
-                counters: &mut self.counters,
-                shared: &self.shared,
-                now,
-                full,
-                spool_garbage: garbage,
-            };
-            if !change.run(&mut tx) {
-                self.counters = counters;
-                garbage.truncate(trash);
-                sql::run(&self.conn, "ROLLBACK TO change", [])?;
-            }
-            sql::run(&self.conn, "RELEASE change", [])?;
-        }
-        self.counters.save(&self.conn, &before)?;
-        sql::run(&self.conn, "COMMIT", [])?;
-        self.pages.after_commit()
-    }
-
-    fn is_full(&self) -> Result<bool> {
-        let bound = metadata_bytes_max(self.shared.bytes_max);
-        Ok(self.pages.database_bytes() > bound && {
-            // Pages on the free list can be used again.
-            let free: i64 = sql::first(&self.conn, "PRAGMA freelist_count", [], |r| r.get(0))?
-                .unwrap_or_default();
-            free < 64
-        })
-    }
 }
 
 /// The wall clock in nanoseconds since 1970, as inodes keep it.

@@ -3,18 +3,18 @@
 use vfs::{Attr, Ino, Result, SetAttr, SetTime};
 
 use super::truncate;
-use crate::meta::inode::Inode;
+use crate::meta::rows::Rows as _;
 use crate::meta::tx::Tx;
 
 /// Changes what `set` names.
 pub(crate) fn set(tx: &mut Tx<'_>, ino: Ino, set: SetAttr) -> Result<Attr> {
     let mut inode = match set.size {
         Some(size) => {
-            let mut file = Inode::get_file(tx.conn, ino)?;
+            let mut file = tx.get_file(ino)?;
             truncate::set_size(tx, &mut file, size)?;
             file
         }
-        None => Inode::get(tx.conn, ino)?,
+        None => tx.get(ino)?,
     };
     if let Some(perm) = set.perm {
         inode.perm = perm & 0o7777;
@@ -34,7 +34,7 @@ pub(crate) fn set(tx: &mut Tx<'_>, ino: Ino, set: SetAttr) -> Result<Attr> {
     }
     if set != SetAttr::default() {
         tx.attrs_changed(&mut inode);
-        inode.save(tx.conn)?;
+        tx.save(&inode);
     }
     Ok(inode.attr())
 }

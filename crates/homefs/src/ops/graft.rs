@@ -8,28 +8,19 @@
 use std::collections::HashSet;
 
 use rusqlite::params;
-use vfs::{Errno, FsError, Ino, Kind, Removal, Result, Touched, check_name};
+use vfs::{Errno, FsError, Graft, Ino, Kind, Removal, Result, Touched, check_name};
 
 use super::{names, remove, rename};
 use crate::limits::REMOVALS_MAX;
 use crate::meta::inode::Inode;
-use crate::meta::sql::{self, int, uint};
+use crate::meta::rows::Rows as _;
+use crate::meta::sql::{self, int};
 use crate::meta::tx::Tx;
 
-/// A [`vfs::Graft`] with its paths copied, so that it can go to the metadata thread.
-#[derive(Debug)]
-pub(crate) struct OwnedGraft {
-    pub(crate) from: Ino,
-    pub(crate) into: Ino,
-    pub(crate) removals: Vec<Removal>,
-    pub(crate) implicit: HashSet<Ino>,
-    pub(crate) expect: Option<(Vec<u8>, Ino, u64)>,
-}
-
 /// Merges; see [`vfs::FileSystem::graft`].
-pub(crate) fn graft(tx: &mut Tx<'_>, graft: &OwnedGraft) -> Result<Touched> {
-    let from = Inode::get_dir(tx.conn, graft.from)?;
-    Inode::get_dir(tx.conn, graft.into)?;
+pub(crate) fn graft(tx: &mut Tx<'_>, graft: &Graft<'_>) -> Result<Touched> {
+    let from = tx.get_dir(graft.from)?;
+    tx.get_dir(graft.into)?;
     if !names::is_detached(tx, graft.from)? {
         return Err(FsError::with(Errno::EINVAL, "only a detached tree can be merged"));
     }
@@ -39,19 +30,20 @@ pub(crate) fn graft(tx: &mut Tx<'_>, graft: &OwnedGraft) -> Result<Touched> {
     if rename::is_within(tx, graft.into, graft.from)? {
         return Err(FsError::with(Errno::EINVAL, "a tree cannot be merged into itself"));
     }
-    if let Some((name, ino, version)) = &graft.expect {
-        let there = Inode::lookup(tx.conn, graft.into, name)?;
-        if there.is_none_or(|there| there.ino != *ino || there.version != *version) {
+    if let Some((name, ino, version)) = graft.expect {
+        let there = tx.named(graft.into, name)?;
+        if there.is_none_or(|there| there.ino != ino || there.version != version) {
             return Err(FsError::new(Errno::ESTALE));
         }
     }
     let mut touched = Touched::default();
-    for path in &graft.removals {
+    let implicit: HashSet<Ino> = graft.implicit.iter().copied().collect();
+    for path in graft.removals {
         remove_path(tx, graft.into, path, &mut touched)?;
     }
     let mut open = vec![(from, graft.into)];
     while let Some((from, into)) = open.pop() {
-        let attrs = !graft.implicit.contains(&from.ino);
+        let attrs = !implicit.contains(&from.ino);
         merge(tx, from.ino, into, &mut open, &mut touched)?;
         if attrs {
             // Last, because every entry that moves changes the directory's times.
@@ -68,7 +60,7 @@ fn remove_path(tx: &mut Tx<'_>, into: Ino, path: &Removal, touched: &mut Touched
     let mut at = into;
     for part in directories {
         check_name(part)?;
-        match Inode::lookup(tx.conn, at, part)? {
+        match tx.named(at, part)? {
             Some(next) if next.kind == Kind::Directory => at = next.ino,
             _ => return Ok(()),
         }
@@ -86,18 +78,15 @@ fn merge(
     open: &mut Vec<(Inode, Ino)>,
     touched: &mut Touched,
 ) -> Result<()> {
-    const NEXT: &str = "SELECT cookie,name,ino FROM dentry WHERE parent=?1 AND cookie>?2 ORDER BY cookie LIMIT 1024";
     let mut after = 0;
     let mut links = 0;
     loop {
-        let entries = sql::all(tx.conn, NEXT, params![int(from), int(after)], |r| {
-            Ok((uint(r, 0)?, r.get::<_, Vec<u8>>(1)?, uint(r, 2)?))
-        })?;
-        let Some((last, ..)) = entries.last() else { break };
-        after = *last;
-        for (_, name, ino) in entries {
-            let inode = Inode::get(tx.conn, ino)?;
-            let there = Inode::lookup(tx.conn, into, &name)?;
+        let entries = tx.list(from, after, 1_024)?;
+        let Some((_, last)) = entries.last() else { break };
+        after = last.cookie;
+        for (name, entry) in entries {
+            let inode = tx.get(entry.ino)?;
+            let there = tx.named(into, &name)?;
             links += merge_entry(tx, from, into, &name, inode, there, open, touched)?;
         }
     }
@@ -130,7 +119,7 @@ fn merge_entry(
                 return Err(in_the_way(name, "a directory would replace something else"));
             }
             if there.kind == Kind::Directory {
-                if !remove::is_empty(tx, there.ino)? {
+                if !tx.is_empty(there.ino)? {
                     return Err(in_the_way(name, "it would replace a directory with entries"));
                 }
                 links -= 1;
@@ -149,10 +138,10 @@ fn merge_entry(
     // Moving is no change of the file itself: its times are those that the import gave it.
     inode.version = tx.next_version();
     // Replacing may have changed the row: a hard link of the file that gave way.
-    if let Some(current) = Inode::find(tx.conn, inode.ino)? {
+    if let Some(current) = tx.find(inode.ino)? {
         inode.nlink = current.nlink;
     }
-    inode.save(tx.conn)?;
+    tx.save(&inode);
     touched.entries.push((into, name.to_vec()));
     touched.inodes.push(inode.ino);
     Ok(links)
@@ -160,15 +149,15 @@ fn merge_entry(
 
 /// Gives the directory `to` mode, owner, times and extended attributes of `from`.
 fn take_attrs(tx: &mut Tx<'_>, from: &Inode, to: Ino, touched: &mut Touched) -> Result<()> {
-    let mut to = Inode::get_dir(tx.conn, to)?;
+    let mut to = tx.get_dir(to)?;
     to.perm = from.perm;
     to.owner = from.owner;
     to.atime = from.atime;
     to.mtime = from.mtime;
     tx.attrs_changed(&mut to);
-    to.save(tx.conn)?;
+    tx.save(&to);
     const COPY: &str = "INSERT OR REPLACE INTO xattr SELECT ?2,name,value FROM xattr WHERE ino=?1";
-    sql::run(tx.conn, COPY, params![int(from.ino), int(to.ino)])?;
+    sql::run(tx.sql()?, COPY, params![int(from.ino), int(to.ino)])?;
     touched.inodes.push(to.ino);
     Ok(())
 }

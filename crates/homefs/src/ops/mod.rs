@@ -12,6 +12,7 @@ pub(crate) mod content;
 pub(crate) mod graft;
 pub(crate) mod names;
 pub(crate) mod place;
+pub(crate) mod put;
 pub(crate) mod read;
 pub(crate) mod remove;
 pub(crate) mod rename;

@@ -1,11 +1,11 @@
 //! Making names: files, directories, links, and inodes without any.
 
-use rusqlite::params;
+use bytes::Bytes;
 use vfs::{Attr, Errno, FsError, Ino, Kind, Owner, Result, check_name};
 
 use crate::limits::{LINKS_MAX, SYMLINK_BYTES_MAX};
 use crate::meta::inode::{Inode, Tier};
-use crate::meta::sql::{self, int, uint};
+use crate::meta::rows::{Entry, Rows as _};
 use crate::meta::tx::Tx;
 
 /// What a new inode is.
@@ -28,7 +28,10 @@ pub(crate) fn make(tx: &mut Tx<'_>, parent: Ino, name: &[u8], new: New) -> Resul
     } else {
         inode.nlink = 1;
     }
-    inode.save(tx.conn)?;
+    tx.save(&inode);
+    if new.kind == Kind::Directory {
+        tx.made_directory(inode.ino);
+    }
     add_entry(tx, parent, name, inode.ino)?;
     tx.directory_changed(parent, i64::from(new.kind == Kind::Directory))?;
     Ok(inode)
@@ -54,14 +57,14 @@ pub(crate) fn symlink(
     let new = New { kind: Kind::Symlink, perm: 0o777, owner, rdev: 0 };
     let mut inode = make(tx, parent, name, new)?;
     inode.size = target.len() as u64;
-    inode.save(tx.conn)?;
-    sql::run(tx.conn, "INSERT INTO blob VALUES(?1,?2)", params![int(inode.ino), target])?;
+    tx.save(&inode);
+    tx.put_blob(inode.ino, Some(Bytes::copy_from_slice(target)));
     Ok(inode.attr())
 }
 
 /// Gives `ino` another name.
 pub(crate) fn link(tx: &mut Tx<'_>, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr> {
-    let mut inode = Inode::get(tx.conn, ino)?;
+    let mut inode = tx.get(ino)?;
     if inode.kind == Kind::Directory {
         return Err(FsError::new(Errno::EPERM));
     }
@@ -76,7 +79,7 @@ pub(crate) fn link(tx: &mut Tx<'_>, ino: Ino, parent: Ino, name: &[u8]) -> Resul
     settle(tx, &inode)?;
     inode.nlink += 1;
     tx.attrs_changed(&mut inode);
-    inode.save(tx.conn)?;
+    tx.save(&inode);
     tx.directory_changed(parent, 0)?;
     Ok(inode.attr())
 }
@@ -88,9 +91,10 @@ pub(crate) fn detached(tx: &mut Tx<'_>, new: New) -> Result<Attr> {
     if new.kind == Kind::Directory {
         inode.nlink = 2;
         inode.parent = inode.ino;
+        tx.made_directory(inode.ino);
     }
-    inode.save(tx.conn)?;
-    sql::run(tx.conn, "INSERT INTO orphan VALUES(?1,1)", [int(inode.ino)])?;
+    tx.save(&inode);
+    tx.put_orphan(inode.ino, Some(true));
     tx.shared.pins.orphaned(inode.ino);
     Ok(inode.attr())
 }
@@ -98,55 +102,43 @@ pub(crate) fn detached(tx: &mut Tx<'_>, new: New) -> Result<Attr> {
 /// The directory, if a new name may be made in it.
 pub(crate) fn directory_for_new(tx: &Tx<'_>, parent: Ino, name: &[u8]) -> Result<Inode> {
     check_name(name)?;
-    let directory = Inode::get_dir(tx.conn, parent)?;
+    let directory = tx.get_dir(parent)?;
     if directory.nlink == 0 {
         return Err(FsError::new(Errno::ENOENT));
     }
-    if entry(tx, parent, name)?.is_some() {
+    if tx.entry(parent, name)?.is_some() {
         return Err(FsError::new(Errno::EEXIST));
     }
     tx.check_room()?;
     Ok(directory)
 }
 
-/// The inode number behind a name.
-pub(crate) fn entry(tx: &Tx<'_>, parent: Ino, name: &[u8]) -> Result<Option<Ino>> {
-    const SQL: &str = "SELECT ino FROM dentry WHERE parent=?1 AND name=?2";
-    sql::first(tx.conn, SQL, params![int(parent), name], |r| uint(r, 0))
-}
-
 /// Writes a new entry.
 pub(crate) fn add_entry(tx: &mut Tx<'_>, parent: Ino, name: &[u8], ino: Ino) -> Result<()> {
     let cookie = tx.next_cookie();
-    const SQL: &str = "INSERT INTO dentry VALUES(?1,?2,?3,?4)";
-    sql::run(tx.conn, SQL, params![int(parent), name, int(ino), int(cookie)])?;
-    Ok(())
+    tx.put_entry(parent, name, Some(Entry { ino, cookie }))
 }
 
 /// Makes an existing entry name something else. It keeps its cookie: the name was there all along.
-pub(crate) fn retarget(tx: &Tx<'_>, parent: Ino, name: &[u8], ino: Ino) -> Result<()> {
-    const SQL: &str = "UPDATE dentry SET ino=?3 WHERE parent=?1 AND name=?2";
-    sql::run(tx.conn, SQL, params![int(parent), name, int(ino)])?;
-    Ok(())
+pub(crate) fn retarget(tx: &mut Tx<'_>, parent: Ino, name: &[u8], ino: Ino) -> Result<()> {
+    let Some(entry) = tx.entry(parent, name)? else { return Ok(()) };
+    tx.put_entry(parent, name, Some(Entry { ino, ..entry }))
 }
 
 /// Removes an entry.
-pub(crate) fn remove_entry(tx: &Tx<'_>, parent: Ino, name: &[u8]) -> Result<()> {
-    const SQL: &str = "DELETE FROM dentry WHERE parent=?1 AND name=?2";
-    sql::run(tx.conn, SQL, params![int(parent), name])?;
-    Ok(())
+pub(crate) fn remove_entry(tx: &mut Tx<'_>, parent: Ino, name: &[u8]) -> Result<()> {
+    tx.put_entry(parent, name, None)
 }
 
 /// True of an inode that never had a name.
 pub(crate) fn is_detached(tx: &Tx<'_>, ino: Ino) -> Result<bool> {
-    const SQL: &str = "SELECT detached FROM orphan WHERE ino=?1";
-    Ok(sql::first(tx.conn, SQL, [int(ino)], |r| r.get::<_, bool>(0))?.unwrap_or(false))
+    Ok(tx.orphan(ino)?.unwrap_or(false))
 }
 
 /// An inode that gets its first name is no orphan any more.
-pub(crate) fn settle(tx: &Tx<'_>, inode: &Inode) -> Result<()> {
+pub(crate) fn settle(tx: &mut Tx<'_>, inode: &Inode) -> Result<()> {
     if inode.nlink == 0 {
-        sql::run(tx.conn, "DELETE FROM orphan WHERE ino=?1", [int(inode.ino)])?;
+        tx.put_orphan(inode.ino, None);
         tx.shared.pins.settled(inode.ino);
     }
     Ok(())
@@ -162,7 +154,7 @@ fn inherit_group(directory: &Inode, inode: &mut Inode) {
     }
 }
 
-fn fresh(tx: &mut Tx<'_>, new: New) -> Inode {
+pub(super) fn fresh(tx: &mut Tx<'_>, new: New) -> Inode {
     tx.counters.inodes_used += 1;
     let rdev = match new.kind {
         Kind::CharDevice | Kind::BlockDevice => new.rdev,

@@ -5,6 +5,7 @@ use vfs::{Errno, Expect, FsError, Ino, Kind, Placed, Result, Touched, check_name
 use super::names::{self, New};
 use super::remove;
 use crate::meta::inode::Inode;
+use crate::meta::rows::Rows as _;
 use crate::meta::tx::Tx;
 
 /// Names `ino` by `path` below `base`, making the directories that are missing.
@@ -12,20 +13,35 @@ pub(crate) fn place(
     tx: &mut Tx<'_>,
     ino: Ino,
     base: Ino,
-    path: &[Vec<u8>],
+    path: &[&[u8]],
     expect: Expect,
 ) -> Result<Placed> {
-    let mut inode = Inode::get(tx.conn, ino)?;
+    let inode = tx.get(ino)?;
     if inode.kind == Kind::Directory || !names::is_detached(tx, ino)? {
         return Err(FsError::with(Errno::EINVAL, "only a detached non-directory can be placed"));
     }
+    let placed = give_name(tx, &inode, base, path, expect)?;
+    names::settle(tx, &inode)?;
+    Ok(placed)
+}
+
+/// Gives `inode`, which has no name yet and no row or an outdated one, its first name.
+pub(super) fn give_name(
+    tx: &mut Tx<'_>,
+    inode: &Inode,
+    base: Ino,
+    path: &[&[u8]],
+    expect: Expect,
+) -> Result<Placed> {
+    let mut inode = inode.clone();
+    let ino = inode.ino;
     let (name, directories) = path.split_last().ok_or(FsError::new(Errno::EINVAL))?;
     for name in path {
         check_name(name)?;
     }
     let mut touched = Touched::default();
     let parent = make_directories(tx, &inode, base, directories, expect, &mut touched)?;
-    let there = Inode::lookup(tx.conn, parent, name)?;
+    let there = tx.named(parent, name)?;
     check_expected(expect, there.as_ref())?;
     let created = there.is_none();
     match there {
@@ -42,12 +58,11 @@ pub(crate) fn place(
             names::add_entry(tx, parent, name, ino)?;
         }
     }
-    names::settle(tx, &inode)?;
     inode.nlink = 1;
     tx.attrs_changed(&mut inode);
-    inode.save(tx.conn)?;
+    tx.save(&inode);
     tx.directory_changed(parent, 0)?;
-    touched.entries.push((parent, name.clone()));
+    touched.entries.push((parent, name.to_vec()));
     touched.inodes.extend([parent, ino]);
     Ok(Placed { created, attr: inode.attr(), touched })
 }
@@ -57,20 +72,20 @@ fn make_directories(
     tx: &mut Tx<'_>,
     inode: &Inode,
     base: Ino,
-    directories: &[Vec<u8>],
+    directories: &[&[u8]],
     expect: Expect,
     touched: &mut Touched,
 ) -> Result<Ino> {
-    let mut at = Inode::get_dir(tx.conn, base)?.ino;
+    let mut at = tx.get_dir(base)?.ino;
     for name in directories {
-        at = match Inode::lookup(tx.conn, at, name)? {
+        at = match tx.named(at, name)? {
             Some(next) if next.kind == Kind::Directory => next.ino,
             Some(_) => return Err(FsError::new(Errno::ENOTDIR)),
             None => {
                 check_expected(expect, None)?;
                 let new = New { kind: Kind::Directory, perm: 0o755, owner: inode.owner, rdev: 0 };
                 let made = names::make(tx, at, name, new)?;
-                touched.entries.push((at, name.clone()));
+                touched.entries.push((at, name.to_vec()));
                 touched.inodes.push(at);
                 made.ino
             }

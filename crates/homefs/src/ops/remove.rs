@@ -1,11 +1,11 @@
 //! Removing names, and inodes once nothing needs them.
 
-use rusqlite::params;
 use vfs::{Errno, FsError, Ino, Kind, ROOT, Result, Touched, check_name};
 
 use super::names;
 use crate::meta::inode::Inode;
-use crate::meta::sql::{self, int, uint};
+use crate::meta::rows::{Entry, Rows as _};
+use crate::meta::sql::{self, uint};
 use crate::meta::tx::Tx;
 
 /// Removes a name that is not a directory.
@@ -25,7 +25,7 @@ pub(crate) fn rmdir(tx: &mut Tx<'_>, parent: Ino, name: &[u8]) -> Result<()> {
     if inode.kind != Kind::Directory {
         return Err(FsError::new(Errno::ENOTDIR));
     }
-    if !is_empty(tx, inode.ino)? {
+    if !tx.is_empty(inode.ino)? {
         return Err(FsError::new(Errno::ENOTEMPTY));
     }
     names::remove_entry(tx, parent, name)?;
@@ -40,8 +40,8 @@ pub(crate) fn remove_tree(
     name: &[u8],
     touched: &mut Touched,
 ) -> Result<bool> {
-    let Some(ino) = names::entry(tx, parent, name)? else { return Ok(false) };
-    let inode = Inode::get(tx.conn, ino)?;
+    let Some(Entry { ino, .. }) = tx.entry(parent, name)? else { return Ok(false) };
+    let inode = tx.get(ino)?;
     let directory = inode.kind == Kind::Directory;
     names::remove_entry(tx, parent, name)?;
     tx.directory_changed(parent, -i64::from(directory))?;
@@ -58,25 +58,22 @@ pub(crate) fn remove_tree(
 /// Removes everything in a directory, however deep it is.
 pub(crate) fn clear_directory(tx: &mut Tx<'_>, ino: Ino, touched: &mut Touched) -> Result<()> {
     // In parts, so that a directory of millions is not held in memory.
-    const SQL: &str = "SELECT name, ino FROM dentry WHERE parent=?1 LIMIT 1024";
     let mut open = vec![ino];
     while let Some(&directory) = open.last() {
-        let entries = sql::all(tx.conn, SQL, [int(directory)], |r| {
-            Ok((r.get::<_, Vec<u8>>(0)?, uint(r, 1)?))
-        })?;
+        let entries = tx.list(directory, 0, 1_024)?;
         if entries.is_empty() {
             open.pop();
             if directory != ino {
-                let emptied = Inode::get(tx.conn, directory)?;
+                let emptied = tx.get(directory)?;
                 lose_name(tx, emptied)?;
             }
             continue;
         }
-        for (name, child) in entries {
+        for (name, entry) in entries {
             names::remove_entry(tx, directory, &name)?;
-            touched.entries.push((directory, name));
-            touched.inodes.push(child);
-            let child = Inode::get(tx.conn, child)?;
+            touched.entries.push((directory, name.to_vec()));
+            touched.inodes.push(entry.ino);
+            let child = tx.get(entry.ino)?;
             if child.kind == Kind::Directory {
                 open.push(child.ino);
             } else {
@@ -93,38 +90,41 @@ pub(crate) fn lose_name(tx: &mut Tx<'_>, mut inode: Inode) -> Result<()> {
         Kind::Directory => 0,
         _ => inode.nlink.saturating_sub(1),
     };
-    if inode.nlink == 0 && !tx.shared.pins.is_pinned(inode.ino) {
-        return free(tx, &inode);
-    }
     if inode.nlink == 0 {
-        sql::run(tx.conn, "INSERT OR REPLACE INTO orphan VALUES(?1,0)", [int(inode.ino)])?;
-        tx.shared.pins.orphaned(inode.ino);
+        if !tx.shared.pins.outlives_its_name(inode.ino) {
+            return free(tx, &inode);
+        }
+        tx.put_orphan(inode.ino, Some(false));
     }
     tx.attrs_changed(&mut inode);
-    inode.save(tx.conn)
+    tx.save(&inode);
+    Ok(())
 }
 
 /// Frees an inode that lost its last pin, if it has no name either.
 pub(crate) fn free_if_orphan(tx: &mut Tx<'_>, ino: Ino) -> Result<()> {
-    const SQL: &str = "SELECT 1 FROM orphan WHERE ino=?1";
-    let orphan = sql::first(tx.conn, SQL, [int(ino)], |_| Ok(()))?.is_some();
-    if !orphan || tx.shared.pins.is_pinned(ino) {
+    if tx.orphan(ino)?.is_none() {
+        // The change that was to take its name failed.
+        tx.shared.pins.settled(ino);
         return Ok(());
     }
-    if let Some(inode) = Inode::find(tx.conn, ino)? {
+    if tx.shared.pins.is_pinned(ino) {
+        return Ok(());
+    }
+    if let Some(inode) = tx.find(ino)? {
         if inode.kind == Kind::Directory {
             clear_directory(tx, ino, &mut Touched::default())?;
         }
         free(tx, &inode)?;
     }
-    sql::run(tx.conn, "DELETE FROM orphan WHERE ino=?1", [int(ino)])?;
+    tx.put_orphan(ino, None);
     tx.shared.pins.settled(ino);
     Ok(())
 }
 
 /// Frees all orphans. For a home that was just opened, and for one that is given up.
 pub(crate) fn free_orphans(tx: &mut Tx<'_>) -> Result<()> {
-    for ino in sql::all(tx.conn, "SELECT ino FROM orphan", [], |r| uint(r, 0))? {
+    for ino in sql::all(tx.sql()?, "SELECT ino FROM orphan", [], |r| uint(r, 0))? {
         free_if_orphan(tx, ino)?;
     }
     Ok(())
@@ -132,46 +132,16 @@ pub(crate) fn free_orphans(tx: &mut Tx<'_>) -> Result<()> {
 
 /// Removes every row of an inode.
 fn free(tx: &mut Tx<'_>, inode: &Inode) -> Result<()> {
-    let ino = int(inode.ino);
-    drop_spool(tx, inode.ino)?;
-    sql::run(tx.conn, "DELETE FROM inode WHERE ino=?1", [ino])?;
-    sql::run(tx.conn, "DELETE FROM blob WHERE ino=?1", [ino])?;
-    sql::run(tx.conn, "DELETE FROM extent WHERE ino=?1", [ino])?;
-    sql::run(tx.conn, "DELETE FROM xattr WHERE ino=?1", [ino])?;
+    tx.remove(inode.ino, inode.tier)?;
     tx.counters.bytes_used = tx.counters.bytes_used.saturating_sub(inode.alloc);
     tx.counters.inodes_used = tx.counters.inodes_used.saturating_sub(1);
     Ok(())
 }
 
-/// Removes the rows of unsealed content; its files go once that is durable.
-pub(crate) fn drop_spool(tx: &mut Tx<'_>, ino: Ino) -> Result<()> {
-    let live = sql::first(tx.conn, "SELECT gen FROM dirty_inode WHERE ino=?1", [int(ino)], |r| {
-        uint(r, 0)
-    })?;
-    let Some(live) = live else { return Ok(()) };
-    let mut after = -1;
-    while let Some(generation) = crate::data::layers::next_generation(tx.conn, ino, after)? {
-        if generation != live {
-            tx.spool_garbage.push((ino, generation));
-        }
-        after = int(generation);
-    }
-    tx.spool_garbage.push((ino, live));
-    sql::run(tx.conn, "DELETE FROM dirty_extent WHERE ino=?1", [int(ino)])?;
-    sql::run(tx.conn, "DELETE FROM dirty_inode WHERE ino=?1", [int(ino)])?;
-    Ok(())
-}
-
-/// True of a directory without entries.
-pub(crate) fn is_empty(tx: &Tx<'_>, ino: Ino) -> Result<bool> {
-    const SQL: &str = "SELECT 1 FROM dentry WHERE parent=?1 LIMIT 1";
-    Ok(sql::first(tx.conn, SQL, params![int(ino)], |_| Ok(()))?.is_none())
-}
-
 fn named(tx: &Tx<'_>, parent: Ino, name: &[u8]) -> Result<Inode> {
     check_name(name)?;
-    Inode::get_dir(tx.conn, parent)?;
-    let inode = Inode::lookup(tx.conn, parent, name)?.ok_or(FsError::new(Errno::ENOENT))?;
+    tx.get_dir(parent)?;
+    let inode = tx.named(parent, name)?.ok_or(FsError::new(Errno::ENOENT))?;
     if inode.ino == ROOT {
         return Err(FsError::new(Errno::EBUSY));
     }

@@ -5,6 +5,7 @@ use vfs::{Errno, FsError, Ino, Kind, ROOT, RenameFlags, Result, check_name};
 use super::{names, remove};
 use crate::limits::DEPTH_MAX;
 use crate::meta::inode::Inode;
+use crate::meta::rows::Rows as _;
 use crate::meta::tx::Tx;
 
 /// Moves `name` in `parent` to `new_name` in `new_parent`.
@@ -18,12 +19,12 @@ pub(crate) fn rename(
 ) -> Result<()> {
     check_name(name)?;
     check_name(new_name)?;
-    Inode::get_dir(tx.conn, parent)?;
-    if Inode::get_dir(tx.conn, new_parent)?.nlink == 0 {
+    tx.get_dir(parent)?;
+    if tx.get_dir(new_parent)?.nlink == 0 {
         return Err(FsError::new(Errno::ENOENT));
     }
-    let moved = Inode::lookup(tx.conn, parent, name)?.ok_or(FsError::new(Errno::ENOENT))?;
-    let target = Inode::lookup(tx.conn, new_parent, new_name)?;
+    let moved = tx.named(parent, name)?.ok_or(FsError::new(Errno::ENOENT))?;
+    let target = tx.named(new_parent, new_name)?;
     if moved.kind == Kind::Directory && is_within(tx, new_parent, moved.ino)? {
         return Err(FsError::new(Errno::EINVAL));
     }
@@ -58,7 +59,7 @@ pub(crate) fn rename(
 /// Whether `other` may give way to `moved`.
 fn check_replaceable(tx: &Tx<'_>, moved: &Inode, other: &Inode) -> Result<()> {
     match (moved.kind == Kind::Directory, other.kind == Kind::Directory) {
-        (true, true) if !remove::is_empty(tx, other.ino)? => Err(FsError::new(Errno::ENOTEMPTY)),
+        (true, true) if !tx.is_empty(other.ino)? => Err(FsError::new(Errno::ENOTEMPTY)),
         (true, false) => Err(FsError::new(Errno::ENOTDIR)),
         (false, true) => Err(FsError::new(Errno::EISDIR)),
         _ => Ok(()),
@@ -78,7 +79,8 @@ fn finish(tx: &mut Tx<'_>, mut moved: Inode, from: Ino, to: Ino, lost: i64) -> R
         moved.parent = to;
     }
     tx.attrs_changed(&mut moved);
-    moved.save(tx.conn)
+    tx.save(&moved);
+    Ok(())
 }
 
 fn exchange(tx: &mut Tx<'_>, a: (Ino, &[u8], Inode), b: (Ino, &[u8], Inode)) -> Result<()> {
@@ -104,8 +106,9 @@ fn exchange(tx: &mut Tx<'_>, a: (Ino, &[u8], Inode), b: (Ino, &[u8], Inode)) -> 
     }
     tx.attrs_changed(&mut a);
     tx.attrs_changed(&mut b);
-    a.save(tx.conn)?;
-    b.save(tx.conn)
+    tx.save(&a);
+    tx.save(&b);
+    Ok(())
 }
 
 /// True where `ino` is `ancestor` or lies below it.
@@ -115,7 +118,7 @@ pub(crate) fn is_within(tx: &Tx<'_>, ino: Ino, ancestor: Ino) -> Result<bool> {
         if at == ancestor {
             return Ok(true);
         }
-        let parent = Inode::get_dir(tx.conn, at)?.parent;
+        let parent = tx.get_dir(at)?.parent;
         if at == ROOT || parent == at {
             return Ok(false);
         }

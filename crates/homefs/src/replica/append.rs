@@ -1,7 +1,8 @@
 //! Adding commits to a log that was claimed.
 //!
-//! Order of one commit: create the object of the next number, then look at the boundary. Only when
-//! both went well is it durable and ours.
+//! One commit is one request: create the object of the next number. The boundary is looked at after
+//! it only where the writer has not heard from the store for so long that the number could have been
+//! taken and deleted since (`horizon`). Only then is the commit durable and ours.
 //!
 //! Failure: where the store does not answer, the commit may be stored or not. The log keeps its
 //! bytes and takes no other commit until [`Log::settle`] has found out; it creates the same bytes
@@ -17,27 +18,13 @@
 use base::{Epoch, ServerId};
 use bytes::Bytes;
 
+use super::collect::Pages;
 use super::container;
+use super::descent::Descent;
 use super::error::{Error, Result};
-use super::header::{Header, Kind, Nonce, Section};
+use super::header::{Header, Kind, Nonce};
+use super::horizon::{Moment, create_proves};
 use super::log::{Head, Log, Standing};
-
-/// Pages, compressed, as they go into a commit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Pages {
-    pub(super) page_size: u32,
-    pub(super) page_count: u32,
-    pub(super) sections: Vec<Section>,
-    /// Those of the last section, where it lies in the commit itself.
-    pub(super) inline: Vec<u8>,
-}
-
-impl Pages {
-    /// Compressed bytes, wherever they lie.
-    pub(crate) fn len(&self) -> u64 {
-        self.sections.iter().map(Section::len).sum()
-    }
-}
 
 /// A commit to be made. Its number is [`Log::next_seq`], which its pages may speak of.
 #[derive(Debug, Clone)]
@@ -55,6 +42,8 @@ pub(crate) struct Commit {
 pub(in crate::replica) struct Tenure {
     /// The newest commit, one of ours.
     head: Head,
+    /// A moment at which nobody had taken the number after it.
+    free: Moment,
     in_doubt: Option<InDoubt>,
     /// Commits above the newest base: number, and compressed bytes of their pages. The first also
     /// stands for all that came before it.
@@ -65,17 +54,21 @@ pub(in crate::replica) struct Tenure {
 struct InDoubt {
     header: Header,
     body: Bytes,
+    /// When it was sent for the first time.
+    sent: Moment,
 }
 
 impl Tenure {
-    /// The tenure that begins with the claim `head`.
-    pub(super) fn new(head: Head) -> Self {
+    /// The tenure that begins with the claim `head`. `free`: a moment at which nobody had taken the
+    /// number after it.
+    pub(super) fn new(head: Head, free: Moment) -> Self {
         let above_base = vec![(head.seq, head.bytes_above_base)];
-        Self { head, in_doubt: None, above_base }
+        Self { head, free, in_doubt: None, above_base }
     }
 
-    fn accept(&mut self, header: &Header) {
+    fn accept(&mut self, header: &Header, free: Moment) {
         self.head = header.into();
+        self.free = free;
         self.above_base.push((header.seq, header.page_bytes()));
         self.head.bytes_above_base = self.bytes_above_base();
     }
@@ -94,6 +87,7 @@ pub(super) struct Author {
     pub(super) base_seq: u64,
     /// In the commits above the base, before this one.
     pub(super) bytes_above_base: u64,
+    pub(super) descent: Descent,
 }
 
 impl Log {
@@ -124,7 +118,7 @@ impl Log {
     /// - [`Error::Unclaimed`]: this value claimed nothing.
     pub(crate) async fn append(&mut self, commit: Commit) -> Result<u64> {
         let seq = self.next_seq()?;
-        let time = self.clock().now();
+        let (time, sent) = (self.clock().now(), Moment::of(self.clock().as_ref()));
         let tenure = self.tenure_mut()?;
         let author = Author {
             seq,
@@ -133,9 +127,10 @@ impl Log {
             holder: tenure.head.holder.clone(),
             base_seq: tenure.head.base_seq,
             bytes_above_base: tenure.bytes_above_base(),
+            descent: tenure.head.descent.clone(),
         };
         let (header, body) = commit.into_object(author, time)?;
-        tenure.in_doubt = Some(InDoubt { header, body });
+        tenure.in_doubt = Some(InDoubt { header, body, sent });
         self.settle().await?;
         Ok(seq)
     }
@@ -145,8 +140,11 @@ impl Log {
     /// # Errors
     /// As [`Log::append`]; it stays in doubt while the store does not answer.
     pub(crate) async fn settle(&mut self) -> Result<Option<u64>> {
-        let Some(in_doubt) = &self.tenure()?.in_doubt else { return Ok(None) };
+        let tenure = self.tenure()?;
+        let Some(in_doubt) = &tenure.in_doubt else { return Ok(None) };
         let (seq, ours) = (in_doubt.header.seq, in_doubt.header.epoch);
+        // Nobody can have taken the number after ours before ours was there.
+        let (was_free, mut free) = (tenure.free, in_doubt.sent);
         let created = self.store().create(&self.keys().log(seq), in_doubt.body.clone()).await;
         match created {
             Ok(()) => {}
@@ -157,26 +155,36 @@ impl Log {
             }
             Err(error) => return Err(error.into()),
         }
-        match self.boundary().await {
-            Ok(Some(boundary)) if boundary.seq >= seq => {
-                return Err(self.fence(ours, boundary.epoch));
-            }
-            Ok(_) => {}
-            Err(error @ Error::Deleted { .. }) => {
-                self.fence(ours, Epoch(u64::MAX));
-                return Err(error);
-            }
-            Err(error) => return Err(error),
+        let answered = Moment::of(self.clock().as_ref());
+        if !create_proves(&was_free, &answered) {
+            self.look_at_boundary(seq, ours).await?;
+            free = answered;
         }
         self.note_seen(seq);
+        let recent = self.recent.clone();
         let tenure = self.tenure_mut()?;
         if let Some(in_doubt) = tenure.in_doubt.take() {
-            tenure.accept(&in_doubt.header);
+            let lead = container::before_pages(&in_doubt.header, &in_doubt.body);
+            recent.note(seq, lead, in_doubt.header.is_full());
+            tenure.accept(&in_doubt.header, free);
         }
         if tenure.head.released {
             self.standing = Standing::Reader;
         }
         Ok(Some(seq))
+    }
+
+    /// Fences this writer where commit `seq`, which it created, may have been deleted before.
+    async fn look_at_boundary(&mut self, seq: u64, ours: Epoch) -> Result<()> {
+        match self.boundary().await {
+            Ok(Some(boundary)) if boundary.seq >= seq => Err(self.fence(ours, boundary.epoch)),
+            Ok(_) => Ok(()),
+            Err(error @ Error::Deleted { .. }) => {
+                self.fence(ours, Epoch(u64::MAX));
+                Err(error)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The commit whose fate is not known.
@@ -186,11 +194,13 @@ impl Log {
 
     /// A base of commit `seq` is stored; what lies above it is counted anew.
     pub(crate) fn note_base(&mut self, seq: u64) {
+        self.recent.forget_upto(seq);
         let Ok(tenure) = self.tenure_mut() else { return };
         if seq > tenure.head.base_seq && seq <= tenure.head.seq {
             tenure.above_base.retain(|commit| commit.0 > seq);
             tenure.head.base_seq = seq;
             tenure.head.bytes_above_base = tenure.bytes_above_base();
+            tenure.head.descent = tenure.head.descent.above(seq);
         }
     }
 
@@ -235,7 +245,9 @@ impl Commit {
         time: base::Timestamp,
     ) -> Result<(Header, Bytes)> {
         let kind = if self.release { Kind::Release } else { Kind::Delta };
-        let bytes_above_base = author.bytes_above_base + self.pages.len();
+        // What lies below a full state counts no more.
+        let full = self.pages.at.is_some_and(|at| at.full);
+        let bytes_above_base = if full { 0 } else { author.bytes_above_base + self.pages.len() };
         let header = Header {
             seq: author.seq,
             epoch: author.epoch,
@@ -247,10 +259,12 @@ impl Commit {
             page_count: self.pages.page_count,
             parent_base: author.base_seq,
             bytes_above_base,
-            sections: self.pages.sections,
+            sections: Vec::new(),
+            index: self.pages.at,
             data: container::describe_data(&self.data)?,
+            descent: author.descent,
         };
-        let body = container::encode(&header, &self.pages.inline, &self.data)?;
+        let body = container::encode(&header, &self.pages.body, &self.data)?;
         Ok((header, body))
     }
 }

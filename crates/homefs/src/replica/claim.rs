@@ -15,8 +15,10 @@ use bytes::Bytes;
 
 use super::append::{Author, Commit, Tenure};
 use super::container;
+use super::descent::Descent;
 use super::error::{Error, Result};
 use super::header::{Header, Kind, Nonce};
+use super::horizon::Moment;
 use super::limits::CLAIM_ATTEMPTS;
 use super::log::{Head, Log, Standing};
 
@@ -47,9 +49,10 @@ impl Log {
     ) -> Result<Claimed> {
         let nonce = Nonce(nonce);
         for _ in 0..CLAIM_ATTEMPTS {
+            let asked = Moment::of(self.clock().as_ref());
             let head = self.head(None).await?;
             if let Some(head) = head.as_ref().filter(|head| head.claim && head.nonce == nonce) {
-                return self.resume(head.clone()).await;
+                return self.resume(head.clone(), asked).await;
             }
             let others = |head: &&Head| !head.released && head.holder != holder;
             if let Some(head) = head.as_ref().filter(others).filter(|_| !take_over) {
@@ -61,7 +64,7 @@ impl Log {
                 let ours = Head::from(&claim);
                 tracing::info!(home = %self.keys().home(), epoch = %claim.epoch, seq = claim.seq,
                     "claimed the home");
-                self.standing = Standing::Writer(Box::new(Tenure::new(ours)));
+                self.standing = Standing::Writer(Box::new(Tenure::new(ours, asked)));
                 return Ok(Claimed { epoch: claim.epoch, seq: claim.seq, previous: head });
             }
         }
@@ -92,9 +95,9 @@ impl Log {
         if let Some(head) = head.as_ref().filter(|head| !head.released) {
             return Err(held(head));
         }
-        let (base_seq, bytes_above_base) = self.above_base(head.as_ref()).await?;
+        let (base_seq, bytes_above_base, descent) = self.above_base(head.as_ref()).await?;
         let epoch = head.map_or(Epoch::default(), |head| head.epoch).next();
-        let author = Author { seq, epoch, nonce, holder, base_seq, bytes_above_base };
+        let author = Author { seq, epoch, nonce, holder, base_seq, bytes_above_base, descent };
         let commit = Commit { release: true, ..commit };
         let (_, body) = commit.into_object(author, self.clock().now())?;
         if self.won(seq, body).await? {
@@ -105,7 +108,7 @@ impl Log {
 
     /// Commit `seq` is taken. It may be our own, from a try whose reply was lost; others may have
     /// gone on since.
-    async fn published_before(&self, seq: u64, nonce: Nonce) -> Result<(u64, Epoch)> {
+    pub(super) async fn published_before(&self, seq: u64, nonce: Nonce) -> Result<(u64, Epoch)> {
         let there = self.read(seq).await?;
         match there.as_ref().map(|stored| stored.header()) {
             Some(header) if header.nonce == nonce => Ok((seq, header.epoch)),
@@ -117,7 +120,7 @@ impl Log {
     }
 
     /// Creates commit `seq`; true where it is ours and counts.
-    async fn won(&self, seq: u64, body: Bytes) -> Result<bool> {
+    pub(super) async fn won(&self, seq: u64, body: Bytes) -> Result<bool> {
         match self.store().create(&self.keys().log(seq), body).await {
             Ok(()) => {}
             Err(objstore::Error::Exists { .. }) => return Ok(false),
@@ -131,13 +134,13 @@ impl Log {
     }
 
     /// Goes on with a claim that an earlier call made without learning so.
-    async fn resume(&mut self, claim: Head) -> Result<Claimed> {
+    async fn resume(&mut self, claim: Head, asked: Moment) -> Result<Claimed> {
         let previous = match claim.seq {
             1 => None,
             seq => self.read(seq - 1).await?.map(|stored| Head::from(stored.header())),
         };
         let (epoch, seq) = (claim.epoch, claim.seq);
-        self.standing = Standing::Writer(Box::new(Tenure::new(claim)));
+        self.standing = Standing::Writer(Box::new(Tenure::new(claim, asked)));
         Ok(Claimed { epoch, seq, previous })
     }
 
@@ -147,7 +150,7 @@ impl Log {
         holder: ServerId,
         nonce: Nonce,
     ) -> Result<Header> {
-        let (parent_base, bytes_above_base) = self.above_base(head).await?;
+        let (parent_base, bytes_above_base, descent) = self.above_base(head).await?;
         Ok(Header {
             seq: head.map_or(0, |head| head.seq) + 1,
             epoch: head.map_or(Epoch::default(), |head| head.epoch).next(),
@@ -160,20 +163,23 @@ impl Log {
             parent_base,
             bytes_above_base,
             sections: Vec::new(),
+            index: None,
             data: None,
+            descent,
         })
     }
 
-    /// The newest base up to `head`, and the bytes of pages above it: at most too many, because a
+    /// The newest base of the state of `head`, and the bytes of pages above it: at most too many, because a
     /// base that `head` did not know may lie between its own and itself.
-    async fn above_base(&self, head: Option<&Head>) -> Result<(u64, u64)> {
-        let Some(head) = head else { return Ok((0, 0)) };
-        let base = self.newest_base(head.base_seq, head.seq).await?;
-        Ok((base, if base == head.seq { 0 } else { head.bytes_above_base }))
+    async fn above_base(&self, head: Option<&Head>) -> Result<(u64, u64, Descent)> {
+        let Some(head) = head else { return Ok((0, 0, Descent::default())) };
+        let base = self.base_of(head).await?;
+        let bytes = if base == head.seq { 0 } else { head.bytes_above_base };
+        Ok((base, bytes, head.descent.above(base)))
     }
 }
 
-fn held(head: &Head) -> Error {
+pub(super) fn held(head: &Head) -> Error {
     Error::HeldBy { holder: head.holder.clone(), since: head.time }
 }
 

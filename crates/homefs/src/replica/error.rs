@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use base::{Epoch, ErrorKind, HomeId, ServerId, Timestamp};
+use base::{Epoch, ErrorKind, HomeId, ServerId, SnapshotId, Timestamp};
 
 /// What a call returns.
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
@@ -43,6 +43,34 @@ pub enum Error {
     Deleted {
         /// Which.
         home: HomeId,
+    },
+    /// The home that a fork was to become has commits already.
+    #[error("home {home} exists already and is not this fork; fork into a new one")]
+    Taken {
+        /// Which.
+        home: HomeId,
+    },
+    /// A fork was not finished in time, or somebody gave it up, so nothing is kept for it.
+    #[error(
+        "the fork {home} was begun long ago and never finished, so it was given up; fork again, into a new home"
+    )]
+    GivenUp {
+        /// What it was to become.
+        home: HomeId,
+    },
+    /// There is no such snapshot.
+    #[error("there is no snapshot {id} of this home; it may have been deleted")]
+    NoSnapshot {
+        /// Which.
+        id: SnapshotId,
+    },
+    /// A home has as many snapshots, forks or drafts as it can have.
+    #[error(
+        "a home has at most {max} snapshots, as many forks and as many open drafts; delete some first"
+    )]
+    TooManyPins {
+        /// The bound.
+        max: usize,
     },
     /// It is not known whether commit `seq` was stored. `Log::settle` finds out.
     #[error("it is not known yet whether commit {seq} was stored; settle it first")]
@@ -99,6 +127,12 @@ pub enum Error {
         /// The commit.
         seq: u64,
     },
+    /// What a reader held was collected, a while after a newer state was published.
+    #[error("commit {seq} of the home is no longer kept; read the newest one")]
+    Superseded {
+        /// The commit.
+        seq: u64,
+    },
     /// The program is shutting down.
     #[error("the program is shutting down")]
     Stopping,
@@ -114,8 +148,14 @@ impl Error {
         match self {
             Self::Fenced { .. } | Self::HeldBy { .. } => ErrorKind::Fenced,
             Self::Moved { .. } | Self::InDoubt { .. } | Self::Unclaimed => ErrorKind::Conflict,
-            Self::Deleted { .. } => ErrorKind::NotFound,
-            Self::Contended { .. } | Self::Stopping => ErrorKind::Unavailable,
+            Self::Deleted { .. } | Self::NoSnapshot { .. } | Self::GivenUp { .. } => {
+                ErrorKind::NotFound
+            }
+            Self::Taken { .. } => ErrorKind::AlreadyExists,
+            Self::TooManyPins { .. } => ErrorKind::Exhausted,
+            Self::Contended { .. } | Self::Superseded { .. } | Self::Stopping => {
+                ErrorKind::Unavailable
+            }
             Self::TooLarge { .. } => ErrorKind::TooLarge,
             Self::Corrupt { .. } | Self::CorruptLocal { .. } => ErrorKind::Corrupt,
             Self::Local { source, .. } => match source.kind() {

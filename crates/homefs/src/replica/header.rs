@@ -8,10 +8,10 @@
 use base::{Digest, Epoch, ServerId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::descent::Descent;
 use super::error::Damaged;
-use super::limits::{
-    DATA_BYTES_MAX, GROUP_BYTES_MAX, GROUP_PAGES_MAX, KEY_BYTES_MAX, PAGES_MAX, SECTION_BYTES,
-};
+use super::format1::{self, Section};
+use super::limits::{DATA_BYTES_MAX, HINTS_BYTES_MAX, INDEX_BYTES_MAX, OWN_BYTES_MAX, PAGES_MAX};
 use super::pages::is_page_size;
 
 /// What sort of object it is.
@@ -33,6 +33,11 @@ pub(crate) enum Kind {
 #[serde(transparent)]
 pub(crate) struct Nonce(#[serde(with = "hex16")] pub(crate) [u8; 16]);
 
+impl Nonce {
+    /// Of commits that only take a number. Nobody draws it.
+    pub(crate) const NOBODYS: Self = Self([0; 16]);
+}
+
 impl std::fmt::Debug for Nonce {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&hex::encode(self.0))
@@ -40,9 +45,9 @@ impl std::fmt::Debug for Nonce {
 }
 
 /// The first half of a SHA-256: enough against damage, half the size in a header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(crate) struct Sum(#[serde(with = "hex16")] [u8; 16]);
+pub(crate) struct Sum(#[serde(with = "hex16")] pub(super) [u8; 16]);
 
 impl Sum {
     /// The checksum of `bytes`.
@@ -53,44 +58,30 @@ impl Sum {
     }
 }
 
-/// Pages that are compressed together.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Group {
-    /// First page and number of pages of each run, ascending.
-    pub(crate) runs: Vec<(u32, u32)>,
-    /// Compressed bytes. The group begins where the one before ends.
+/// Where the index of a commit lies in it, and how it is checked. Format 2.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct IndexAt {
+    /// It says where every page lies, not only those that changed.
+    pub(crate) full: bool,
+    /// Its bytes, right behind the header.
     pub(crate) len: u32,
-    /// Of the compressed bytes.
+    /// Its bytes when unpacked.
+    pub(crate) plain: u32,
+    /// Of its bytes as they lie there.
     pub(crate) sum: Sum,
-}
-
-impl Group {
-    /// Its pages, ascending.
-    pub(crate) fn pages(&self) -> impl Iterator<Item = u32> + '_ {
-        self.runs.iter().flat_map(|&(first, count)| first..first.saturating_add(count))
-    }
-
-    /// How many.
-    pub(crate) fn page_count(&self) -> u32 {
-        self.runs.iter().fold(0, |sum, run| sum.saturating_add(run.1))
-    }
-}
-
-/// Groups that lie together, in the object itself or in one of their own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Section {
-    /// The key of the page object. None: right after the header.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) object: Option<String>,
-    /// In order, without holes.
-    pub(crate) groups: Vec<Group>,
-}
-
-impl Section {
-    /// Its bytes.
-    pub(crate) fn len(&self) -> u64 {
-        self.groups.iter().map(|group| u64::from(group.len)).sum()
-    }
+    /// Bytes of the hints behind it.
+    #[serde(default)]
+    pub(crate) hints: u32,
+    /// Of the hints.
+    #[serde(default)]
+    pub(crate) hints_sum: Sum,
+    /// Bytes of the groups that lie behind those.
+    pub(crate) own: u64,
+    /// Of these, the first that whoever reads anything needs.
+    #[serde(default)]
+    pub(crate) hot: u64,
+    /// Bytes of the groups that were stored for this commit, wherever they lie.
+    pub(crate) stored: u64,
 }
 
 /// The data section: small sealed file content.
@@ -123,24 +114,49 @@ pub(crate) struct Header {
     pub(crate) page_count: u32,
     /// The newest base that the writer knew; 0 for none.
     pub(crate) parent_base: u64,
-    /// Compressed bytes of pages in the commits after `parent_base`, this one included.
+    /// Compressed bytes of pages in the commits after the newest full state that the writer knew,
+    /// this one included.
     pub(crate) bytes_above_base: u64,
-    /// The pages; those of all sections ascend. Only the last may lie in the object itself.
+    /// The pages, in format 1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) sections: Vec<Section>,
+    /// Where the index is. None: no page changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) index: Option<IndexAt>,
     /// The data section, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) data: Option<Data>,
+    /// Where the state comes from, where that is not the commit before alone.
+    #[serde(flatten)]
+    pub(crate) descent: Descent,
 }
 
 impl Header {
-    /// Compressed bytes of all pages, wherever they lie.
+    /// True of a commit that only takes a number.
+    pub(crate) fn is_nobodys(&self) -> bool {
+        self.kind == Kind::Claim && self.page_count == 0 && self.nonce == Nonce::NOBODYS
+    }
+
+    /// Compressed bytes of the pages that were stored for it, wherever they lie.
     pub(crate) fn page_bytes(&self) -> u64 {
-        self.sections.iter().map(Section::len).sum()
+        let old: u64 = self.sections.iter().map(Section::len).sum();
+        self.index.map_or(old, |index| index.stored)
+    }
+
+    /// True where it says where every page of the database lies.
+    pub(crate) fn is_full(&self) -> bool {
+        self.kind == Kind::Base || self.index.is_some_and(|index| index.full)
+    }
+
+    /// Bytes between the header and the pages: the index and the hints.
+    pub(crate) fn lead_bytes(&self) -> u64 {
+        self.index.map_or(0, |index| u64::from(index.len) + u64::from(index.hints))
     }
 
     /// Bytes of the pages that lie in the object itself.
     pub(crate) fn inline_bytes(&self) -> u64 {
-        self.sections.iter().filter(|section| section.object.is_none()).map(Section::len).sum()
+        let own = self.sections.iter().filter(|section| section.object.is_none());
+        self.index.map_or_else(|| own.map(Section::len).sum(), |index| index.own)
     }
 
     /// Bytes of the data section.
@@ -155,54 +171,40 @@ impl Header {
         ensure(sized, || format!("{} is no page size", self.page_size))?;
         ensure(self.page_count <= PAGES_MAX, || format!("{} pages are too many", self.page_count))?;
         ensure(self.seq > 0 && self.epoch > Epoch(0), || "it has no number or no epoch".into())?;
+        // There is always a next one.
+        ensure(self.seq < u64::MAX, || "its number is too large".into())?;
         let parent = match self.kind {
             Kind::Base => self.parent_base == self.seq,
             _ => self.parent_base < self.seq,
         };
         ensure(parent, || format!("its parent base cannot be {}", self.parent_base))?;
+        self.descent.check(self.seq, self.epoch)?;
         ensure(self.data_bytes() <= DATA_BYTES_MAX, || "its data section is too long".into())?;
-        self.check_sections()
-    }
-
-    fn check_sections(&self) -> Result<(), Damaged> {
-        let mut above = 0;
-        for (index, section) in self.sections.iter().enumerate() {
-            match &section.object {
-                Some(key) => {
-                    ensure(key.len() <= KEY_BYTES_MAX, || {
-                        "the key of its pages is too long".into()
-                    })?;
-                }
-                None => ensure(index + 1 == self.sections.len(), || {
-                    "a section that is not the last lies in the object itself".into()
-                })?,
+        match &self.index {
+            None => format1::check(&self.sections, self.page_count),
+            Some(index) => {
+                ensure(self.sections.is_empty(), || "it lists its pages twice".into())?;
+                index.check(self.page_count)
             }
-            for group in &section.groups {
-                above = self.check_group(group, above)?;
-            }
-            let bounded = section.len() <= SECTION_BYTES + GROUP_BYTES_MAX;
-            ensure(bounded, || format!("a section of {} bytes is too long", section.len()))?;
         }
-        Ok(())
-    }
-
-    /// Checks one group, all of whose pages must be above `above`; returns its last page.
-    fn check_group(&self, group: &Group, mut above: u32) -> Result<u32, Damaged> {
-        let bounded = group.len > 0 && u64::from(group.len) <= GROUP_BYTES_MAX;
-        ensure(bounded, || format!("a group of {} bytes", group.len))?;
-        let count = group.page_count();
-        ensure((1..=GROUP_PAGES_MAX).contains(&count), || format!("a group of {count} pages"))?;
-        for &(first, count) in &group.runs {
-            let end = u64::from(first) + u64::from(count);
-            let fits = first > above && count > 0 && end <= u64::from(self.page_count) + 1;
-            ensure(fits, || format!("{count} pages from {first} are out of order or of bounds"))?;
-            above = first + (count - 1);
-        }
-        Ok(above)
     }
 }
 
-fn ensure(holds: bool, why: impl FnOnce() -> String) -> Result<(), Damaged> {
+impl IndexAt {
+    fn check(&self, page_count: u32) -> Result<(), Damaged> {
+        // A page takes at most five bytes and a group of its own; an object has at least a group.
+        let bound = 4_096 + 96 * u64::from(page_count);
+        let bounded = self.len <= INDEX_BYTES_MAX
+            && self.plain <= INDEX_BYTES_MAX
+            && u64::from(self.plain) <= bound
+            && self.hints <= HINTS_BYTES_MAX
+            && self.own <= OWN_BYTES_MAX
+            && self.hot <= self.own;
+        ensure(bounded, || "its index or its pages are too long".into())
+    }
+}
+
+pub(super) fn ensure(holds: bool, why: impl FnOnce() -> String) -> Result<(), Damaged> {
     if holds { Ok(()) } else { Err(Damaged::new(why())) }
 }
 
@@ -228,56 +230,22 @@ mod tests {
     use super::super::testing::header;
     use super::*;
 
-    fn group(runs: &[(u32, u32)]) -> Group {
-        Group { runs: runs.to_vec(), len: 10, sum: Sum::of(b"") }
-    }
-
-    fn with(sections: Vec<Section>) -> Header {
-        Header { page_size: 4096, page_count: 40, sections, ..header(3) }
+    fn with(index: IndexAt) -> Header {
+        Header { page_size: 4096, page_count: 40, index: Some(index), ..header(3) }
     }
 
     #[test]
     fn a_header_survives_json() {
-        let header = with(vec![Section { object: None, groups: vec![group(&[(1, 2), (9, 14)])] }]);
+        let at = IndexAt { full: true, len: 7, plain: 9, own: 8, hot: 3, ..IndexAt::default() };
+        let header = Header { parent_base: 2, ..with(at) };
         header.check().unwrap();
         let json = serde_json::to_vec(&header).unwrap();
         assert_eq!(serde_json::from_slice::<Header>(&json).unwrap(), header);
-        assert_eq!(header.sections[0].groups[0].pages().take(4).collect::<Vec<_>>(), [1, 2, 9, 10]);
-    }
-
-    #[test]
-    fn pages_out_of_order_or_of_bounds_are_damage() {
-        for runs in [
-            &[][..],
-            &[(0, 1)],
-            &[(1, 0)],
-            &[(1, 17)],
-            &[(40, 2)],
-            &[(5, 1), (5, 1)],
-            &[(5, 1), (4, 1)],
-            &[(u32::MAX, u32::MAX)],
-        ] {
-            let header = with(vec![Section { object: None, groups: vec![group(runs)] }]);
-            assert!(header.check().is_err(), "{runs:?}");
-        }
-        let twice =
-            vec![Section { object: None, groups: vec![group(&[(2, 1)]), group(&[(2, 1)])] }];
-        assert!(with(twice).check().is_err());
-    }
-
-    #[test]
-    fn only_the_last_section_may_lie_in_the_object_itself() {
-        let inline = Section { object: None, groups: vec![group(&[(1, 1)])] };
-        let own = Section { object: Some("k".into()), groups: vec![group(&[(2, 1)])] };
-        assert!(with(vec![inline.clone(), own.clone()]).check().is_err());
-        let own = Section { groups: vec![group(&[(1, 1)])], ..own };
-        let inline = Section { groups: vec![group(&[(2, 1)])], ..inline };
-        with(vec![own, inline]).check().unwrap();
     }
 
     #[test]
     fn numbers_that_cannot_be_are_damage() {
-        let good = with(Vec::new());
+        let good = with(IndexAt::default());
         good.check().unwrap();
         let sum = Sum::of(b"");
         for bad in [
@@ -289,6 +257,12 @@ mod tests {
             Header { parent_base: 3, ..good.clone() },
             Header { kind: Kind::Base, ..good.clone() },
             Header { data: Some(Data { len: u64::MAX, sum }), ..good.clone() },
+            with(IndexAt { len: u32::MAX, ..IndexAt::default() }),
+            with(IndexAt { plain: u32::MAX, ..IndexAt::default() }),
+            with(IndexAt { plain: 10_000, ..IndexAt::default() }),
+            with(IndexAt { hints: u32::MAX, ..IndexAt::default() }),
+            with(IndexAt { own: u64::MAX, ..IndexAt::default() }),
+            with(IndexAt { own: 7, hot: 8, ..IndexAt::default() }),
         ] {
             assert!(bad.check().is_err(), "{bad:?}");
         }

@@ -16,9 +16,11 @@ use base::{Clock, Epoch, HomeId, ServerId, Timestamp};
 use objstore::ObjectStore;
 
 use super::append::Tenure;
+use super::descent::Descent;
 use super::error::{Error, Result};
 use super::header::{Header, Kind, Nonce};
 use super::limits::LIST_PAGE;
+use super::recent::Recent;
 use crate::layout::HomeKeys;
 
 /// The newest commit of a home, and what follows from it.
@@ -46,6 +48,8 @@ pub struct Head {
     pub(crate) claim: bool,
     /// Of its writer.
     pub(crate) nonce: Nonce,
+    /// Where its state comes from.
+    pub(crate) descent: Descent,
 }
 
 impl From<&Header> for Head {
@@ -62,6 +66,7 @@ impl From<&Header> for Head {
             bytes_above_base: header.bytes_above_base,
             claim: header.kind == Kind::Claim,
             nonce: header.nonce,
+            descent: header.descent.clone(),
         }
     }
 }
@@ -84,6 +89,7 @@ pub(crate) struct Log {
     keys: HomeKeys,
     /// The largest commit this value has seen; where looking for the head begins.
     seen: AtomicU64,
+    pub(super) recent: Recent,
     pub(super) standing: Standing,
 }
 
@@ -101,7 +107,8 @@ impl Log {
     /// The log of `home`. Nothing is asked of the store yet.
     pub(crate) fn new(store: Arc<dyn ObjectStore>, clock: Arc<dyn Clock>, home: HomeId) -> Self {
         let keys = HomeKeys::new(home);
-        Self { store, clock, keys, seen: AtomicU64::new(0), standing: Standing::Reader }
+        let (seen, recent) = (AtomicU64::new(0), Recent::default());
+        Self { store, clock, keys, seen, recent, standing: Standing::Reader }
     }
 
     /// A reader of the same log, to be used beside this one.
@@ -111,6 +118,7 @@ impl Log {
             clock: self.clock.clone(),
             keys: self.keys.clone(),
             seen: AtomicU64::new(self.seen()),
+            recent: self.recent.clone(),
             standing: Standing::Reader,
         }
     }
@@ -125,7 +133,8 @@ impl Log {
         &self.store
     }
 
-    pub(super) fn clock(&self) -> &Arc<dyn Clock> {
+    /// What time it is.
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
     }
 
@@ -160,17 +169,25 @@ impl Log {
         Ok(Some(stored.header().into()))
     }
 
-    /// The newest base that is at least `known` and at most `upto`; 0 for none.
-    pub(crate) async fn newest_base(&self, known: u64, upto: u64) -> Result<u64> {
+    /// The newest base that the state of `head` may be read from; 0 for none.
+    pub(crate) async fn base_of(&self, head: &Head) -> Result<u64> {
+        self.newest_base(head.base_seq, head.seq, &head.descent).await
+    }
+
+    /// The newest base that is at least `known`, at most `upto`, and not of a commit that a restore
+    /// left behind; 0 for none.
+    async fn newest_base(&self, known: u64, upto: u64, descent: &Descent) -> Result<u64> {
         let mut newest = known;
-        let mut after = (known > 0).then(|| self.keys.base(known));
+        let mut after = (known > 0).then(|| self.keys.bases_after(known));
         loop {
             let page = self.store.list(&self.keys.bases(), after.as_deref(), LIST_PAGE).await?;
             for seq in page.iter().filter_map(|object| self.keys.base_seq(&object.key)) {
                 if seq > upto {
                     return Ok(newest);
                 }
-                newest = seq;
+                if descent.includes(seq) {
+                    newest = seq;
+                }
             }
             match page.last() {
                 Some(last) if page.len() == LIST_PAGE => after = Some(last.key.clone()),
@@ -181,9 +198,9 @@ impl Log {
 
     /// The newest commit, from listings alone.
     async fn find_newest(&self, boundary: u64) -> Result<Option<u64>> {
-        let base = self.newest_base(0, u64::MAX).await?;
+        let base = self.newest_base(0, u64::MAX, &Descent::default()).await?;
         let start = boundary.max(base.saturating_sub(1));
-        let after = (start > 0).then(|| self.keys.log(start));
+        let after = (start > 0).then(|| self.keys.logs_after(start));
         let page = self.store.list(&self.keys.logs(), after.as_deref(), LIST_PAGE).await?;
         let newest = page.iter().filter_map(|object| self.keys.log_seq(&object.key)).next_back();
         match newest {
@@ -229,7 +246,6 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::super::container;
-    use super::super::header::Section;
     use super::super::testing::{TestStore, header};
     use super::*;
 
@@ -289,9 +305,12 @@ mod tests {
         }
         assert_eq!(log.head(None).await.unwrap().unwrap().seq, 1_500);
         assert!(store.take_calls().len() <= 4);
-        assert_eq!(log.newest_base(0, 1_399).await.unwrap(), 100);
-        assert_eq!(log.newest_base(100, u64::MAX).await.unwrap(), 1_400);
-        assert_eq!(log.newest_base(0, 99).await.unwrap(), 0);
+        let plain = Descent::default();
+        assert_eq!(log.newest_base(0, 1_399, &plain).await.unwrap(), 100);
+        assert_eq!(log.newest_base(100, u64::MAX, &plain).await.unwrap(), 1_400);
+        assert_eq!(log.newest_base(0, 99, &plain).await.unwrap(), 0);
+        let restored = plain.restored(1_450, 1_399);
+        assert_eq!(log.newest_base(0, 1_500, &restored).await.unwrap(), 100);
     }
 
     #[tokio::test]
@@ -317,29 +336,41 @@ mod tests {
         assert!(matches!(&error, Error::Corrupt { key, .. } if *key == log.keys().log(3)));
         put(&store, log.keys().log(2), &header(9));
         assert!(log.read(2).await.is_err(), "a commit under another's number");
+        let last = Header { seq: u64::MAX, ..header(1) };
+        let object = container::encode(&last, b"", b"").unwrap();
+        store.objects.lock().insert(log.keys().log(u64::MAX), object);
+        let error = log.read(u64::MAX).await.unwrap_err();
+        assert!(error.to_string().contains("too large"), "{error}");
         store.objects.lock().insert(log.keys().log(1), bytes::Bytes::new());
         assert!(matches!(log.read(1).await, Err(Error::Corrupt { .. })));
     }
 
     #[tokio::test]
+    async fn a_boundary_above_everything_is_damage_unless_the_home_is_deleted() {
+        let (store, log) = TestStore::with_log();
+        fill(&store, &log, 1..=3);
+        let boundary = br#"{"seq":18446744073709551615,"epoch":3}"#;
+        store.objects.lock().insert(log.keys().boundary(), boundary.as_slice().into());
+        let error = log.head(None).await.unwrap_err();
+        assert!(matches!(&error, Error::Corrupt { key, .. } if *key == log.keys().boundary()));
+    }
+
+    #[tokio::test]
     async fn a_header_larger_than_the_first_request_is_read_whole() {
         let (store, log) = TestStore::with_log();
-        let pages = super::super::testing::MemoryPages::numbered(512, 8_000);
-        let mut inline = Vec::new();
-        let numbers: Vec<u32> = (1..=8_000).step_by(2).collect();
-        let groups = numbers
-            .chunks(2)
-            .map(|group| container::encode_group(&pages, group, &mut inline).unwrap())
-            .collect();
-        let header = Header {
-            page_size: 512,
-            page_count: 8_000,
-            sections: vec![Section { object: None, groups }],
-            data: container::describe_data(b"data").unwrap(),
-            ..header(1)
-        };
-        let object = container::encode(&header, &inline, b"data").unwrap();
-        assert!(object.len() - inline.len() > 140_000);
+        let (random, mut state) = (std::iter::repeat_with, 1_u64);
+        let junk: String = random(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            char::from(b'a' + (state >> 40) as u8 % 26)
+        })
+        .take(140_000)
+        .collect();
+        let mut header = Header { data: container::describe_data(b"data").unwrap(), ..header(1) };
+        // A later version may have more to say.
+        header.sections.clear();
+        let json = serde_json::to_string(&header).unwrap();
+        let json = format!("{},\"more\":\"{junk}\"}}", &json[..json.len() - 1]);
+        let object = container::seal(2, json.as_bytes(), b"", b"data").unwrap();
         store.objects.lock().insert(log.keys().log(1), object);
         assert_eq!(log.read(1).await.unwrap().unwrap().header(), &header);
         assert_eq!(log.read_data(1).await.unwrap(), "data");

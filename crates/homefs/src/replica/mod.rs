@@ -2,11 +2,16 @@
 //!
 //! ```text
 //! container  header     the bytes of a commit or a base (pure)
+//! index  format1        where its pages lie, now and once (pure)
+//! merged  plan  recent  where those of a state lie; what a full state stores again
 //! pages                 where pages come from
-//! log  claim  append    the head, taking a home over, adding commits
+//! log  newest           the head; for readers
+//! claim  append          taking a home over, adding commits
 //! boundary              commits that may be gone; homes that are
 //! collect  base         pages into a commit, the whole database into a base
 //! fetch    restore      back from the store into a file
+//! descent               which commits make up a state, where forks and restores jump (pure)
+//! branch  pinned        the first commit of a fork, a restore; what keeps old states
 //! delete                a home's end
 //! state                 what is remembered locally
 //! ```
@@ -26,17 +31,28 @@
 pub(crate) mod append;
 pub(crate) mod base;
 pub(crate) mod boundary;
+pub(crate) mod branch;
 pub(crate) mod claim;
 pub(crate) mod collect;
 pub(crate) mod container;
 pub(crate) mod delete;
+pub(crate) mod descent;
 pub(crate) mod error;
 pub(crate) mod fetch;
+mod format1;
 pub(crate) mod header;
+pub(crate) mod horizon;
+pub(crate) mod index;
 pub(crate) mod limits;
 pub(crate) mod log;
+pub(crate) mod merged;
+mod newest;
 pub(crate) mod pages;
+pub(crate) mod pinned;
+mod plan;
+mod recent;
 pub(crate) mod restore;
 pub(crate) mod state;
 #[cfg(test)]
 pub(crate) mod testing;
+pub(crate) mod varint;

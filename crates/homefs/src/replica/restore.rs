@@ -1,11 +1,11 @@
 //! The database of a home as a local file, as of some commit.
 //!
-//! Order: from the commit back to the newest base (or to the commit that the file has), newest
-//! first. A page is written where it is met first; an older state of it is never fetched. The walk
-//! ends early when no page is missing.
+//! Order: find out where every page lies (`merged`), from the commit back to the newest full state
+//! or to the commit that the file has; then fetch the groups, neighbours together, and write them.
+//! An older state of a page is never fetched.
 //!
 //! Invariants:
-//! - Memory is bounded: the beginnings of a few commits, a few pieces of one, one bit for each page.
+//! - Memory is bounded: where the pages lie (some ten bytes for each), a few pieces.
 //! - A page that a later commit cut off is zeros where the database grew again, as if the commits
 //!   had been applied one after the other.
 //! - The new file is built beside the old one and renamed over it when it is whole and on disk.
@@ -20,6 +20,7 @@ mod builder;
 
 pub(super) use self::builder::sync_directory;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,9 +29,10 @@ use futures::StreamExt;
 use self::builder::Builder;
 use super::collect::blocking;
 use super::error::{Error, Result};
-use super::fetch::Stored;
+use super::fetch::{Stored, pieces};
 use super::limits::{COMMITS_ABOVE_BASE, FETCH_AHEAD};
 use super::log::{Head, Log};
+use super::merged::Merged;
 
 /// Makes the file `into` the database as of commit `upto` (of the head, for `None`), and says which
 /// commit that is. `from` says that the file is there, without a WAL, and holds exactly commit
@@ -48,61 +50,98 @@ pub(crate) async fn materialise(
     from: Option<u64>,
 ) -> Result<Option<Head>> {
     let Some(target) = target(log, upto, from).await? else { return Ok(None) };
+    materialise_state(log, &target, into, from).await?;
+    Ok(Some(target))
+}
+
+/// The same for a commit whose header is at hand: also one that is kept although the boundary is
+/// above it.
+pub(crate) async fn materialise_state(
+    log: &Log,
+    target: &Head,
+    into: &Path,
+    from: Option<u64>,
+) -> Result<()> {
     if from == Some(target.seq) {
-        return Ok(Some(target));
+        return Ok(());
     }
-    let plan = Plan::of(log, &target, from).await?;
-    let (path, state, advance) = (into.to_owned(), target.clone(), plan.from.is_some());
+    let stored = commit(log, target.seq).await?;
+    let index = log.index(&stored).await?;
+    let from = if is_worth_it(log, target, from).await? { from } else { None };
+    let mut merged = log.merged(target, (&stored, &index), from).await?;
+    drop((stored, index));
+    // A full state tells nothing of what changed in it; what it has where `from` had it did not.
+    let before = match from.filter(|_| merged.kept_upto.is_none()) {
+        Some(from) => log.merged_at(from).await?,
+        None => None,
+    };
+    let same = before.map_or_else(Vec::new, |before| keep_only_new(&mut merged, &before));
+    let (path, state, advance) = (into.to_owned(), target.clone(), from.is_some());
     let mut builder = blocking(move || {
         if advance { Builder::advance(&path, &state) } else { Builder::from_nothing(&path, &state) }
     })
     .await?;
-
-    let mut epoch = target.epoch;
-    let commits = (plan.oldest..=target.seq).rev();
-    let mut commits =
-        futures::stream::iter(commits.map(|seq| commit(log, seq))).buffered(FETCH_AHEAD);
-    while !builder.is_complete() {
-        let Some(stored) = commits.next().await.transpose()? else { break };
-        if stored.header().epoch > epoch {
-            return Err(Error::corrupt(stored.key, "its epoch is above that of a later commit"));
+    let merged = Arc::new(merged);
+    let pieces = pieces(&merged.groups, |_| true).into_iter().map(|piece| {
+        let merged = &merged;
+        async move {
+            let number = merged.groups[piece.groups.start].object;
+            let bytes = match merged.near(number, &piece.range) {
+                Some(bytes) => bytes,
+                None => log.part_of(&merged.places[number as usize], &piece.range).await?,
+            };
+            Ok::<_, Error>((piece, bytes))
         }
-        epoch = stored.header().epoch;
-        builder = apply(log, stored, builder).await?;
+    });
+    let mut fetched = futures::stream::iter(pieces).buffered(FETCH_AHEAD);
+    while let Some((piece, bytes)) = fetched.next().await.transpose()? {
+        let merged = merged.clone();
+        let key = log.place_key(&merged.places[merged.groups[piece.groups.start].object as usize]);
+        builder = blocking(move || {
+            builder.write(&key, &merged.groups[piece.groups.clone()], &piece, &bytes)?;
+            Ok(builder)
+        })
+        .await?;
     }
-    drop(commits);
-    if let (Some(base), false) = (plan.base, builder.is_complete()) {
-        builder = apply(log, log.read_base(base).await?, builder).await?;
-    }
-    blocking(move || builder.finish()).await?;
-    Ok(Some(target))
+    let kept = merged.kept_upto;
+    blocking(move || {
+        builder.keep(&same);
+        builder.finish(kept.unwrap_or(0))
+    })
+    .await
 }
 
-/// What has to be read besides the target's header.
-#[derive(Debug, PartialEq, Eq)]
-struct Plan {
-    /// The first commit to apply.
-    oldest: u64,
-    /// The base below it.
-    base: Option<u64>,
-    /// The commit of the file that is brought forward.
-    from: Option<u64>,
+/// True where bringing a file forward from commit `from` is right, and better than beginning anew.
+async fn is_worth_it(log: &Log, target: &Head, from: Option<u64>) -> Result<bool> {
+    let within = |from: &u64| *from < target.seq && target.descent.includes(*from);
+    let Some(from) = from.filter(within) else { return Ok(false) };
+    // A long way is worth it only where no base makes it shorter.
+    let far = target.seq - from > 2 * COMMITS_ABOVE_BASE;
+    // Commits up to the boundary may be gone, or not be what they were.
+    let whole = log.boundary().await?.is_none_or(|boundary| boundary.seq <= from);
+    Ok(whole && (!far || target.base_seq <= from))
 }
 
-impl Plan {
-    async fn of(log: &Log, target: &Head, from: Option<u64>) -> Result<Self> {
-        if let Some(from) = from.filter(|from| *from < target.seq) {
-            // A long way is worth it only where no base makes it shorter.
-            let far = target.seq - from > 2 * COMMITS_ABOVE_BASE;
-            // Commits up to the boundary may be gone, or not be what they were.
-            let whole = log.boundary().await?.is_none_or(|boundary| boundary.seq <= from);
-            if whole && (!far || target.base_seq <= from) {
-                return Ok(Self { oldest: from + 1, base: None, from: Some(from) });
+/// Takes out of `merged` the pages that lie where they lay `before`; returns them.
+fn keep_only_new(merged: &mut Merged, before: &Merged) -> Vec<u32> {
+    let mut places = HashMap::new();
+    for group in &before.groups {
+        for (slot, page) in group.pages.iter().enumerate().filter(|(_, page)| **page != 0) {
+            let place = &before.places[group.object as usize];
+            places.insert((place, group.offset, slot), *page);
+        }
+    }
+    let mut same = Vec::new();
+    for group in &mut merged.groups {
+        let place = &merged.places[group.object as usize];
+        for (slot, page) in group.pages.iter_mut().enumerate().filter(|(_, page)| **page != 0) {
+            if places.get(&(place, group.offset, slot)) == Some(page) {
+                same.push(std::mem::take(page));
             }
         }
-        let base = log.newest_base(target.base_seq, target.seq).await?;
-        Ok(Self { oldest: base + 1, base: (base > 0).then_some(base), from: None })
     }
+    merged.groups.retain(|group| group.live().next().is_some());
+    same
 }
 
 async fn target(log: &Log, upto: Option<u64>, from: Option<u64>) -> Result<Option<Head>> {
@@ -116,29 +155,6 @@ async fn target(log: &Log, upto: Option<u64>, from: Option<u64>) -> Result<Optio
 async fn commit(log: &Log, seq: u64) -> Result<Stored> {
     let missing = || Error::corrupt(log.keys().log(seq), "it is missing");
     log.read(seq).await?.ok_or_else(missing)
-}
-
-/// Writes the pages of one commit or base that are still missing.
-async fn apply(log: &Log, stored: Stored, mut builder: Builder) -> Result<Builder> {
-    builder.begin(stored.header()).map_err(|damage| damage.of(&stored.key))?;
-    let stored = Arc::new(stored);
-    let pieces = stored.pieces(|group| builder.wants(group));
-    let fetch = |piece| {
-        let stored = &stored;
-        async move { Ok::<_, Error>((log.piece(stored, &piece).await?, piece)) }
-    };
-    let mut fetched = futures::stream::iter(pieces.into_iter().map(fetch)).buffered(FETCH_AHEAD);
-    while let Some((bytes, piece)) = fetched.next().await.transpose()? {
-        let stored = stored.clone();
-        builder = blocking(move || {
-            let section = &stored.header().sections[piece.section];
-            let key = section.object.as_ref().unwrap_or(&stored.key);
-            builder.write(key, &section.groups[piece.groups], &bytes)?;
-            Ok(builder)
-        })
-        .await?;
-    }
-    Ok(builder)
 }
 
 #[cfg(test)]

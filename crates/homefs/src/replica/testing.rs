@@ -1,8 +1,9 @@
 //! What the tests of this folder share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use base::{Clock, Epoch, HomeId, ServerId, Timestamp};
@@ -10,7 +11,8 @@ use bytes::Bytes;
 use objstore::{ObjectMeta, ObjectStore};
 use parking_lot::Mutex;
 
-use super::append::Pages;
+use super::collect::{Arrangement, Pages};
+use super::descent::Descent;
 use super::error::Result;
 use super::header::{Header, Kind, Nonce};
 use super::log::{Head, Log};
@@ -55,6 +57,36 @@ impl PageSource for MemoryPages {
     }
 }
 
+/// No page is hotter than another, and they lie in order of number.
+#[derive(Debug)]
+pub(crate) struct ByNumber;
+
+impl ByNumber {
+    /// Says so of any database.
+    pub(crate) fn arrange(_: &Arc<dyn PageSource>) -> Result<Box<dyn Arrangement>> {
+        Ok(Box::new(Self))
+    }
+}
+
+impl Arrangement for ByNumber {
+    fn hot(&self) -> &[u32] {
+        &[]
+    }
+
+    fn hints(&self) -> &[u8] {
+        b""
+    }
+
+    fn companions(&self, _: &dyn PageSource, _: &BTreeSet<u32>) -> Result<Vec<u32>> {
+        Ok(Vec::new())
+    }
+
+    fn order(&self, _: &dyn PageSource, pages: &mut [u32]) -> Result<()> {
+        pages.sort_unstable();
+        Ok(())
+    }
+}
+
 /// Some header, valid, without pages.
 pub(crate) fn header(seq: u64) -> Header {
     Header {
@@ -69,27 +101,40 @@ pub(crate) fn header(seq: u64) -> Header {
         parent_base: 0,
         bytes_above_base: 0,
         sections: Vec::new(),
+        index: None,
         data: None,
+        descent: Descent::default(),
     }
 }
 
 /// No page changed since `head`.
 pub(crate) fn unchanged(head: &Head) -> Pages {
     let (page_size, page_count) = (head.page_size, head.page_count);
-    Pages { page_size, page_count, sections: Vec::new(), inline: Vec::new() }
+    Pages::none(page_size, page_count)
 }
 
-/// A clock that stands still.
-#[derive(Debug)]
-pub(crate) struct StillClock;
+/// A clock that is moved by hand, in seconds.
+#[derive(Debug, Default)]
+pub(crate) struct HandClock {
+    pub(crate) monotonic: AtomicU64,
+    pub(crate) wall: AtomicI64,
+}
 
-impl Clock for StillClock {
+impl HandClock {
+    /// Moves both.
+    pub(crate) fn advance(&self, seconds: u64) {
+        self.monotonic.fetch_add(seconds, Ordering::Relaxed);
+        self.wall.fetch_add(seconds as i64, Ordering::Relaxed);
+    }
+}
+
+impl Clock for HandClock {
     fn now(&self) -> Timestamp {
-        Timestamp::UNIX_EPOCH
+        Timestamp::from_second(self.wall.load(Ordering::Relaxed)).unwrap()
     }
 
     fn monotonic(&self) -> std::time::Duration {
-        std::time::Duration::ZERO
+        std::time::Duration::from_secs(self.monotonic.load(Ordering::Relaxed))
     }
 }
 
@@ -109,6 +154,7 @@ pub(crate) struct TestStore {
     pub(crate) calls: Mutex<Vec<String>>,
     pub(crate) faults: Mutex<Vec<Fault>>,
     pub(crate) down: Mutex<bool>,
+    pub(crate) clock: Arc<HandClock>,
 }
 
 impl TestStore {
@@ -121,7 +167,7 @@ impl TestStore {
 
     /// A log of `home` on this store.
     pub(crate) fn log(self: &Arc<Self>, home: &HomeId) -> Log {
-        Log::new(self.clone(), Arc::new(StillClock), home.clone())
+        Log::new(self.clone(), self.clock.clone(), home.clone())
     }
 
     /// Keys there are.

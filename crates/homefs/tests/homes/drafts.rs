@@ -87,6 +87,53 @@ fn a_draft_on_a_home_that_moved_publishes_nothing_and_tells_its_changes() {
 }
 
 #[test]
+fn a_directory_whose_name_went_to_another_one_is_told_whole() {
+    let world = asleep();
+    let draft = world.draft("a");
+    draft.rename(ROOT, b"tree", ROOT, b"moved", RenameFlags::Replace).unwrap();
+    let tree = mkdir(&draft, ROOT, "tree");
+    draft.mknod(tree, b"b", vfs::Kind::File, 0o644, crate::support::ROOT_USER, 0).unwrap();
+    let changes = draft.changes().unwrap();
+    let named = |there: bool| -> Vec<String> {
+        let all = changes.iter().filter(|change| change.now.is_some() == there);
+        all.map(|change| String::from_utf8(change.path.join(&b'/')).unwrap()).collect()
+    };
+    let there = ["moved", "moved/a", "moved/a/deep", "moved/b", "tree", "tree/b"];
+    assert_eq!(named(true), there);
+    assert_eq!(named(false), ["tree/a", "tree/a/deep"]);
+}
+
+#[test]
+fn what_changed_is_told_at_once_however_deep_it_lies() {
+    const LEVELS: usize = 3_000;
+    let world = World::new();
+    let (home, _) = world.open("a");
+    let mut at = ROOT;
+    for _ in 0..LEVELS {
+        at = mkdir(&home, at, "d");
+    }
+    home.release().unwrap();
+    let draft = world.draft("a");
+    // Away from where it was, and another in its place.
+    draft.rename(ROOT, b"d", ROOT, b"moved", RenameFlags::Replace).unwrap();
+    let mut at = ROOT;
+    for _ in 0..LEVELS / 2 {
+        at = mkdir(&draft, at, "d");
+    }
+    let since = std::time::Instant::now();
+    assert_eq!(draft.changed().unwrap(), 2 * LEVELS as u64);
+    let changes = draft.changes().unwrap();
+    // Work that grows with the square of the depth takes minutes.
+    assert!(since.elapsed() < std::time::Duration::from_secs(60), "{:?}", since.elapsed());
+    assert_eq!(changes.len(), 2 * LEVELS);
+    let (there, gone): (Vec<_>, Vec<_>) = changes.iter().partition(|change| change.now.is_some());
+    assert_eq!((there.len(), gone.len()), (LEVELS + LEVELS / 2, LEVELS / 2));
+    assert!(changes.is_sorted_by_key(|change| &change.path));
+    assert_eq!(changes.last().unwrap().path.len(), LEVELS);
+    assert!(changes.iter().all(|change| change.base.is_some() == (change.path[0] == b"d")));
+}
+
+#[test]
 fn publishing_while_someone_has_the_home_open_is_refused() {
     let world = asleep();
     let draft = world.draft("a");
@@ -123,10 +170,10 @@ fn a_discarded_draft_leaves_no_trace() {
     let dir = world.dir("a", "draft");
     let draft = world.draft("a");
     put(&draft, "f", b"x");
-    assert_eq!(Draft::discard(&dir).unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(Draft::discard(&dir, &world.parts()).unwrap_err().kind(), ErrorKind::Conflict);
     drop(draft);
-    Draft::discard(&dir).unwrap();
-    Draft::discard(&dir).unwrap();
+    Draft::discard(&dir, &world.parts()).unwrap();
+    Draft::discard(&dir, &world.parts()).unwrap();
     assert!(!Draft::exists(&dir));
     assert_eq!(try_get(&world.draft("a"), "f"), None);
 }

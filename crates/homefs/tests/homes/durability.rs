@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use base::ErrorKind;
-use homefs::Recovery;
+use base::{ErrorKind, SnapshotId};
+use homefs::{HomeFs, HomeSettings, Recovery, SyncMode};
 use vfs::{FileSystem as _, ROOT, SetAttr};
 
 use crate::support::{World, eventually, get, noise, put, try_get, upload};
@@ -47,6 +47,30 @@ fn a_lost_host_loses_nothing_that_was_synced() {
 }
 
 #[test]
+fn a_local_sync_waits_for_no_store() {
+    let world = World::new();
+    let dir = world.dir("a", "home");
+    let local = || HomeSettings { sync: SyncMode::Local, ..world.settings(&dir) };
+    let (home, _) = HomeFs::open_writer(local(), world.parts()).unwrap();
+    let ino = put(&home, "f", &noise(100_000, 1));
+    world.store.down.store(true, Ordering::SeqCst);
+    world.store.take_calls();
+    home.sync(Some(ino)).unwrap();
+    home.sync(None).unwrap();
+    assert_eq!(world.store.take_calls(), 0, "the store was asked for something");
+    drop(home);
+    // The process is gone, the disk is not.
+    world.store.down.store(false, Ordering::SeqCst);
+    let (home, opened) = HomeFs::open_writer(local(), world.parts()).unwrap();
+    assert_eq!(opened.recovery, Recovery::LocalContinued);
+    assert_eq!(get(&home, "f"), noise(100_000, 1));
+    // Sleep is what it always is.
+    home.release().unwrap();
+    drop(home);
+    assert_eq!(get(&world.open("b").0, "f"), noise(100_000, 1));
+}
+
+#[test]
 fn a_file_that_was_dirty_when_its_host_was_lost_is_as_it_was_synced() {
     let world = World::new();
     let (home, _) = world.open("a");
@@ -65,17 +89,72 @@ fn a_file_that_was_dirty_when_its_host_was_lost_is_as_it_was_synced() {
 }
 
 #[test]
-fn one_sync_is_one_write_to_the_store() {
+fn one_sync_is_one_request_to_the_store() {
     let world = World::new();
     let (home, _) = world.open("a");
     let ino = put(&home, "f", &noise(50_000, 1));
     home.sync(Some(ino)).unwrap();
+    world.store.take_calls();
     world.store.take_stored();
     home.write(ino, 10, b"changed").unwrap();
     home.sync(Some(ino)).unwrap();
-    assert_eq!(world.store.take_stored(), 1);
+    assert_eq!((world.store.take_calls(), world.store.take_stored()), (1, 1), "one PUT");
+    home.write(ino, 0, &noise(1_900_000, 2)).unwrap();
     home.sync(Some(ino)).unwrap();
-    assert_eq!(world.store.take_stored(), 0, "nothing changed since");
+    assert_eq!((world.store.take_calls(), world.store.take_stored()), (1, 1), "one PUT");
+    home.sync(Some(ino)).unwrap();
+    assert_eq!(world.store.take_calls(), 0, "nothing changed since");
+}
+
+#[test]
+fn callers_that_sync_at_once_share_requests() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    let inodes: Vec<_> = (0..32).map(|n| put(&home, &format!("f{n}"), b"x")).collect();
+    home.sync(None).unwrap();
+    world.store.take_calls();
+    world.store.take_stored();
+    let barrier = std::sync::Barrier::new(inodes.len());
+    std::thread::scope(|scope| {
+        for ino in inodes {
+            let (home, barrier) = (&home, &barrier);
+            scope.spawn(move || {
+                home.write(ino, 0, b"y").unwrap();
+                barrier.wait();
+                home.sync(Some(ino)).unwrap();
+            });
+        }
+    });
+    // The first to come has a round of its own, the others share those that follow.
+    let calls = world.store.take_calls();
+    assert!((1..=8).contains(&calls), "{calls} requests for 32 callers");
+    assert_eq!(world.store.take_stored(), calls, "PUTs only");
+}
+
+#[test]
+fn a_database_that_syncs_every_commit_uploads_little_more_than_it_writes() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    let ino = put(&home, "db-wal", b"");
+    home.sync(Some(ino)).unwrap();
+    world.store.take_stored();
+    // As SQLite's log is written: appended to, and begun anew after a thousand pages.
+    let (mut at, mut written) = (0, 0);
+    for n in 0..400_u64 {
+        let pages = 1 + n % 3;
+        let bytes = noise(usize::try_from(pages * 4_120).unwrap(), n);
+        at = if at > 1_000_000 { 0 } else { at };
+        home.write(ino, at, &bytes).unwrap();
+        home.sync(Some(ino)).unwrap();
+        at += bytes.len() as u64;
+        written += bytes.len() as u64;
+    }
+    let uploaded = world.store.stored_bytes.load(Ordering::SeqCst);
+    let puts = world.store.take_stored();
+    println!("{puts} PUTs and {uploaded} bytes for 400 commits of {written} bytes");
+    assert!(uploaded <= 3 * written, "{uploaded} bytes were stored for {written}");
+    // A base now and then is all there is besides.
+    assert!(puts <= 400 + 2 * 400 / 64, "{puts}");
 }
 
 #[test]
@@ -133,6 +212,64 @@ fn a_lost_reply_is_settled_and_nothing_is_written_twice() {
     let (home, opened) = world.open("b");
     assert_eq!(opened.seq, released.seq + 1);
     assert_eq!(&get(&home, "f")[..4], b"more");
+}
+
+#[test]
+fn an_old_directory_whose_note_is_older_still_is_not_gone_on_from() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    put(&home, "f", &noise(100_000, 1));
+    home.release().unwrap();
+    drop(home);
+    let (id, parts) = (SnapshotId::generate(), world.parts());
+    world.block_on(homefs::snapshot(&parts, &world.home, &id, None)).unwrap();
+    let note = world.dir("a", "home").join("replica.json");
+    let older = std::fs::read(&note).unwrap();
+    let (home, _) = world.open("a");
+    put(&home, "f", &noise(100_000, 2));
+    home.release().unwrap();
+    drop(home);
+    // Killed after the newer database had its name and before that was noted.
+    std::fs::write(&note, older).unwrap();
+    world.block_on(homefs::restore(&parts, &world.home, &id, &world.server)).unwrap();
+    let (home, _) = world.open("a");
+    assert_eq!(get(&home, "f"), noise(100_000, 1));
+}
+
+#[test]
+fn a_release_whose_reply_is_lost_is_a_release() {
+    for lost in [1, 2] {
+        let world = World::new();
+        let (home, _) = world.open("a");
+        put(&home, "f", &noise(60_000, 1));
+        home.sync(None).unwrap();
+        put(&home, "late", b"late");
+        world.store.lose_replies.store(lost, Ordering::SeqCst);
+        let released = home.release().unwrap();
+        assert!(home.status().released);
+        assert_eq!(home.release().unwrap(), released);
+        drop(home);
+        let (home, opened) = world.open("a");
+        assert_eq!((opened.recovery, opened.seq), (Recovery::Clean, released.seq + 1), "{lost}");
+        assert_eq!(get(&home, "late"), b"late");
+    }
+}
+
+#[test]
+fn a_release_that_was_made_after_its_caller_gave_up_is_found_by_the_next_call() {
+    let mut world = World::new();
+    world.release_patience = Duration::ZERO;
+    world.replicate_after = Duration::from_millis(10);
+    let (home, _) = world.open("a");
+    put(&home, "f", b"x");
+    world.store.lose_replies.store(1, Ordering::SeqCst);
+    assert_eq!(home.release().unwrap_err().kind(), ErrorKind::Unavailable);
+    eventually("it is settled", || home.status().released);
+    let released = home.release().unwrap();
+    drop(home);
+    let (home, opened) = world.open("a");
+    assert_eq!((opened.recovery, opened.seq), (Recovery::Clean, released.seq + 1));
+    assert_eq!(get(&home, "f"), b"x");
 }
 
 #[test]

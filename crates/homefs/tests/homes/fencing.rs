@@ -1,10 +1,10 @@
 //! One writer at a time.
 
-use base::{ErrorKind, ServerId};
+use base::{ErrorKind, HomeId, ServerId, SnapshotId};
 use homefs::{HomeFs, HomeSettings, Recovery};
-use vfs::{Errno, FileSystem as _};
+use vfs::{Errno, FileSystem as _, Kind, ROOT};
 
-use crate::support::{World, eventually, get, put, try_get};
+use crate::support::{ROOT_USER, World, eventually, get, noise, put, try_get, upload};
 
 #[test]
 fn a_fenced_writer_cannot_sync() {
@@ -34,7 +34,8 @@ fn a_fenced_writer_finds_out_by_itself() {
     world.replicate_after = std::time::Duration::from_millis(20);
     let (old, _) = world.open("a");
     let (_new, _) = world.open("b");
-    put(&old, "f", b"too late");
+    // It may know already: what opening changed is on its way to the store too.
+    old.mknod(ROOT, b"f", Kind::File, 0o644, ROOT_USER, 0).ok();
     eventually("it is fenced", || old.status().fenced);
 }
 
@@ -74,6 +75,23 @@ fn overtaken_local_changes_are_parked_and_not_deleted() {
 }
 
 #[test]
+fn what_is_left_of_a_directory_without_its_database_is_parked() {
+    let world = World::new();
+    let (old, opened) = world.open("a");
+    put(&old, "mine", b"never replicated");
+    old.sync_local().unwrap();
+    drop(old);
+    for file in ["home.db", "home.db-wal", "home.db-shm"] {
+        std::fs::remove_file(world.dir("a", "home").join(file)).unwrap();
+    }
+    let (home, reopened) = world.open("a");
+    assert_eq!(reopened.recovery, Recovery::FromStore { lost_local: true });
+    assert_eq!(try_get(&home, "mine"), None);
+    let parked = world.dir("a", &format!("home.parked-{}", opened.epoch));
+    assert!(parked.join("journal").exists());
+}
+
+#[test]
 fn a_directory_is_open_once() {
     let world = World::new();
     let (_home, _) = world.open("a");
@@ -85,4 +103,28 @@ fn a_home_that_does_not_exist_is_not_found() {
     let mut world = World::new();
     world.home = base::HomeId::generate();
     assert_eq!(world.try_open("a").unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn a_writer_that_was_overtaken_keeps_no_state_of_long_ago() {
+    let world = World::new();
+    let (old, _) = world.open("a");
+    upload(&old, "f", &noise(300_000, 1));
+    old.sync(None).unwrap();
+    let (new, _) = world.open("b");
+    upload(&new, "f", &noise(300_000, 2));
+    new.sync(None).unwrap();
+    world.clock.pass_minutes(16);
+    new.collect().unwrap();
+    // It has nothing to store, so it has not found out.
+    old.sync(None).unwrap();
+    let error = old.snapshot(&SnapshotId::generate(), None).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+    let error = old.hold_fork(&HomeId::generate()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+    assert!(world.keys("pins/").is_empty());
+    let id = SnapshotId::generate();
+    new.snapshot(&id, None).unwrap();
+    new.snapshot(&id, None).unwrap();
+    assert_eq!(world.keys("pins/").len(), 1);
 }

@@ -2,12 +2,21 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod compression;
 mod drafts;
 mod durability;
 mod fencing;
+mod forks;
+mod formats;
+mod fsck;
+mod garbage;
+mod ground;
+mod journal;
 mod killed;
 mod model;
+mod outage;
 mod semantics;
 mod snapshots;
 mod support;
 mod tiers;
+mod together;

@@ -26,6 +26,7 @@ enum Op {
     Sync,
     SyncOne(u8),
     Crash,
+    Fold,
 }
 
 /// Sizes that meet the borders of tiers and slots.
@@ -59,6 +60,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Sync),
         2 => id().prop_map(Op::SyncOne),
         1 => Just(Op::Crash),
+        2 => Just(Op::Fold),
     ]
 }
 
@@ -138,7 +140,7 @@ fn apply(fs: &dyn FileSystem, op: &Op) -> Result<(), vfs::Errno> {
         }
         Op::Sync => fs.sync(None),
         Op::SyncOne(f) => fs.sync(file(f)),
-        Op::Crash => Ok(()),
+        Op::Crash | Op::Fold => Ok(()),
     };
     done.map_err(|error| error.errno())
 }
@@ -167,8 +169,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_home_is_what_a_tree_in_memory_is(ops in proptest::collection::vec(op(), 1..60)) {
-        let world = World::new();
+    fn a_home_is_what_a_tree_in_memory_is(
+        ops in proptest::collection::vec(op(), 1..60),
+        cached in prop_oneof![Just(2_usize), Just(homefs::INODES_CACHED)],
+    ) {
+        let mut world = World::new();
+        world.inodes_cached = cached;
         let model = MemFs::new(Arc::new(SystemClock::new()), 1 << 40);
         let (mut home, _) = world.open("a");
         for op in &ops {
@@ -176,6 +182,9 @@ proptest! {
                 drop(home);
                 home = world.open("a").0;
                 continue;
+            }
+            if matches!(op, Op::Fold) {
+                drop(home.status());
             }
             prop_assert_eq!(apply(&home, op), apply(&model, op), "{:?}", op);
         }

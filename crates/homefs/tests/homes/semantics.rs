@@ -54,6 +54,39 @@ fn space_is_bounded_and_given_back() {
 }
 
 #[test]
+fn what_was_allocated_can_be_written_when_all_else_is_full() {
+    let mut world = World::new();
+    world.bytes_max = 1 << 20;
+    let (home, _) = world.open("a");
+    for (name, len) in [("small", 10_000), ("large", 300_000)] {
+        let ino = put(&home, name, &noise(100, 1));
+        home.write(ino, len / 2, &noise(100, 2)).unwrap();
+        // Written and punched: what was there must not come back.
+        home.fallocate(ino, 3, 0, 50).unwrap();
+        home.fallocate(ino, 0, 0, len).unwrap();
+        assert_eq!(home.getattr(ino).unwrap().size, len);
+        assert_eq!(home.getattr(ino).unwrap().blocks, len.div_ceil(512));
+    }
+    let (small, large) =
+        (home.lookup(ROOT, b"small").unwrap(), home.lookup(ROOT, b"large").unwrap());
+    let mut expected = [vec![0; 50], noise(100, 1)[50..].to_vec()].concat();
+    expected.resize(10_000, 0);
+    expected[5_000..5_100].copy_from_slice(&noise(100, 2));
+    assert_eq!(get(&home, "small"), expected);
+    let rest = make(&home, "rest");
+    home.write(rest, 0, &noise((1 << 20) - 310_000, 3)).unwrap();
+    assert_eq!(home.write(rest, 1 << 20, b"x").unwrap_err().errno(), Errno::ENOSPC);
+    assert_eq!(home.fallocate(rest, 0, 1 << 20, 1).unwrap_err().errno(), Errno::ENOSPC);
+    home.write(small.ino, 0, &noise(10_000, 4)).unwrap();
+    home.write(large.ino, 0, &noise(300_000, 5)).unwrap();
+    home.sync(None).unwrap();
+    drop(home);
+    let (home, _) = world.open("b");
+    assert_eq!(get(&home, "small"), noise(10_000, 4));
+    assert_eq!(get(&home, "large"), noise(300_000, 5));
+}
+
+#[test]
 fn no_offset_breaks_anything() {
     let world = World::new();
     let (home, _) = world.open("a");

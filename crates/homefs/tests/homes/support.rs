@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use base::{HomeId, ServerId, SystemClock, SystemEntropy};
+use base::{Clock, HomeId, ServerId, SystemClock, SystemEntropy, Timestamp};
 use bytes::Bytes;
 use homefs::{Draft, HomeFs, HomeSettings, Opened, Parts, Snapshot};
 use objstore::{Error, MemoryStore, ObjectMeta, ObjectStore, Result};
@@ -22,6 +22,10 @@ static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
 pub(crate) struct Store {
     inner: MemoryStore,
     pub(crate) down: AtomicBool,
+    /// Nothing is added to any log.
+    pub(crate) refuse_logs: AtomicBool,
+    /// So many chunks less one get through, and then no more; 0: all do.
+    pub(crate) chunks_let_in: AtomicU64,
     /// Calls never return.
     pub(crate) hangs: AtomicBool,
     /// The next this many creates are stored, and their replies lost.
@@ -29,10 +33,14 @@ pub(crate) struct Store {
     pub(crate) got_bytes: AtomicU64,
     pub(crate) gets: AtomicU64,
     pub(crate) stored: AtomicU64,
+    pub(crate) stored_bytes: AtomicU64,
+    /// Calls of all kinds.
+    calls: AtomicU64,
 }
 
 impl Store {
     async fn check(&self) -> Result<()> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
         if self.hangs.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
@@ -43,8 +51,19 @@ impl Store {
         (self.gets.swap(0, Ordering::SeqCst), self.got_bytes.swap(0, Ordering::SeqCst))
     }
 
+    /// Calls of any kind.
+    pub(crate) fn take_calls(&self) -> u64 {
+        self.calls.swap(0, Ordering::SeqCst)
+    }
+
     pub(crate) fn take_stored(&self) -> u64 {
+        self.stored_bytes.store(0, Ordering::SeqCst);
         self.stored.swap(0, Ordering::SeqCst)
+    }
+
+    fn note_stored(&self, body: &Bytes) {
+        self.stored.fetch_add(1, Ordering::SeqCst);
+        self.stored_bytes.fetch_add(body.len() as u64, Ordering::SeqCst);
     }
 }
 
@@ -56,12 +75,22 @@ fn away() -> Error {
 impl ObjectStore for Store {
     async fn put(&self, key: &str, body: Bytes) -> Result<()> {
         self.check().await?;
-        self.stored.fetch_add(1, Ordering::SeqCst);
+        self.note_stored(&body);
         self.inner.put(key, body).await
     }
     async fn create(&self, key: &str, body: Bytes) -> Result<()> {
         self.check().await?;
-        self.stored.fetch_add(1, Ordering::SeqCst);
+        if key.contains("/log/") && self.refuse_logs.load(Ordering::SeqCst) {
+            return Err(away());
+        }
+        if key.contains("/chunks/") {
+            match self.chunks_let_in.load(Ordering::SeqCst) {
+                0 => {}
+                1 => return Err(away()),
+                more => self.chunks_let_in.store(more - 1, Ordering::SeqCst),
+            }
+        }
+        self.note_stored(&body);
         self.inner.create(key, body).await?;
         let left = self.lose_replies.load(Ordering::SeqCst);
         if left > 0 {
@@ -91,49 +120,102 @@ impl ObjectStore for Store {
     }
 }
 
+/// The real clock, and what a test added to it.
+#[derive(Debug, Default)]
+pub(crate) struct AheadClock {
+    system: SystemClock,
+    ahead: AtomicU64,
+}
+
+impl AheadClock {
+    /// Lets so many minutes pass at once.
+    pub(crate) fn pass_minutes(&self, minutes: u64) {
+        self.ahead.fetch_add(minutes * 60, Ordering::SeqCst);
+    }
+
+    fn ahead(&self) -> Duration {
+        Duration::from_secs(self.ahead.load(Ordering::SeqCst))
+    }
+}
+
+impl Clock for AheadClock {
+    fn now(&self) -> Timestamp {
+        self.system.now().checked_add(self.ahead()).unwrap()
+    }
+    fn monotonic(&self) -> Duration {
+        self.system.monotonic() + self.ahead()
+    }
+}
+
 /// A store with one home, and a disk.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) store: Arc<Store>,
+    pub(crate) clock: Arc<AheadClock>,
     pub(crate) home: HomeId,
     pub(crate) server: ServerId,
-    disk: tempfile::TempDir,
+    disk: Arc<tempfile::TempDir>,
     pub(crate) replicate_after: Duration,
     pub(crate) bytes_max: u64,
+    pub(crate) inodes_cached: usize,
+    pub(crate) unreplicated_bytes_max: u64,
+    pub(crate) sync_patience: Duration,
+    pub(crate) release_patience: Duration,
 }
 
 impl World {
     pub(crate) fn new() -> Self {
         let world = Self {
             store: Arc::default(),
+            clock: Arc::default(),
             home: HomeId::generate(),
             server: ServerId::generate(),
-            disk: tempfile::tempdir().unwrap(),
+            disk: Arc::new(tempfile::tempdir().unwrap()),
             // Tests say themselves when.
             replicate_after: Duration::from_secs(3_600),
             bytes_max: 1 << 40,
+            inodes_cached: homefs::INODES_CACHED,
+            unreplicated_bytes_max: homefs::UNREPLICATED_BYTES_MAX,
+            sync_patience: Duration::from_secs(20),
+            release_patience: Duration::from_secs(20),
         };
         RUNTIME.block_on(homefs::create_home(&world.parts(), &world.home, &world.server)).unwrap();
         world
     }
 
+    /// Another home in the same store, with directories of its own.
+    pub(crate) fn other(&self, home: HomeId) -> Self {
+        let (store, server) = (self.store.clone(), self.server.clone());
+        let clock = self.clock.clone();
+        let disk = self.disk.clone();
+        Self { store, clock, home, server, disk, ..*self }
+    }
+
     pub(crate) fn parts(&self) -> Parts {
         Parts {
             store: self.store.clone(),
-            clock: Arc::new(SystemClock::new()),
+            clock: self.clock.clone(),
             entropy: Arc::new(SystemEntropy),
             runtime: RUNTIME.handle().clone(),
         }
     }
 
+    pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        RUNTIME.block_on(work)
+    }
+
     /// A directory of this host or, by another name, of another one.
     pub(crate) fn dir(&self, host: &str, what: &str) -> PathBuf {
-        self.disk.path().join(host).join(what)
+        self.disk.path().join(self.home.as_str()).join(host).join(what)
     }
 
     pub(crate) fn settings(&self, dir: &Path) -> HomeSettings {
         HomeSettings {
             bytes_max: self.bytes_max,
+            inodes_cached: self.inodes_cached,
+            unreplicated_bytes_max: self.unreplicated_bytes_max,
+            sync_patience: self.sync_patience,
+            release_patience: self.release_patience,
             replicate_after: self.replicate_after,
             ..HomeSettings::new(self.home.clone(), dir, self.server.clone())
         }
@@ -156,10 +238,41 @@ impl World {
         Draft::open(self.settings(&self.dir(host, "draft")), self.parts()).unwrap()
     }
 
+    /// Takes objects out of the store behind everyone's back.
+    pub(crate) fn remove(&self, prefix: &str) {
+        for object in self.keys(prefix) {
+            RUNTIME.block_on(self.store.delete(&object.key)).unwrap();
+        }
+    }
+
+    /// A draft on a host that has the home, with one more file in it.
+    pub(crate) fn draft_of_new_state(&self, host: &str) -> Draft {
+        let draft = self.draft(host);
+        upload(&draft, "new", b"content");
+        draft
+    }
+
+    /// Bytes of all objects of the home.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        let (prefix, mut after, mut bytes) = (format!("homes/{}/", self.home), None, 0);
+        loop {
+            let page = self.block_on(self.store.list(&prefix, after.as_deref(), 1_000)).unwrap();
+            bytes += page.iter().map(|object| object.size).sum::<u64>();
+            match page.last() {
+                Some(last) if page.len() == 1_000 => after = Some(last.key.clone()),
+                _ => return bytes,
+            }
+        }
+    }
+
     pub(crate) fn keys(&self, prefix: &str) -> Vec<ObjectMeta> {
         let prefix = format!("homes/{}/{prefix}", self.home);
         RUNTIME.block_on(self.store.list(&prefix, None, 1_000)).unwrap()
     }
+}
+
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    RUNTIME.block_on(future)
 }
 
 /// Bytes that do not compress and differ by `seed`.
@@ -218,6 +331,10 @@ pub(crate) fn content(fs: &dyn FileSystem, ino: Ino) -> Vec<u8> {
         data.extend_from_slice(&part);
     }
     data
+}
+
+pub(crate) fn try_read(fs: &dyn FileSystem, ino: Ino, offset: u64, len: u32) -> vfs::Result<Bytes> {
+    fs.read(ino, offset, len)
 }
 
 pub(crate) fn get(fs: &dyn FileSystem, path: &str) -> Vec<u8> {

@@ -11,6 +11,7 @@
 //! # Not here
 //! Who may call, awake or asleep (`control::files`), headers (`api-v1`).
 
+mod lane;
 mod pulled;
 mod read;
 pub mod stream;
@@ -23,6 +24,7 @@ use vfs::path::TreePath;
 use vfs::path_ops::{self, Last};
 use vfs::{Attr, FileSystem, Kind, Touched};
 
+pub use lane::Lane;
 pub use stream::ByteStream;
 pub use types::{
     Entry, FileInfo, ImportDone, ListPage, Preconditions, PutDone, PutOptions, Range, Tags,
@@ -41,6 +43,7 @@ pub type OnChange = Arc<dyn Fn(&Touched) + Send + Sync>;
 pub struct Files {
     fs: Arc<dyn FileSystem>,
     on_change: Option<OnChange>,
+    lane: Arc<Lane>,
 }
 
 impl std::fmt::Debug for Files {
@@ -53,13 +56,20 @@ impl Files {
     /// Calls on `fs`.
     #[must_use]
     pub fn new(fs: Arc<dyn FileSystem>) -> Self {
-        Self { fs, on_change: None }
+        Self { fs, on_change: None, lane: Arc::default() }
     }
 
     /// Tells `on_change` about every change, so that a guest's caches can be told.
     #[must_use]
     pub fn with_on_change(mut self, on_change: OnChange) -> Self {
         self.on_change = Some(on_change);
+        self
+    }
+
+    /// Small changes go through `lane`, for those who make another of these for each call.
+    #[must_use]
+    pub fn with_lane(mut self, lane: Arc<Lane>) -> Self {
+        self.lane = lane;
         self
     }
 

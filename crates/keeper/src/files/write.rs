@@ -2,13 +2,13 @@
 //! host's disk when it returns.
 
 use base::ErrorKind;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use tokio::sync::Semaphore;
 use vfs::path::TreePath;
 use vfs::path_ops::{self, Last, Put};
 use vfs::tar::{ImportOptions, import};
-use vfs::{Attr, Errno, Expect, Removal, Touched};
+use vfs::{Attr, Errno, Expect, Placed, Removal, Touched};
 
 use super::stream::{BodyReader, ByteStream};
 use super::types::{FileInfo, ImportDone, Preconditions, PutDone, PutOptions};
@@ -22,11 +22,14 @@ const WRITE_BYTES: usize = 512 << 10;
 /// last byte has come, and all other calls need some too.
 const IMPORTS_MAX: usize = 32;
 
+/// Uploads of up to this many bytes are made and synced in company: the trees keep them in one place.
+const SMALL_BYTES: usize = 16 << 10;
+
 static IMPORTS: Semaphore = Semaphore::const_new(IMPORTS_MAX);
 
 impl Files {
     /// Puts a file, making missing parents. A body that is cut off changes nothing. While nothing
-    /// comes, an upload holds no thread.
+    /// comes, an upload holds no thread. One of less than [`WRITE_BYTES`] is one call of the tree.
     ///
     /// # Errors
     /// `PreconditionFailed`, `Conflict` for a directory or a path through a file, `Exhausted`.
@@ -40,10 +43,17 @@ impl Files {
         loop {
             let piece = gather(&mut body).await?;
             let last = piece.len() < WRITE_BYTES;
+            if put.is_none() && piece.len() <= SMALL_BYTES {
+                return self.put_small(path, piece, options).await;
+            }
             let (this, path, options) = (self.clone(), path.clone(), options.clone());
             let written = blocking(move || {
                 let mut put = match put {
                     Some(put) => put.take(),
+                    None if last => {
+                        let placed = this.put_whole(&path, &piece, &options)?;
+                        return this.synced(&placed).map(Ok);
+                    }
                     None => {
                         // Refuse before the body is taken where that is certain already.
                         this.expect(&path, &options.preconditions)?;
@@ -56,9 +66,7 @@ impl Files {
                 }
                 let expect = this.expect(&path, &options.preconditions)?;
                 let placed = put.finish(&path, expect, options.perm)?;
-                this.changed(&placed.touched);
-                this.fs.sync_local()?;
-                Ok(Ok(PutDone { created: placed.created, info: this.info(&placed.attr)? }))
+                this.synced(&placed).map(Ok)
             })
             .await?;
             match written {
@@ -66,6 +74,38 @@ impl Files {
                 Err(more) => put = Some(more),
             }
         }
+    }
+
+    /// In company with others.
+    async fn put_small(
+        &self,
+        path: &TreePath,
+        content: Bytes,
+        options: PutOptions,
+    ) -> Result<PutDone> {
+        let (this, path) = (self.clone(), path.clone());
+        let change = move || {
+            let placed = this.put_whole(&path, &content, &options)?;
+            this.changed(&placed.touched);
+            this.done(&placed)
+        };
+        self.lane.durably(self.fs.clone(), change).await
+    }
+
+    fn put_whole(&self, path: &TreePath, content: &[u8], options: &PutOptions) -> Result<Placed> {
+        let expect = self.expect(path, &options.preconditions)?;
+        Ok(path_ops::put_file(&*self.fs, path, content, expect, options.perm)?)
+    }
+
+    /// Tells of a file that was put, and answers when it is durable.
+    fn synced(&self, placed: &Placed) -> Result<PutDone> {
+        self.changed(&placed.touched);
+        self.fs.sync_local()?;
+        self.done(placed)
+    }
+
+    fn done(&self, placed: &Placed) -> Result<PutDone> {
+        Ok(PutDone { created: placed.created, info: self.info(&placed.attr)? })
     }
 
     /// Removes what stands at `path` (a link itself, not what it points to) and says what that was.
@@ -172,15 +212,21 @@ impl Files {
 }
 
 /// The next bytes of an upload: [`WRITE_BYTES`] or a little more, fewer only at its end.
-async fn gather(body: &mut ByteStream) -> Result<BytesMut> {
+async fn gather(body: &mut ByteStream) -> Result<Bytes> {
+    // A small body comes in one piece and is not copied.
+    let mut first = Bytes::new();
     let mut gathered = BytesMut::new();
-    while gathered.len() < WRITE_BYTES {
-        match body.next().await {
-            Some(piece) => gathered.extend_from_slice(&piece.map_err(|error| cut_off(&error))?),
-            None => break,
+    while first.len() + gathered.len() < WRITE_BYTES {
+        let Some(piece) = body.next().await else { break };
+        let piece = piece.map_err(|error| cut_off(&error))?;
+        if first.is_empty() && gathered.is_empty() {
+            first = piece;
+        } else {
+            gathered.extend_from_slice(&std::mem::take(&mut first));
+            gathered.extend_from_slice(&piece);
         }
     }
-    Ok(gathered)
+    Ok(if gathered.is_empty() { first } else { gathered.freeze() })
 }
 
 fn cut_off(error: &std::io::Error) -> Failure {
@@ -194,8 +240,6 @@ fn cut_off(error: &std::io::Error) -> Failure {
 mod tests {
     use std::sync::Arc;
     use std::time::Duration;
-
-    use bytes::Bytes;
 
     use super::*;
 

@@ -11,6 +11,7 @@ mod door;
 mod executions;
 mod files;
 mod reply;
+mod states;
 
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -28,6 +29,7 @@ use crate::{Failure, Result, Status};
 
 pub(crate) use door::Door;
 pub(crate) use reply::{ARGS_HEADER, INFO_HEADER, decode_header, encode_header};
+pub use states::Kept;
 
 /// Argument types, shared with the client.
 pub(crate) mod wire {
@@ -35,6 +37,7 @@ pub(crate) mod wire {
     pub(crate) use super::files::{
         DirArgs, GetArgs, GetInfo, ImportArgs, ListArgs, PathArgs, PutArgs, RemoveArgs,
     };
+    pub(crate) use super::states::{ForkArgs, SnapshotArgs};
 }
 
 /// What the routes work on. The home comes later than the socket: while the keeper starts, file calls
@@ -43,6 +46,7 @@ pub(crate) struct Shared {
     /// Calls that change the home or start something pass it.
     pub(crate) door: Door,
     pub(crate) files: std::sync::OnceLock<Files>,
+    pub(crate) home: std::sync::OnceLock<Arc<homefs::HomeFs>>,
     pub(crate) runner: std::sync::OnceLock<Arc<Runner>>,
     pub(crate) status: Box<dyn Fn() -> Status + Send + Sync>,
     pub(crate) stop: CancellationToken,
@@ -51,6 +55,10 @@ pub(crate) struct Shared {
 impl Shared {
     fn files(&self) -> Result<&Files> {
         self.files.get().ok_or_else(|| starting("its home"))
+    }
+
+    fn home(&self) -> Result<&Arc<homefs::HomeFs>> {
+        self.home.get().ok_or_else(|| starting("its home"))
     }
 
     fn runner(&self) -> Result<&Arc<Runner>> {
@@ -76,6 +84,8 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/files/list", get(files::list))
         .route("/files/tar", get(files::bundle).post(files::import))
         .route("/files/dir", post(files::make_dir))
+        .route("/home/snapshots", post(states::snapshot))
+        .route("/home/forks", post(states::hold_fork))
         .route("/executions", post(executions::create))
         .route("/executions/{id}/attach", post(executions::attach))
         .route("/executions/{id}/cancel", post(executions::cancel))

@@ -1,11 +1,13 @@
 //! What the tests stand on.
 
 mod api;
+mod mounts;
 mod s3;
 pub(crate) mod server;
 mod tree;
 
 pub(crate) use api::Api;
+pub(crate) use mounts::Place;
 pub(crate) use s3::S3Server;
 pub(crate) use server::{Options, Server};
 pub(crate) use tree::{Tree, snapshot};

@@ -35,7 +35,9 @@ impl Tree {
         run(Command::new("chmod").arg("0755").arg(dir.join("run.sh")));
         std::fs::hard_link(dir.join("run.sh"), dir.join("run-again.sh")).expect("link");
         let git = |args: &[&str]| {
-            run(Command::new("git").arg("-C").arg(&dir).args(args));
+            // A commit of many files would tidy up in the background, and change the tree under the test.
+            let quiet = ["-c", "gc.auto=0", "-c", "maintenance.auto=false"];
+            run(Command::new("git").arg("-C").arg(&dir).args(quiet).args(args));
         };
         git(&["config", "user.name", "test"]);
         git(&["config", "user.email", "test@localhost"]);

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use base::{ErrorKind, HomeId};
 
-use super::super::append::Pages;
-use super::super::testing::{Fault, TestStore, unchanged};
+use super::super::collect::Pages;
+use super::super::testing::{ByNumber, Fault, TestStore, unchanged};
 use super::*;
 
 fn setup() -> (Arc<TestStore>, HomeId, ServerId) {
@@ -16,7 +16,7 @@ fn empty(log: &Log, release: bool) -> Commit {
 }
 
 fn draft() -> Commit {
-    let pages = Pages { page_size: 512, page_count: 0, sections: Vec::new(), inline: Vec::new() };
+    let pages = Pages::none(512, 0);
     Commit { pages, data: Bytes::from_static(b"draft"), release: true }
 }
 
@@ -122,7 +122,7 @@ async fn a_claim_starts_from_the_newest_base() {
     let log = store.log(&home);
     let head = log.head(None).await.unwrap().unwrap();
     let pages = Arc::new(super::super::testing::MemoryPages::numbered(0, 0));
-    log.write_base(&head, pages).await.unwrap();
+    log.write_base(&head, pages, ByNumber::arrange).await.unwrap();
     let mut log = store.log(&home);
     log.claim(server, false, [2; 16]).await.unwrap();
     let head = log.writer_head().unwrap();

@@ -1,4 +1,4 @@
-//! The file that a restore makes, and which of its pages are still missing.
+//! The file that a restore makes, and which of its pages have their content.
 //!
 //! Everything here blocks.
 
@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use crate::layout::{shm_of, temporary_of, wal_of};
 use crate::replica::container::decode_group;
 use crate::replica::error::{Damaged, Error, Result};
-use crate::replica::header::{Group, Header};
+use crate::replica::fetch::Piece;
+use crate::replica::index::Group;
 use crate::replica::log::Head;
 use crate::replica::pages::{DatabaseFile, PageSource, corrupt_local, page_offset};
 
@@ -24,10 +25,6 @@ pub(super) struct Builder {
     page_count: u32,
     /// Pages that have their final content, one bit each.
     written: Vec<u64>,
-    /// Pages up to `limit` that do not.
-    missing: u32,
-    /// Pages above were cut off by a commit that has been seen: older content does not count.
-    limit: u32,
     /// Pages that the file had before; 0 where it is built from nothing.
     pages_before: u32,
     finished: bool,
@@ -76,8 +73,6 @@ impl Builder {
             page_size: target.page_size,
             page_count: target.page_count,
             written: vec![0; (target.page_count as usize).div_ceil(64)],
-            missing: target.page_count,
-            limit: target.page_count,
             pages_before,
             finished: false,
         };
@@ -86,55 +81,41 @@ impl Builder {
         Ok(builder)
     }
 
-    /// True where no older commit can have anything that is needed.
-    pub(super) fn is_complete(&self) -> bool {
-        self.missing == 0
-    }
-
-    /// Turns to a commit older than those before.
-    pub(super) fn begin(&mut self, header: &Header) -> Result<(), Damaged> {
-        if header.page_size != self.page_size && header.page_count > 0 && self.page_count > 0 {
-            return Err(Damaged::new("its page size is not that of later commits"));
-        }
-        if header.page_count < self.limit {
-            self.limit = header.page_count;
-            self.missing = (1..=self.limit).filter(|page| !self.has(*page)).fold(0, |n, _| n + 1);
-        }
-        Ok(())
-    }
-
-    /// True where a page of the group is missing.
-    pub(super) fn wants(&self, group: &Group) -> bool {
-        group.pages().any(|page| self.wants_page(page))
-    }
-
-    /// Writes those pages of `groups` that are missing. `packed` are the groups one after the
-    /// other, from the object `key`.
-    pub(super) fn write(&mut self, key: &str, groups: &[Group], mut packed: &[u8]) -> Result<()> {
+    /// Writes those pages of `groups` that are to be found there. `bytes` are those of the piece
+    /// that they are of, from the object `key`.
+    pub(super) fn write(
+        &mut self,
+        key: &str,
+        groups: &[Group],
+        piece: &Piece,
+        bytes: &[u8],
+    ) -> Result<()> {
         for group in groups {
             let cut_off = || Damaged::new("a group of pages is cut off").of(key);
-            let (own, rest) = packed.split_at_checked(group.len as usize).ok_or_else(cut_off)?;
-            packed = rest;
-            if !self.wants(group) {
-                continue;
-            }
+            let packed = piece.part(bytes, group).ok_or_else(cut_off)?;
             let plain =
-                decode_group(group, self.page_size, own).map_err(|damage| damage.of(key))?;
-            for (page, content) in group.pages().zip(plain.chunks_exact(self.page_size as usize)) {
-                if self.wants_page(page) {
-                    self.write_page(page, content)?;
-                    self.missing -= 1;
+                decode_group(group, self.page_size, packed).map_err(|damage| damage.of(key))?;
+            let contents = plain.chunks_exact(self.page_size as usize);
+            for (page, content) in group.pages.iter().zip(contents) {
+                if *page != 0 {
+                    self.write_page(*page, content)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Puts the file where it belongs.
-    pub(super) fn finish(mut self) -> Result<()> {
+    /// Says that the file has these pages as they must be.
+    pub(super) fn keep(&mut self, pages: &[u32]) {
+        pages.iter().for_each(|page| self.note(*page));
+    }
+
+    /// Puts the file where it belongs. Pages that were neither written nor kept are zeros, but
+    /// those up to `kept_upto` as they were.
+    pub(super) fn finish(mut self, kept_upto: u32) -> Result<()> {
         let zeros = vec![0; self.page_size as usize];
-        // Content that the file had before, of pages that were cut off since.
-        for page in self.limit + 1..=self.pages_before.min(self.page_count) {
+        // Where the file had nothing it is zeros already.
+        for page in kept_upto.saturating_add(1)..=self.pages_before.min(self.page_count) {
             if !self.has(page) {
                 self.write_page(page, &zeros)?;
             }
@@ -148,21 +129,21 @@ impl Builder {
         sync_directory(&self.path)
     }
 
-    fn wants_page(&self, page: u32) -> bool {
-        page <= self.limit && !self.has(page)
-    }
-
     fn has(&self, page: u32) -> bool {
         let bit = page as usize - 1;
         self.written[bit / 64] >> (bit % 64) & 1 == 1
+    }
+
+    fn note(&mut self, page: u32) {
+        let bit = page as usize - 1;
+        self.written[bit / 64] |= 1 << (bit % 64);
     }
 
     fn write_page(&mut self, page: u32, content: &[u8]) -> Result<()> {
         self.file
             .write_all_at(content, page_offset(page, self.page_size))
             .map_err(Error::local("write", &self.temporary))?;
-        let bit = page as usize - 1;
-        self.written[bit / 64] |= 1 << (bit % 64);
+        self.note(page);
         Ok(())
     }
 }

@@ -7,10 +7,13 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::super::append::Commit;
-use super::super::base::needs_base;
-use super::super::testing::{MemoryPages, TestStore};
+use super::super::base::base_pays;
+use super::super::collect::Full;
+use super::super::format1::Section;
+use super::super::testing::{ByNumber, MemoryPages, TestStore};
 use super::*;
 use crate::layout::{shm_of, temporary_of, wal_of};
+use crate::meta::arrange::arrange;
 
 /// A home, the states that it had, and a directory for what is restored.
 struct Home {
@@ -55,8 +58,8 @@ impl Home {
         for page in changed {
             state.pages[*page as usize - 1] = page_content(*page, mark);
         }
-        let source = Arc::new(state.clone());
-        let pages = self.log.collect_sections(source, changed.to_vec(), size).await.unwrap();
+        let (source, born) = (Arc::new(state.clone()), self.log.next_seq().unwrap());
+        let pages = self.log.collect_delta(source, changed.to_vec(), born, size).await.unwrap();
         let data = Bytes::from(vec![mark; 100]);
         let seq = self.log.append(Commit { pages, data, release: false }).await.unwrap();
         assert_eq!(seq as usize, self.states.len());
@@ -64,14 +67,33 @@ impl Home {
         seq
     }
 
+    /// The same with a commit that says where every page is.
+    async fn commit_full(&mut self, count: u32, changed: &[u32], mark: u8) -> u64 {
+        let mut state = self.state();
+        state.pages.resize(count as usize, vec![0; 512]);
+        for page in changed {
+            state.pages[*page as usize - 1] = page_content(*page, mark);
+        }
+        let (source, born) = (Arc::new(state.clone()), self.log.next_seq().unwrap());
+        let changed = Some(changed.iter().copied().collect());
+        let full = Full { source, above: born - 1, changed, born };
+        let pages = self.log.collect_full(full, ByNumber::arrange).await.unwrap();
+        let commit = Commit { pages, data: Bytes::new(), release: false };
+        let seq = self.log.append(commit).await.unwrap();
+        self.states.push(Some(state));
+        seq
+    }
+
     async fn base(&mut self) {
         let head = self.log.writer_head().unwrap().clone();
-        self.log.write_base(&head, Arc::new(self.state())).await.unwrap();
+        self.log.write_base(&head, Arc::new(self.state()), ByNumber::arrange).await.unwrap();
         self.log.note_base(head.seq);
     }
 
     async fn restore(&self, upto: Option<u64>, from: Option<u64>) -> Result<Option<Head>> {
-        materialise(&self.log.reader(), upto, &self.path(), from).await
+        // Another host: it remembers nothing.
+        let log = self.store.log(self.log.keys().home());
+        materialise(&log, upto, &self.path(), from).await
     }
 
     fn assert_restored(&self, seq: u64) {
@@ -135,8 +157,13 @@ async fn any_history_is_restored_as_it_was_made() {
             let mut changed = BTreeSet::from([1]);
             changed.extend((0..below(60)).map(|_| 1 + below(count)));
             let changed: Vec<u32> = changed.into_iter().collect();
-            let section = [8 << 20, 150][below(2) as usize];
-            last = home.commit_in_sections(count, &changed, mark, section).await;
+            last = match below(3) {
+                0 => home.commit_full(count, &changed, mark).await,
+                n => {
+                    home.commit_in_sections(count, &changed, mark, [8 << 20, 150][n as usize - 1])
+                        .await
+                }
+            };
             if below(6) == 0 {
                 home.base().await;
             }
@@ -180,13 +207,16 @@ async fn a_real_database_survives_the_store() {
         ))
         .unwrap();
         changed.append(&mut tail.poll().unwrap().pages);
-        let pages = log.collect(Arc::new(tail.view()), &changed).await.unwrap();
+        let pages = log
+            .collect(Arc::new(tail.view()), &changed, log.next_seq().unwrap(), arrange)
+            .await
+            .unwrap();
         changed.clear();
         let release = false;
         log.append(Commit { pages, data: Bytes::new(), release }).await.unwrap();
         let head = log.writer_head().unwrap().clone();
-        if needs_base(&head) {
-            log.write_base(&head, Arc::new(tail.view())).await.unwrap();
+        if base_pays(&head) {
+            log.write_base(&head, Arc::new(tail.view()), arrange).await.unwrap();
             log.note_base(head.seq);
         }
         if round % 10 == 9 {
@@ -251,6 +281,95 @@ async fn only_what_is_needed_is_fetched() {
 }
 
 #[tokio::test]
+async fn bringing_a_file_forward_to_a_full_state_fetches_what_changed() {
+    let mut home = Home::new().await;
+    let all: Vec<u32> = (1..=3_000).collect();
+    home.commit_in_sections(3_000, &all, 1, 2_000).await;
+    let from = home.commit_full(3_000, &[5, 700], 2).await;
+    home.restore(None, None).await.unwrap();
+    home.commit(3_000, &[9], 3).await;
+    let last = home.commit_full(3_000, &[1_500], 4).await;
+    home.store.take_calls();
+    home.restore(None, Some(from)).await.unwrap();
+    home.assert_restored(last);
+    let calls = home.store.take_calls();
+    let pages = calls.iter().filter(|call| call.contains("/pages/")).count();
+    assert!(pages == 0, "what is new lies in the commit: {calls:?}");
+}
+
+#[tokio::test]
+async fn a_full_state_stores_what_changed_and_names_the_rest() {
+    let mut home = Home::new().await;
+    let all: Vec<u32> = (1..=3_000).collect();
+    home.commit_in_sections(3_000, &all, 1, 2_000).await;
+    let objects = home.store.keys().len();
+    home.store.take_calls();
+    for mark in 2..9 {
+        let seq = home.commit_full(3_000, &[u32::from(mark) * 90, 2_000], mark).await;
+        let stored = home.log.read(seq).await.unwrap().unwrap();
+        assert!(stored.header().is_full() && stored.header().page_bytes() < 30_000);
+        assert_eq!(stored.header().bytes_above_base, 0);
+    }
+    assert_eq!(home.store.keys().len(), objects + 7, "no page object but the first ones");
+    let listings = |call: &&String| call.starts_with("list ");
+    let calls = home.store.take_calls();
+    assert!(calls.iter().filter(listings).count() <= 1, "what it said itself it knows: {calls:?}");
+    home.restore(None, None).await.unwrap();
+    home.assert_restored(9);
+}
+
+/// SQLite never writes the page that its lock byte is on, at one GiB.
+#[tokio::test]
+async fn a_database_of_more_than_a_gib_has_a_page_that_is_nowhere() {
+    const LOCK_PAGE: u32 = 262_145;
+    struct Sparse(u8);
+    impl super::super::pages::PageSource for Sparse {
+        fn page_size(&self) -> u32 {
+            4_096
+        }
+        fn page_count(&self) -> u32 {
+            LOCK_PAGE + 50
+        }
+        fn read_page(&self, page: u32, into: &mut [u8]) -> Result<()> {
+            assert_ne!(page, LOCK_PAGE, "nobody knows what is there");
+            let is_new = [2, LOCK_PAGE + 1].contains(&page);
+            into.fill(if is_new { self.0 } else { 1 });
+            into[..4].copy_from_slice(&page.to_le_bytes());
+            Ok(())
+        }
+    }
+    let mut home = Home::new().await;
+    let changed = BTreeSet::from([1, 2, LOCK_PAGE - 1, LOCK_PAGE + 1, LOCK_PAGE + 50]);
+    let source = Arc::new(Sparse(1));
+    let pages = home.log.collect(source, &changed, 2, ByNumber::arrange).await.unwrap();
+    home.log.append(Commit { pages, data: Bytes::new(), release: false }).await.unwrap();
+    let changed = Some(BTreeSet::from([2, LOCK_PAGE + 1]));
+    let full = Full { source: Arc::new(Sparse(2)), above: 2, changed, born: 3 };
+    let pages = home.log.collect_full(full, ByNumber::arrange).await.unwrap();
+    home.log.append(Commit { pages, data: Bytes::new(), release: false }).await.unwrap();
+    let head = home.restore(None, None).await.unwrap().unwrap();
+    assert_eq!(head.page_count, LOCK_PAGE + 50);
+    let file = std::fs::File::open(home.path()).unwrap();
+    let page = |number: u32| {
+        let mut page = vec![9; 4_096];
+        let at = u64::from(number - 1) * 4_096;
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut page, at).unwrap();
+        (page[..4] == number.to_le_bytes(), page[4_095])
+    };
+    for (number, found) in [
+        (1, (true, 1)),
+        (2, (true, 2)),
+        (3, (false, 0)),
+        (LOCK_PAGE - 1, (true, 1)),
+        (LOCK_PAGE, (false, 0)),
+        (LOCK_PAGE + 1, (true, 2)),
+        (LOCK_PAGE + 50, (true, 1)),
+    ] {
+        assert_eq!(page(number), found, "{number}");
+    }
+}
+
+#[tokio::test]
 async fn a_long_way_forward_goes_by_the_base() {
     let mut home = Home::new().await;
     home.commit(10, &(1..=10).collect::<Vec<_>>(), 1).await;
@@ -290,8 +409,10 @@ async fn damage_and_holes_are_errors_and_leave_the_old_file_alone() {
     }
     home.store.objects.lock().clone_from(&objects);
     let mut header = home.log.read(3).await.unwrap().unwrap().header().clone();
-    header.sections[0].object = Some("homes/other/pages/x".into());
-    let forged = super::super::container::encode(&header, b"", &[2; 100]).unwrap();
+    let (object, groups) = (Some("homes/other/pages/x".into()), Vec::new());
+    (header.index, header.sections) = (None, vec![Section { object, groups }]);
+    let json = serde_json::to_vec(&header).unwrap();
+    let forged = super::super::container::seal(1, &json, b"", &[3; 100]).unwrap();
     home.store.objects.lock().insert(home.log.keys().log(3), forged);
     assert_eq!(home.restore(Some(3), None).await.unwrap_err().kind(), ErrorKind::Corrupt);
     home.assert_restored(2);

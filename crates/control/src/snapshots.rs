@@ -1,0 +1,248 @@
+//! Snapshots of machines' homes, taking a machine back to one, and machines that go on from another's.
+//!
+//! # Invariants
+//! - The object store is the truth. The catalog only knows which machine a snapshot belongs to.
+//! - Of an awake machine its keeper takes the state, after it has stored everything; of a sleeping one
+//!   the published state counts, without a draft.
+//! - Memory, running processes and what is outside of the home are in no snapshot and no fork.
+//!
+//! # Crash
+//! A fork is first a pin in its parent, then a row here, then a home. Nobody was told before the home
+//! was there. With the row, the driver finishes it; without, the pin keeps a state until the parent
+//! is deleted.
+
+use std::sync::Arc;
+
+use base::{ErrorKind, HomeId, MachineId, SnapshotId, Timestamp};
+use catalog::{Desired, MachineRow, Observation, Phase};
+use serde::{Deserialize, Serialize};
+
+use crate::control::Inner;
+use crate::files::route::{self, Place};
+use crate::homes::HomeSnapshot;
+use crate::limits::TRANSITION_WAIT;
+use crate::machines::{self, Machine, MachineRef};
+use crate::page::{Page, PageQuery};
+use crate::{Error, Result};
+
+/// A kept state of a machine's home.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Its id.
+    pub snapshot_id: SnapshotId,
+    /// The machine whose home it is of.
+    pub machine_id: MachineId,
+    /// What people call it; need not be unique.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// What a fork is to be. The rest is as of the machine that it is made from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForkMachine {
+    /// A unique name; made up where it is not given.
+    pub name: Option<String>,
+    /// A snapshot of the machine; else its state now.
+    pub snapshot_id: Option<SnapshotId>,
+}
+
+/// Snapshots, restores and forks.
+#[derive(Debug, Clone)]
+pub struct Snapshots {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl Snapshots {
+    /// Keeps the state that a machine's home has now.
+    ///
+    /// # Errors
+    /// `NotFound`, `InvalidArgument` for a name that cannot be, `Exhausted` for too many, `Unavailable`
+    /// for a machine that stays on its way up or down; those of the store.
+    pub async fn create(&self, machine: &MachineRef, name: Option<String>) -> Result<Snapshot> {
+        let (inner, machine) = (self.inner.clone(), machine.clone());
+        let done = async move {
+            let (row, place) = route::locate(&inner, &machine).await?;
+            let id = SnapshotId::generate();
+            let made = match place {
+                Place::Awake(link) => {
+                    let _busy = inner.activity.begin(&row.id);
+                    link.snapshot(&id, name.as_deref()).await?
+                }
+                Place::Asleep => {
+                    inner.parts.homes.snapshot(&row.home, &id, name.as_deref()).await?
+                }
+            };
+            note(&inner, &row.id, vec![made.id.clone()]).await?;
+            Ok(shape(&row.id, made))
+        };
+        self.inner.to_the_end(done).await
+    }
+
+    /// The snapshots of a machine, oldest first.
+    ///
+    /// # Errors
+    /// `NotFound`, `InvalidArgument` for a cursor that is not one; those of the store.
+    pub async fn list(&self, machine: &MachineRef, page: &PageQuery) -> Result<Page<Snapshot>> {
+        let after: Option<SnapshotId> = page.parse_cursor()?;
+        let row = self.inner.resolve(machine).await?;
+        let found = self.inner.parts.homes.snapshots(&row.home).await?;
+        note(&self.inner, &row.id, found.iter().map(|one| one.id.clone()).collect()).await?;
+        let wanted = found.into_iter().filter(|one| after.as_ref().is_none_or(|a| one.id > *a));
+        let items: Vec<_> = wanted.map(|one| shape(&row.id, one)).collect();
+        Ok(Page::cut(items, page.length(), |one: &Snapshot| one.snapshot_id.to_string()))
+    }
+
+    /// One snapshot.
+    ///
+    /// # Errors
+    /// `NotFound`; those of the store.
+    pub async fn get(&self, id: &SnapshotId) -> Result<Snapshot> {
+        let row = self.owner(id).await?;
+        let found = self.inner.parts.homes.snapshot_info(&row.home, id).await?;
+        Ok(shape(&row.id, found))
+    }
+
+    /// Lets go of a snapshot; returns what it was.
+    ///
+    /// # Errors
+    /// `NotFound`; those of the store.
+    pub async fn delete(&self, id: &SnapshotId) -> Result<Snapshot> {
+        let row = self.owner(id).await?;
+        let was = shape(&row.id, self.inner.parts.homes.snapshot_info(&row.home, id).await?);
+        let (inner, id) = (self.inner.clone(), id.clone());
+        let done = async move {
+            inner.parts.homes.delete_snapshot(&row.home, &id).await?;
+            inner.db(move |catalog| catalog.forget_snapshot(&id)).await
+        };
+        self.inner.to_the_end(done).await?;
+        Ok(was)
+    }
+
+    /// Takes a sleeping machine's home back to a snapshot of it.
+    ///
+    /// # Errors
+    /// `NotFound` for machine or snapshot; `Conflict` while the machine is awake, while it has a draft
+    /// (`DRAFT_OPEN`), and where the home moved meanwhile; those of the store.
+    pub async fn restore(&self, machine: &MachineRef, id: &SnapshotId) -> Result<Machine> {
+        let (inner, machine, id) = (self.inner.clone(), machine.clone(), id.clone());
+        self.inner.to_the_end(async move { restore(&inner, &machine, &id).await }).await
+    }
+
+    /// Makes a machine, asleep, whose home goes on from another machine's.
+    ///
+    /// # Errors
+    /// `NotFound` for machine or snapshot; `InvalidArgument`, `AlreadyExists` for the name; `Exhausted`
+    /// for too many; `Unavailable` for a machine that stays on its way up or down, and where the store
+    /// did not take it: nothing was made then.
+    pub async fn fork(&self, machine: &MachineRef, fork: ForkMachine) -> Result<Machine> {
+        let (inner, machine) = (self.inner.clone(), machine.clone());
+        self.inner.to_the_end(async move { make_fork(&inner, &machine, fork).await }).await
+    }
+
+    /// The machine of a snapshot.
+    async fn owner(&self, id: &SnapshotId) -> Result<MachineRow> {
+        let wanted = id.clone();
+        let machine = self.inner.db(move |catalog| catalog.machine_of_snapshot(&wanted)).await?;
+        let none = || {
+            Error::not_found(format!(
+                "there is no snapshot {id}; the list of a machine's snapshots has those there are"
+            ))
+        };
+        self.inner.resolve(&MachineRef::Id(machine.ok_or_else(none)?)).await
+    }
+}
+
+/// Notes whose snapshots these are.
+pub(crate) async fn note(inner: &Inner, machine: &MachineId, ids: Vec<SnapshotId>) -> Result<()> {
+    let machine = machine.clone();
+    inner.db(move |catalog| catalog.note_snapshots(&machine, &ids)).await
+}
+
+fn shape(machine: &MachineId, found: HomeSnapshot) -> Snapshot {
+    Snapshot {
+        snapshot_id: found.id,
+        machine_id: machine.clone(),
+        name: found.name,
+        created_at: found.time,
+    }
+}
+
+async fn restore(inner: &Arc<Inner>, machine: &MachineRef, id: &SnapshotId) -> Result<Machine> {
+    let row = inner.resolve(machine).await?;
+    // Nobody begins a draft meanwhile.
+    let lock = inner.draft_lock(&row.id).write_owned();
+    let _alone = tokio::time::timeout(TRANSITION_WAIT, lock).await.map_err(|_| {
+        Error::new(
+            ErrorKind::Unavailable,
+            format!("files of machine {} are being written; try again in a moment", row.name),
+        )
+        .retry_after(1_000)
+    })?;
+    let (row, place) = route::locate(inner, &MachineRef::Id(row.id)).await?;
+    let refused = |why: String, code: &'static str| {
+        Error::new(ErrorKind::Conflict, why)
+            .with_code(code)
+            .with_detail("current_desired_state", row.desired)
+            .with_detail("current_observed_state", row.observed.phase)
+    };
+    if matches!(place, Place::Awake(_)) || row.desired == Desired::Running {
+        let why = format!("machine {} is awake; put it to sleep, then restore it", row.name);
+        return Err(refused(why, "INVALID_STATE"));
+    }
+    let at = inner.home_at(&row);
+    if inner.parts.homes.has_draft(&at).await {
+        let why = format!(
+            "machine {} has unpublished writes; publish or discard them, then restore it",
+            row.name
+        );
+        return Err(refused(why, "DRAFT_OPEN"));
+    }
+    inner.parts.homes.restore(&at, id).await.map_err(|error| match error.kind() {
+        // Whoever is waking it has the home by now.
+        ErrorKind::Fenced => refused(error.message, "INVALID_STATE"),
+        _ => error,
+    })?;
+    Ok(machines::shape(&row))
+}
+
+async fn make_fork(inner: &Arc<Inner>, from: &MachineRef, fork: ForkMachine) -> Result<Machine> {
+    let (parent, place) = route::locate(inner, from).await?;
+    let id = MachineId::generate();
+    let name = machines::name_or_made_up(fork.name, &id)?;
+    let taken = name.clone();
+    if inner.db(move |catalog| catalog.machine_by_name(&taken)).await?.is_some() {
+        return Err(Error::new(
+            ErrorKind::AlreadyExists,
+            format!("there is a machine {name} already; choose another name"),
+        ));
+    }
+    let now = inner.parts.clock.now();
+    let row = MachineRow {
+        id,
+        name,
+        spec: parent.spec.clone(),
+        home: HomeId::generate(),
+        forked_from: Some(parent.home.clone()),
+        desired: Desired::Sleeping,
+        observed: Observation::of(Phase::Sleeping, "forked"),
+        take_over: false,
+        recorded: false,
+        revision: 1,
+        created_at: now,
+        transition_at: now,
+        progress_at: now,
+    };
+    match (&fork.snapshot_id, place) {
+        (None, Place::Awake(link)) => {
+            let _busy = inner.activity.begin(&parent.id);
+            link.hold_fork(&row.home).await?;
+        }
+        (at, _) => inner.parts.homes.hold_fork(&parent.home, at.as_ref(), &row.home).await?,
+    }
+    machines::promise(inner.clone(), row).await
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! Snapshots, restores and forks of machines on homes in memory.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
+
+use super::*;
+use crate::Control;
+use crate::fakes::{World, eventually};
+use crate::files::{PutOptions, View};
+use crate::machines::{CreateMachine, IfMatch};
+
+const SOON: Duration = Duration::from_secs(5);
+
+async fn awake(control: &Control, name: &str) -> Machine {
+    let new = CreateMachine { name: Some(name.to_owned()), ..CreateMachine::default() };
+    let machine = control.machines().create(new).await.unwrap();
+    control.machines().settle(machine, SOON).await
+}
+
+async fn sleep(control: &Control, machine: &MachineRef) {
+    let asked = control.machines().sleep(machine, &IfMatch::Any).await.unwrap();
+    assert_eq!(control.machines().settle(asked, SOON).await.phase, Phase::Sleeping);
+}
+
+async fn put(control: &Control, machine: &MachineRef, text: &str) {
+    let body = stream::iter([Ok(Bytes::copy_from_slice(text.as_bytes()))]).boxed();
+    let path = vfs::path::TreePath::parse(b"f").unwrap();
+    control.files().put(machine, &path, body, PutOptions::default()).await.unwrap();
+}
+
+async fn read(control: &Control, machine: &MachineRef) -> String {
+    use futures::TryStreamExt as _;
+    let path = vfs::path::TreePath::parse(b"f").unwrap();
+    let file = control.files().get(machine, &path, None, View::Current).await.unwrap();
+    let pieces: Vec<Bytes> = file.body.try_collect().await.unwrap();
+    String::from_utf8(pieces.concat()).unwrap()
+}
+
+#[tokio::test]
+async fn a_machine_is_taken_back_to_a_snapshot_while_it_sleeps_without_a_draft() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = MachineRef::Id(awake(&control, "one").await.machine_id);
+    put(&control, &machine, "first").await;
+    let snapshots = control.snapshots();
+    let kept = snapshots.create(&machine, Some("before".to_owned())).await.unwrap();
+    put(&control, &machine, "second").await;
+    let refused = snapshots.restore(&machine, &kept.snapshot_id).await.unwrap_err();
+    assert_eq!((refused.kind(), &*refused.code), (ErrorKind::Conflict, "INVALID_STATE"));
+    sleep(&control, &machine).await;
+    put(&control, &machine, "draft").await;
+    let refused = snapshots.restore(&machine, &kept.snapshot_id).await.unwrap_err();
+    assert_eq!((refused.kind(), &*refused.code), (ErrorKind::Conflict, "DRAFT_OPEN"));
+    control.files().discard_draft(&machine).await.unwrap();
+    assert_eq!(read(&control, &machine).await, "second");
+    snapshots.restore(&machine, &kept.snapshot_id).await.unwrap();
+    assert_eq!(read(&control, &machine).await, "first");
+    snapshots.restore(&machine, &kept.snapshot_id).await.unwrap();
+    let unknown = snapshots.restore(&machine, &SnapshotId::generate()).await.unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn snapshots_are_listed_in_pages_found_by_id_and_deleted() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = MachineRef::Id(awake(&control, "one").await.machine_id);
+    let snapshots = control.snapshots();
+    for name in ["a", "b", "c"] {
+        snapshots.create(&machine, Some(name.to_owned())).await.unwrap();
+    }
+    let first = PageQuery { cursor: None, limit: Some(2) };
+    let page = snapshots.list(&machine, &first).await.unwrap();
+    let rest = PageQuery { cursor: page.next_cursor.clone(), limit: Some(2) };
+    let rest = snapshots.list(&machine, &rest).await.unwrap();
+    let names: Vec<_> =
+        page.items.iter().chain(&rest.items).map(|one| one.name.clone().unwrap()).collect();
+    assert_eq!((names, rest.next_cursor), (vec!["a".into(), "b".into(), "c".to_owned()], None));
+    let one = &page.items[0];
+    assert_eq!(snapshots.get(&one.snapshot_id).await.unwrap(), *one);
+    assert_eq!(snapshots.delete(&one.snapshot_id).await.unwrap(), *one);
+    for gone in [&one.snapshot_id, &SnapshotId::generate()] {
+        assert_eq!(snapshots.get(gone).await.unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(snapshots.delete(gone).await.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+    // Another host finds them after it has taken the machine up.
+    sleep(&control, &machine).await;
+    let other = world.another();
+    let adopting = other.open().await;
+    adopting.machines().adopt(false).await.unwrap();
+    assert_eq!(adopting.snapshots().get(&page.items[1].snapshot_id).await.unwrap(), page.items[1]);
+}
+
+#[tokio::test]
+async fn a_fork_is_a_machine_of_its_own_that_sleeps() {
+    let world = World::new();
+    let control = world.open().await;
+    let parent = awake(&control, "one").await;
+    let machine = MachineRef::Id(parent.machine_id.clone());
+    put(&control, &machine, "first").await;
+    let snapshots = control.snapshots();
+    let kept = snapshots.create(&machine, None).await.unwrap();
+    put(&control, &machine, "second").await;
+    // From its keeper, from a snapshot while it is awake, from the store.
+    let fork = |name: &str, at: Option<&SnapshotId>| {
+        let fork = ForkMachine { name: Some(name.to_owned()), snapshot_id: at.cloned() };
+        let (snapshots, machine) = (snapshots.clone(), machine.clone());
+        async move { snapshots.fork(&machine, fork).await }
+    };
+    let now = fork("now", None).await.unwrap();
+    let then = fork("then", Some(&kept.snapshot_id)).await.unwrap();
+    sleep(&control, &machine).await;
+    let asleep = fork("asleep", None).await.unwrap();
+    put(&control, &machine, "a draft of the parent").await;
+    for (made, text) in [(&now, "second"), (&then, "first"), (&asleep, "second")] {
+        assert_eq!((made.phase, made.memory_mib), (Phase::Sleeping, parent.memory_mib));
+        let made = MachineRef::Id(made.machine_id.clone());
+        assert_eq!(read(&control, &made).await, text);
+    }
+    assert_eq!(world.host.forks_of(&parent.home_id), 3);
+    let taken = fork("now", None).await.unwrap_err();
+    assert_eq!(taken.kind(), ErrorKind::AlreadyExists);
+    assert_eq!(
+        fork("x", Some(&SnapshotId::generate())).await.unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+    assert_eq!(world.host.forks_of(&parent.home_id), 3, "nothing is kept for what was refused");
+    control.machines().delete(&MachineRef::Id(now.machine_id), &IfMatch::Any).await.unwrap();
+    eventually(|| !world.host.has_home(&now.home_id)).await;
+}
+
+#[tokio::test]
+async fn a_fork_that_does_not_reach_the_store_was_never_made() {
+    let world = World::new();
+    let control = world.open().await;
+    let parent = awake(&control, "one").await;
+    let machine = MachineRef::Id(parent.machine_id.clone());
+    sleep(&control, &machine).await;
+    world.store.break_down(true);
+    let error = control.snapshots().fork(&machine, ForkMachine::default()).await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    world.store.break_down(false);
+    let all = control.machines().list(&PageQuery::default()).await.unwrap();
+    assert_eq!(all.items.len(), 1);
+}
