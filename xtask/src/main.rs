@@ -9,9 +9,11 @@
 mod bench;
 mod cargo;
 mod paths;
+mod posix;
 mod progress;
 mod run;
 mod setup;
+mod sim;
 mod test;
 mod tidy;
 
@@ -39,8 +41,14 @@ enum Task {
     },
     /// Set up, build and run every check and every test.
     Test,
+    /// Run the file-system suites of others on a mounted home, in full: pjdfstest, fsx. Needs root.
+    Posix(posix::Options),
     /// Check what the compiler does not: which crate may use which, file sizes, leftovers.
     Tidy,
+    /// Simulation of homes: seeds of schedules with crashes, races and faults, power loss, a model.
+    Sim(sim::Options),
+    /// kill -9 of the real keeper under a real workload, again and again.
+    Crash(sim::Cycles),
     /// Measure.
     Bench(bench::Options),
 }
@@ -50,7 +58,10 @@ fn main() -> ExitCode {
         Task::Setup(options) => setup::run(&options).map(drop),
         Task::Run { serve } => run::run(&serve),
         Task::Test => test::run(),
+        Task::Posix(options) => posix::run(&options),
         Task::Tidy => tidy::run(),
+        Task::Sim(options) => sim::run(&options),
+        Task::Crash(cycles) => sim::crash(&cycles),
         Task::Bench(options) => bench::run(&options),
     };
     match done {

@@ -55,6 +55,11 @@ pub(crate) fn dormouse() -> PathBuf {
     target().join("release/dormouse")
 }
 
+/// The S3 server for tests and benchmarks, as a release binary.
+pub(crate) fn s3_server() -> PathBuf {
+    target().join("release/s3-server")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,7 +18,7 @@ const RELEASE: &[&str] =
 
 /// What can run without root. The runner counts the others as skipped.
 const WITHOUT_ROOT: &str = "not ((package(fuse-serve) | package(guest-agent) | package(runtime)) & kind(test)) \
-     & not (package(runtime) & test(network))";
+     & not (package(runtime) & test(network)) & not (package(dormouse) & (test(mount::) | test(posix::)))";
 
 pub(crate) fn run() -> anyhow::Result<()> {
     setup::run(&setup::Options::default())?;
@@ -48,12 +48,24 @@ pub(crate) fn run() -> anyhow::Result<()> {
     steps.insert(0, ("release binary", RELEASE));
     let release = crate::paths::target().join("release");
     let mut failed = Vec::new();
+    let tools = match can_run_all.then(crate::posix::ensure_tools).transpose() {
+        Ok(tools) => tools,
+        Err(error) => {
+            // Their tests will fail too; the others need not wait for a registry.
+            eprintln!("suites of file systems: {error:#}");
+            failed.push("suites of file systems");
+            None
+        }
+    };
     for (name, arguments) in steps {
         let begin = Instant::now();
         eprintln!("{name}: cargo {}", arguments.join(" "));
         let mut command = cargo();
         command.args(arguments).env("DORMOUSE_BIN", release.join("dormouse"));
         command.env("DORMOUSE_S3_SERVER", release.join("s3-server"));
+        if let Some(tools) = &tools {
+            command.env("DORMOUSE_POSIX_TOOLS", tools);
+        }
         if can_run_all {
             // Set-up has brought what they need: a test that cannot run here is a failure.
             command.env("DORMOUSE_TESTS_MUST_RUN", "1");

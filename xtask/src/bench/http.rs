@@ -49,13 +49,19 @@ impl Endpoint {
 
     /// A connection to it. The server closes one that is idle for half a minute.
     pub(crate) fn connect(&self) -> anyhow::Result<Connection> {
+        let (stream, head) = self.stream()?;
+        Ok(Connection { stream: BufReader::with_capacity(PIECE, stream), head, out: Vec::new() })
+    }
+
+    /// A bare connection, and the lines that the head of every request has.
+    pub(crate) fn stream(&self) -> anyhow::Result<(TcpStream, String)> {
         let stream = TcpStream::connect(&self.address)
             .with_context(|| format!("connect to {}", self.address))?;
         stream.set_nodelay(true).context("set up the connection")?;
         stream.set_read_timeout(Some(SILENCE_MAX)).context("set up the connection")?;
         stream.set_write_timeout(Some(SILENCE_MAX)).context("set up the connection")?;
         let head = format!("Host: {}\r\nAuthorization: Bearer {}\r\n", self.address, self.key);
-        Ok(Connection { stream: BufReader::with_capacity(PIECE, stream), head, out: Vec::new() })
+        Ok((stream, head))
     }
 
     /// One call on a connection of its own, JSON both ways.

@@ -1,4 +1,4 @@
-//! Measures the release binary from outside, over HTTP, and says how it compares.
+//! Sets this machine up, builds the release binary, measures it from outside, over HTTP, and says how it compares.
 //!
 //! A group is a list of sections that run in order on one server of their own. A section that fails
 //! costs its own rows; the rest still runs, what was measured is printed, and the command fails.
@@ -9,10 +9,12 @@
 //! Not here: instruction counts and in-process measurements; those live beside the code they measure.
 
 mod disk;
+mod homefs;
 mod host;
 mod http;
 mod load;
 mod machine;
+mod many;
 mod pattern;
 mod report;
 mod samples;
@@ -22,6 +24,11 @@ mod tree;
 use anyhow::bail;
 
 use self::report::Report;
+use crate::{cargo, setup};
+
+/// What is measured, and what it is measured on.
+const RELEASE: &[&str] =
+    &["build", "--quiet", "--release", "--package", "dormouse", "--package", "testkit", "--bins"];
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
@@ -31,23 +38,32 @@ pub(crate) struct Options {
     /// One JSON document on standard output instead of a table.
     #[arg(long)]
     json: bool,
+    /// Only sections whose words, as they are shown while they run, contain this.
+    #[arg(long, default_value = "")]
+    only: String,
 }
 
 /// What a group has measured, and what went wrong on the way.
 type Measured = (Report, Vec<anyhow::Error>);
 
 /// A group: its name and what runs it. An error is one without which nothing can be measured.
-type Group = (&'static str, fn() -> anyhow::Result<Measured>);
+type Group = (&'static str, fn(&str) -> anyhow::Result<Measured>);
 
 /// All groups.
-const GROUPS: &[Group] = &[(machine::GROUP, machine::measure)];
+const GROUPS: &[Group] = &[
+    (machine::GROUP, machine::measure),
+    (machine::HTTP, machine::measure_http),
+    (homefs::GROUP, homefs::measure),
+];
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let Some((_, measure)) = GROUPS.iter().find(|(name, _)| *name == options.group) else {
         let names: Vec<_> = GROUPS.iter().map(|(name, _)| *name).collect();
         bail!("no benchmark group {:?}; there are: {}", options.group, names.join(", "));
     };
-    let (report, failures) = measure()?;
+    setup::run(&setup::Options::default())?;
+    cargo::run(cargo::cargo().args(RELEASE))?;
+    let (report, failures) = measure(&options.only)?;
     report.print(options.json)?;
     for failure in &failures {
         eprintln!("error: {failure:#}");

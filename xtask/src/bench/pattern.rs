@@ -92,7 +92,8 @@ pub(crate) fn page(tag: u32, number: u64) -> Vec<u8> {
     bytes
 }
 
-fn stamp(tag: u32, page: u64) -> [u8; 8] {
+/// What the page begins with.
+pub(crate) fn stamp(tag: u32, page: u64) -> [u8; 8] {
     (u64::from(tag) << 40 | page).to_le_bytes()
 }
 

@@ -21,6 +21,16 @@ pub(crate) enum Unit {
     RequestsPerSecond,
     #[serde(rename = "files/s")]
     FilesPerSecond,
+    #[serde(rename = "s")]
+    Seconds,
+    /// Requests that an object store was asked.
+    #[serde(rename = "requests")]
+    Requests,
+    #[serde(rename = "MiB")]
+    Mebibytes,
+    /// So many times as much.
+    #[serde(rename = "x")]
+    Times,
 }
 
 impl Unit {
@@ -30,13 +40,19 @@ impl Unit {
             Self::MegabytesPerSecond => "MB/s",
             Self::RequestsPerSecond => "req/s",
             Self::FilesPerSecond => "files/s",
+            Self::Seconds => "s",
+            Self::Requests => "requests",
+            Self::Mebibytes => "MiB",
+            Self::Times => "x",
         }
     }
 
     /// True where `value` is at least as good as `bound`.
     fn reaches(self, value: f64, bound: f64) -> bool {
         match self {
-            Self::Milliseconds => value <= bound,
+            Self::Milliseconds | Self::Seconds | Self::Requests | Self::Mebibytes | Self::Times => {
+                value <= bound
+            }
             Self::MegabytesPerSecond | Self::RequestsPerSecond | Self::FilesPerSecond => {
                 value >= bound
             }
@@ -48,6 +64,8 @@ impl Unit {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Target {
     pub(crate) row: &'static str,
+    /// The peer whose ratio the bounds are for; without one they are for the number itself.
+    pub(crate) against: Option<&'static str>,
     pub(crate) must: f64,
     pub(crate) goal: f64,
 }
@@ -67,7 +85,10 @@ pub(crate) struct Row {
     ratios: BTreeMap<&'static str, f64>,
     must: Option<f64>,
     goal: Option<f64>,
-    /// Whether `ours` reaches `must`; null where nothing is asked for.
+    /// The peer whose ratio `must` and `goal` are for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    against: Option<&'static str>,
+    /// Whether `must` is reached; null where nothing is asked for, or the peer was not measured.
     ok: Option<bool>,
 }
 
@@ -82,6 +103,7 @@ impl Row {
             ratios: BTreeMap::new(),
             must: None,
             goal: None,
+            against: None,
             ok: None,
         }
     }
@@ -98,7 +120,12 @@ impl Row {
     fn aim(&mut self, target: Target) {
         self.must = Some(target.must);
         self.goal = Some(target.goal);
-        self.ok = Some(self.unit.reaches(self.ours, target.must));
+        self.against = target.against;
+        let value = match target.against {
+            Some(peer) => self.ratios.get(peer).copied(),
+            None => Some(self.ours),
+        };
+        self.ok = value.map(|value| self.unit.reaches(value, target.must));
     }
 
     fn cells(&self) -> [String; 6] {
@@ -110,7 +137,8 @@ impl Row {
                 format!("{name} {value} ({ratio}x)")
             })
             .collect();
-        let bound = |bound: Option<f64>| bound.map(|bound| bound.to_string()).unwrap_or_default();
+        let x = if self.against.is_some() { "x" } else { "" };
+        let bound = |bound: Option<f64>| bound.map(|n| format!("{n}{x}")).unwrap_or_default();
         let verdict = match self.ok {
             Some(true) => " ok",
             Some(false) => " MISSED",
@@ -201,8 +229,10 @@ mod tests {
     use super::*;
 
     const TARGETS: &[Target] = &[
-        Target { row: "quick", must: 20.0, goal: 8.0 },
-        Target { row: "wide", must: 100.0, goal: 200.0 },
+        Target { row: "quick", against: None, must: 20.0, goal: 8.0 },
+        Target { row: "wide", against: None, must: 100.0, goal: 200.0 },
+        Target { row: "beside", against: Some("disk"), must: 2.0, goal: 1.0 },
+        Target { row: "alone", against: Some("disk"), must: 2.0, goal: 1.0 },
     ];
 
     fn samples(value: f64) -> Samples {
@@ -248,6 +278,19 @@ mod tests {
             json!({"name": "free", "unit": "files/s", "ours": 123_500.0, "samples": 1,
                    "peers": {}, "ratios": {}, "must": null, "goal": null, "ok": null})
         );
+    }
+
+    #[test]
+    fn a_target_may_be_a_ratio_to_a_peer() {
+        let mut report = Report::new("machine", Host::default(), TARGETS);
+        let disk = samples(10.0);
+        let row = |name: &str, value| Row::new(name, Unit::Seconds, &samples(value));
+        report.push(row("beside", 15.0).peer("disk", Some(&disk)));
+        report.push(row("beside", 21.0).peer("disk", Some(&disk)));
+        report.push(row("alone", 1.0));
+        let verdicts: Vec<_> = report.rows.iter().map(|row| row.ok).collect();
+        assert_eq!(verdicts, [Some(true), Some(false), None], "nothing is said without the peer");
+        assert!(report.table().contains("2x MISSED"));
     }
 
     #[test]

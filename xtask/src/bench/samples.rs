@@ -25,6 +25,13 @@ impl Samples {
         Ok(samples)
     }
 
+    /// A single measurement.
+    pub(crate) fn one(value: f64) -> Self {
+        let mut samples = Self::default();
+        samples.push(value);
+        samples
+    }
+
     /// One more.
     pub(crate) fn push(&mut self, value: f64) {
         self.0.push(value);

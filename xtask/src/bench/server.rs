@@ -80,14 +80,25 @@ impl Server {
         self.root.join("data")
     }
 
-    /// Starts it and waits until it is ready.
+    /// Starts it on its own disk and waits until it is ready.
     pub(crate) fn start(&self) -> anyhow::Result<Endpoint> {
+        self.start_on(None, &[])
+    }
+
+    /// Starts it on the store at a URL, with what must be in its environment for that.
+    pub(crate) fn start_on(
+        &self,
+        store: Option<&str>,
+        variables: &[(String, String)],
+    ) -> anyhow::Result<Endpoint> {
         let data = self.data();
         fs::create_dir_all(&data).context("make the data directory")?;
         let log = File::create(self.root.join("serve.log")).context("make the log")?;
         let mut process = Command::new(paths::dormouse())
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(&data)
+            .args(store.iter().flat_map(|url| ["--store", url]))
+            .envs(variables.iter().cloned())
             // What the user has set up for themselves must not change what is measured.
             .env_remove("DORMOUSE_API_KEY")
             .env_remove("DORMOUSE_STORE")

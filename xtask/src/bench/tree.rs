@@ -62,7 +62,7 @@ impl Tree {
 }
 
 /// Where cargo unpacked what `Cargo.lock` names, in the order of names, so that every run takes the same.
-fn dependency_sources() -> anyhow::Result<Vec<PathBuf>> {
+pub(super) fn dependency_sources() -> anyhow::Result<Vec<PathBuf>> {
     let lock = fs::read_to_string(paths::root().join("Cargo.lock")).context("read Cargo.lock")?;
     let cargo = env::var_os("CARGO_HOME").map_or_else(
         || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cargo"),
@@ -95,7 +95,7 @@ fn packages(lock: &str) -> BTreeSet<String> {
 }
 
 /// How many regular files there are below `dir`.
-fn count(dir: &Path) -> anyhow::Result<u64> {
+pub(super) fn count(dir: &Path) -> anyhow::Result<u64> {
     let mut files = 0;
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {

@@ -27,6 +27,11 @@ pub(crate) struct Options {
     pub(crate) rebuild: bool,
 }
 
+/// Installs what `cargo xtask bench homefs` compares with.
+pub(crate) fn compared() -> anyhow::Result<()> {
+    packages::ensure_compared()
+}
+
 /// Does what is missing.
 pub(crate) fn run(options: &Options) -> anyhow::Result<images::Image> {
     packages::ensure()?;

@@ -10,7 +10,10 @@ use crate::progress::step;
 
 /// A file that tells whether a package is there, and the package. Looking is quicker than asking
 /// dpkg, and it accepts what was installed by other means.
-const NEEDED: [(&[&str], &str); 13] = [
+type Needed = [(&'static [&'static str], &'static str)];
+
+/// For building, running and testing.
+const NEEDED: &Needed = &[
     (&["/usr/bin/qemu-system-x86_64"], "qemu-system-x86"),
     (&["/usr/bin/mmdebstrap"], "mmdebstrap"),
     (&["/usr/bin/mkfs.erofs", "/usr/sbin/mkfs.erofs"], "erofs-utils"),
@@ -26,9 +29,25 @@ const NEEDED: [(&[&str], &str); 13] = [
     (&["/usr/bin/cc"], "build-essential"),
 ];
 
+/// What homes are compared with, and searched with, in `cargo xtask bench homefs`.
+const COMPARED: &Needed = &[
+    (&["/usr/bin/rclone"], "rclone"),
+    (&["/usr/bin/s3fs"], "s3fs"),
+    (&["/usr/bin/rg"], "ripgrep"),
+];
+
 /// Installs what is missing; without root, says how to.
 pub(crate) fn ensure() -> anyhow::Result<()> {
-    let missing = missing(|path| Path::new(path).exists());
+    install(NEEDED)
+}
+
+/// Installs what only benchmarks need.
+pub(crate) fn ensure_compared() -> anyhow::Result<()> {
+    install(COMPARED)
+}
+
+fn install(needed: &Needed) -> anyhow::Result<()> {
+    let missing = missing(needed, |path| Path::new(path).exists());
     if missing.is_empty() {
         return Ok(());
     }
@@ -53,9 +72,9 @@ pub(crate) fn ensure() -> anyhow::Result<()> {
     })
 }
 
-fn missing(exists: impl Fn(&str) -> bool) -> Vec<&'static str> {
+fn missing(needed: &Needed, exists: impl Fn(&str) -> bool) -> Vec<&'static str> {
     let absent = |files: &[&str]| !files.iter().any(|file| exists(file));
-    NEEDED.iter().filter(|(files, _)| absent(files)).map(|(_, package)| *package).collect()
+    needed.iter().filter(|(files, _)| absent(files)).map(|(_, package)| *package).collect()
 }
 
 #[cfg(test)]
@@ -64,8 +83,8 @@ mod tests {
 
     #[test]
     fn only_what_is_missing_is_installed() {
-        assert!(missing(|_| true).is_empty());
-        assert_eq!(missing(|path| !path.ends_with("/nft")), ["nftables"]);
-        assert_eq!(missing(|_| false).len(), NEEDED.len());
+        assert!(missing(NEEDED, |_| true).is_empty());
+        assert_eq!(missing(NEEDED, |path| !path.ends_with("/nft")), ["nftables"]);
+        assert_eq!(missing(NEEDED, |_| false).len(), NEEDED.len());
     }
 }

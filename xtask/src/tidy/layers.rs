@@ -13,7 +13,7 @@ use crate::cargo::{cargo, run_quietly};
 /// Our crates by level; each may use those above it in this list.
 const LEVELS: &[&[&str]] = &[
     &["base"],
-    &["objstore", "chunks", "vfs", "agent-proto", "catalog", "runtime", "images"],
+    &["objstore", "chunks", "vfs", "agent-proto", "catalog", "runtime", "images", "sqlite-pages"],
     &["homefs", "volumes", "fuse-serve", "auth", "client"],
     &["keeper", "guest-agent"],
     &["control"],
@@ -40,12 +40,13 @@ const FORBIDDEN: &[(&str, &str)] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("anyhow", &["dormouse", "xtask"]),
     ("axum", &["keeper", "http-kit", "api-v1", "dormouse"]),
+    ("chacha20poly1305", &["objstore"]),
     ("clap", &["dormouse", "xtask"]),
     ("lz4_flex", &["images"]),
     ("metrics-exporter-prometheus", &["http-kit", "dormouse"]),
     ("object_store", &["objstore"]),
     ("reqwest", &["client"]),
-    ("rusqlite", &["homefs", "catalog"]),
+    ("rusqlite", &["homefs", "catalog", "sqlite-pages"]),
     ("tokio-tungstenite", &["client"]),
     ("toml", &["dormouse"]),
     ("tracing-subscriber", &["dormouse"]),

@@ -1,8 +1,10 @@
-//! Checks what the compiler does not: layers, homes of foreign crates, and the text of the sources.
+//! Checks what the compiler does not: layers, homes of foreign crates, the text of the sources,
+//! and that the tests are there which the promises name.
 //!
 //! Every finding is one line that names the place and says what to do. Runs as a command and as a test.
 
 mod layers;
+mod promises;
 mod sources;
 
 use anyhow::bail;
@@ -24,6 +26,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
 fn findings() -> anyhow::Result<Vec<String>> {
     let mut findings = layers::check(&layers::packages()?);
     findings.extend(sources::check(paths::root())?);
+    findings.extend(promises::check(paths::root())?);
     Ok(findings)
 }
 

@@ -1,6 +1,7 @@
 //! Single files, small and large. What the server acknowledges is fsynced on the local disk, so the
 //! peer is a plain program that fsyncs on the same disk.
 
+use std::io::Write;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
@@ -8,13 +9,16 @@ use anyhow::{Context, ensure};
 use super::{BUDGET, Bench, LONG_RUNS, RUNS, State};
 use crate::bench::disk::megabytes;
 use crate::bench::http::Body;
-use crate::bench::load::{self, CLIENTS};
+use crate::bench::load::CLIENTS;
+use crate::bench::many::{self, Requests};
 use crate::bench::pattern::{self, Check, PAGE, Pattern};
 use crate::bench::report::{Row, Unit};
 use crate::bench::samples::{Samples, ms_since};
 
 /// Requests that a median of single requests is of.
 const REQUESTS: usize = 300;
+/// Requests of one measurement of many connections.
+const MANY: u64 = 10_000;
 /// Bytes of the large file.
 const LARGE: u64 = 1 << 30;
 
@@ -24,6 +28,46 @@ pub(super) fn disk_small(bench: &mut Bench) -> anyhow::Result<()> {
 
 pub(super) fn disk_large(bench: &mut Bench) -> anyhow::Result<()> {
     bench.disk.measure_large(&bench.server.root().join("peer"), LARGE, LONG_RUNS, BUDGET)
+}
+
+/// Another file in every request, each with other bytes, in directories of a hundred.
+struct Puts {
+    folder: String,
+    page: Vec<u8>,
+}
+
+impl Requests for Puts {
+    fn write(&self, number: u64, head: &str, out: &mut Vec<u8>) {
+        let (dir, Self { folder, page }) = (number / 100, self);
+        write!(out, "PUT {folder}/{dir}/{number} HTTP/1.1\r\n{head}Content-Length: {PAGE}\r\n\r\n")
+            .expect("memory takes all");
+        let stamp = number.to_le_bytes();
+        out.extend_from_slice(&stamp);
+        out.extend_from_slice(&page[stamp.len()..]);
+    }
+
+    fn check(&self, _: u64, body: &[u8]) -> anyhow::Result<()> {
+        ensure!(body.first() == Some(&b'{'), "no JSON came back");
+        Ok(())
+    }
+}
+
+/// The files that `small` wrote one after the other.
+struct Gets {
+    folder: String,
+}
+
+impl Requests for Gets {
+    fn write(&self, number: u64, head: &str, out: &mut Vec<u8>) {
+        let (file, Self { folder }) = (number % REQUESTS as u64, self);
+        write!(out, "GET {folder}/{file} HTTP/1.1\r\n{head}\r\n").expect("memory takes all");
+    }
+
+    fn check(&self, number: u64, body: &[u8]) -> anyhow::Result<()> {
+        let stamp = pattern::stamp(1, number % REQUESTS as u64);
+        ensure!(body.len() == PAGE && body.starts_with(&stamp), "not what was written");
+        Ok(())
+    }
 }
 
 /// Files of 4 KiB, one after the other and by many clients.
@@ -48,15 +92,8 @@ fn put_small(bench: &mut Bench, state: State) -> anyhow::Result<()> {
     bench.report.push(row.peer("disk", Some(&bench.disk.small)));
 
     let many = Samples::take(RUNS, BUDGET, |run| {
-        load::rate(|client| {
-            let mut connection = bench.endpoint.connect()?;
-            let folder = format!("{folder}/{run}-{client}");
-            connection.send("PUT", &format!("{folder}/first"), Body::None)?;
-            Ok(move |number: u64| {
-                let page = pattern::page(2, number);
-                connection.send("PUT", &format!("{folder}/{number}"), Body::Bytes(&page))
-            })
-        })
+        let puts = Puts { folder: format!("{folder}/run-{run}"), page: pattern::page(2, 0) };
+        many::rate(&bench.endpoint, CLIENTS, MANY, &puts)
     })?;
     let name = format!("PUT 4 KiB, {word}, {CLIENTS} connections");
     let row = Row::new(name, Unit::RequestsPerSecond, &many);
@@ -83,14 +120,7 @@ fn get_small(bench: &mut Bench, state: State) -> anyhow::Result<()> {
     bench.report.push(Row::new(format!("GET 4 KiB, {word}"), Unit::Milliseconds, &one));
 
     let many = Samples::take(RUNS, BUDGET, |_| {
-        load::rate(|client| {
-            let mut connection = bench.endpoint.connect()?;
-            let folder = &folder;
-            Ok(move |number: u64| {
-                let file = (client as u64 * 7 + number) % REQUESTS as u64;
-                connection.read(&format!("{folder}/{file}"), &mut |_| Ok(())).map(drop)
-            })
-        })
+        many::rate(&bench.endpoint, CLIENTS, MANY, &Gets { folder: folder.clone() })
     })?;
     let name = format!("GET 4 KiB, {word}, {CLIENTS} connections");
     bench.report.push(Row::new(name, Unit::RequestsPerSecond, &many));
