@@ -59,11 +59,14 @@ pub trait FileSystem: Send + Sync + std::fmt::Debug + 'static {
         owner: Owner,
         rdev: u32,
     ) -> Result<Attr>;
-    /// Makes a symbolic link. `target` is any bytes without NUL, at most 4,095.
+    /// Makes a symbolic link. `target` is any bytes without NUL, 1 to 4,095 of them (`ENOENT` for
+    /// none, as of Linux), and looked at before anything else.
     fn symlink(&self, parent: Ino, name: &[u8], target: &[u8], owner: Owner) -> Result<Attr>;
     /// What a symbolic link points at.
     fn readlink(&self, ino: Ino) -> Result<Vec<u8>>;
-    /// Another name for `ino`, which must not be a directory.
+    /// Another name for `ino`, which must not be a directory (`EPERM`). One that lost its last name
+    /// gets none again, however long it is pinned (`ENOENT`); a detached one gets its first. As of
+    /// Linux, the new name is looked at before what is to get it.
     fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr>;
     /// Removes a name that is not a directory.
     fn unlink(&self, parent: Ino, name: &[u8]) -> Result<()>;
@@ -111,7 +114,7 @@ pub trait FileSystem: Send + Sync + std::fmt::Debug + 'static {
     /// An inode that no directory names: invisible, gone at restart unless it is placed. The
     /// caller owns one pin on it and gives it back with [`unpin`](Self::unpin), placed or not.
     fn create_detached(&self, kind: Kind, perm: u32, owner: Owner) -> Result<Attr>;
-    /// Gives a detached non-directory its name, in one step: makes the missing directories of
+    /// Gives a detached non-directory, one that never had a name, its first, in one step: makes the missing directories of
     /// `path` below `base` (mode 0755), checks `expect` against what stands there, and replaces
     /// it unless it is a directory. `path` is not empty; symbolic links in it are not followed.
     fn place(&self, ino: Ino, base: Ino, path: &[&[u8]], expect: Expect) -> Result<Placed>;
@@ -127,7 +130,8 @@ pub trait FileSystem: Send + Sync + std::fmt::Debug + 'static {
         put_in_steps(self, base, path, file, expect)
     }
     /// Merges a detached tree into the directory `into`, after removing what `removals` name, all
-    /// in one step: a reader sees the old tree or the new one. Directories merge and take the
+    /// in one step: a reader sees the old tree or the new one. A removed directory takes nothing
+    /// (`ENOENT`), and is no detached one (`EINVAL`). Directories merge and take the
     /// attributes of the detached one unless it is `implicit`; anything else replaces. A non-directory over a directory
     /// that has entries, or a directory over a non-directory: `EEXIST`, and nothing is changed.
     fn graft(&self, graft: &Graft<'_>) -> Result<Touched>;

@@ -11,6 +11,7 @@ mod atomic;
 mod attributes;
 mod content;
 mod directories;
+mod orphans;
 mod puts;
 mod renames;
 mod tree;
@@ -42,6 +43,7 @@ pub fn run_matching(make: &dyn Fn() -> Arc<dyn FileSystem>, part: &str) {
         content::CASES,
         attributes::CASES,
         atomic::CASES,
+        orphans::CASES,
         puts::CASES,
     ];
     let cases: Vec<&Case> =

@@ -20,7 +20,9 @@ use crate::meta::tx::Tx;
 /// Merges; see [`vfs::FileSystem::graft`].
 pub(crate) fn graft(tx: &mut Tx<'_>, graft: &Graft<'_>) -> Result<Touched> {
     let from = tx.get_dir(graft.from)?;
-    tx.get_dir(graft.into)?;
+    if tx.get_dir(graft.into)?.nlink == 0 {
+        return Err(FsError::with(Errno::ENOENT, "a removed directory takes no entries"));
+    }
     if !names::is_detached(tx, graft.from)? {
         return Err(FsError::with(Errno::EINVAL, "only a detached tree can be merged"));
     }

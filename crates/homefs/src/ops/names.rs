@@ -62,9 +62,10 @@ pub(crate) fn symlink(
     Ok(inode.attr())
 }
 
-/// Gives `ino` another name.
+/// Gives `ino` another name. What is wrong with the name is said first, as Linux does.
 pub(crate) fn link(tx: &mut Tx<'_>, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr> {
     let mut inode = tx.get(ino)?;
+    directory_for_new(tx, parent, name)?;
     if inode.kind == Kind::Directory {
         return Err(FsError::new(Errno::EPERM));
     }
@@ -74,7 +75,6 @@ pub(crate) fn link(tx: &mut Tx<'_>, ino: Ino, parent: Ino, name: &[u8]) -> Resul
     if inode.nlink >= LINKS_MAX {
         return Err(FsError::new(Errno::EMLINK));
     }
-    directory_for_new(tx, parent, name)?;
     add_entry(tx, parent, name, ino)?;
     settle(tx, &inode)?;
     inode.nlink += 1;

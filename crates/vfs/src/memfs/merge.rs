@@ -34,7 +34,7 @@ impl State {
     ) -> Result<Placed> {
         let attr = self.attr(ino)?;
         let (name, parents) = path.split_last().ok_or(Errno::EINVAL)?;
-        if attr.kind == Kind::Directory || attr.nlink > 0 {
+        if attr.kind == Kind::Directory || !self.inode(ino)?.detached {
             return Err(FsError::with(Errno::EINVAL, "only a detached file can be placed"));
         }
         path.iter().try_for_each(|name| check_name(name))?;
@@ -65,8 +65,9 @@ impl State {
     }
 
     pub(super) fn graft(&mut self, graft: &Graft<'_>) -> Result<Touched> {
-        self.directory(graft.into)?;
-        if self.directory(graft.from)?.parent.is_some() {
+        self.directory(graft.from)?;
+        self.check_alive(graft.into)?;
+        if !self.inode(graft.from)?.detached {
             return Err(FsError::with(Errno::EINVAL, "only a detached tree can be grafted"));
         }
         self.check_not_below(graft.from, graft.into)?;

@@ -66,11 +66,14 @@ impl State {
         target: &[u8],
         owner: Owner,
     ) -> Result<Attr> {
-        if target.is_empty() || target.contains(&0) {
-            return Err(Errno::EINVAL.into());
-        }
         if target.len() > TARGET_BYTES_MAX {
             return Err(Errno::ENAMETOOLONG.into());
+        }
+        if target.is_empty() {
+            return Err(Errno::ENOENT.into());
+        }
+        if target.contains(&0) {
+            return Err(Errno::EINVAL.into());
         }
         self.check_free(parent, name)?;
         let (perm, owner) = self.inherited(parent, Kind::Symlink, 0o777, owner)?;
@@ -88,10 +91,15 @@ impl State {
     }
 
     pub(super) fn link(&mut self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr> {
-        if self.inode(ino)?.attr.kind == Kind::Directory {
+        self.inode(ino)?;
+        self.check_free(parent, name)?;
+        let inode = self.inode(ino)?;
+        if inode.attr.kind == Kind::Directory {
             return Err(Errno::EPERM.into());
         }
-        self.check_free(parent, name)?;
+        if inode.attr.nlink == 0 && !inode.detached {
+            return Err(Errno::ENOENT.into());
+        }
         self.attach(parent, name, ino)?;
         self.attr(ino)
     }
@@ -190,7 +198,7 @@ impl State {
     }
 
     /// A removed directory takes nothing in any more.
-    fn check_alive(&self, directory: Ino) -> Result<()> {
+    pub(super) fn check_alive(&self, directory: Ino) -> Result<()> {
         if self.directory(directory)?.removed { Err(Errno::ENOENT.into()) } else { Ok(()) }
     }
 
@@ -253,6 +261,7 @@ impl State {
         directory.next_cookie = directory.next_cookie.max(cookie + 1);
         directory.names.insert(name.to_vec(), Name { ino, cookie });
         directory.cookies.insert(cookie, name.to_vec());
+        self.inode_mut(ino)?.detached = false;
         if let Ok(directory) = self.directory_mut(ino) {
             directory.parent = Some(parent);
             self.inode_mut(parent)?.attr.nlink += 1;

@@ -33,6 +33,9 @@ pub(super) struct Inode {
     pub(super) body: Body,
     pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(super) pins: u64,
+    /// Made aside, and not named since: `place`, `graft` and `link` take it. One that lost its last
+    /// name is as invisible, but gets none again.
+    pub(super) detached: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -81,11 +84,12 @@ impl State {
             bytes_max,
         };
         let root = state.add(Kind::Directory, 0o755, Owner::default(), 0);
-        if let Some(Inode { attr, body: Body::Directory(directory), .. }) =
+        if let Some(Inode { attr, body: Body::Directory(directory), detached, .. }) =
             state.inodes.get_mut(&root)
         {
             directory.parent = Some(ROOT);
             attr.nlink = 2;
+            *detached = false;
         }
         state
     }
@@ -125,7 +129,8 @@ impl State {
             Kind::Symlink => Body::Symlink(Vec::new()),
             Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => Body::Special,
         };
-        self.inodes.insert(ino, Inode { attr, body, xattrs: BTreeMap::new(), pins: 0 });
+        let xattrs = BTreeMap::new();
+        self.inodes.insert(ino, Inode { attr, body, xattrs, pins: 0, detached: true });
         ino
     }
 
@@ -224,18 +229,25 @@ impl State {
         }
     }
 
-    /// One name less for `ino`.
+    /// One name less for `ino`. What a directory holds goes with its name, also where the
+    /// directory itself is pinned.
     pub(super) fn drop_link(&mut self, ino: Ino) {
         self.attributes_changed(ino);
+        let mut held = BTreeMap::new();
         if let Some(inode) = self.inodes.get_mut(&ino) {
             match &mut inode.body {
                 Body::Directory(directory) => {
                     directory.parent = None;
                     directory.removed = true;
+                    directory.cookies.clear();
+                    held = std::mem::take(&mut directory.names);
                     inode.attr.nlink = 0;
                 }
                 _ => inode.attr.nlink = inode.attr.nlink.saturating_sub(1),
             }
+        }
+        for Name { ino: child, .. } in held.into_values() {
+            self.drop_link(child);
         }
         self.free_if_unused(ino);
     }
