@@ -113,6 +113,7 @@ pub trait FileSystem: Send + Sync + std::fmt::Debug + 'static {
 
     /// An inode that no directory names: invisible, gone at restart unless it is placed. The
     /// caller owns one pin on it and gives it back with [`unpin`](Self::unpin), placed or not.
+    /// A file or a directory; any other kind is `EINVAL`.
     fn create_detached(&self, kind: Kind, perm: u32, owner: Owner) -> Result<Attr>;
     /// Gives a detached non-directory, one that never had a name, its first, in one step: makes the missing directories of
     /// `path` below `base` (mode 0755), checks `expect` against what stands there, and replaces
@@ -131,8 +132,9 @@ pub trait FileSystem: Send + Sync + std::fmt::Debug + 'static {
     }
     /// Merges a detached tree into the directory `into`, after removing what `removals` name, all
     /// in one step: a reader sees the old tree or the new one. A removed directory takes nothing
-    /// (`ENOENT`), and is no detached one (`EINVAL`). Directories merge and take the
-    /// attributes of the detached one unless it is `implicit`; anything else replaces. A non-directory over a directory
-    /// that has entries, or a directory over a non-directory: `EEXIST`, and nothing is changed.
+    /// (`ENOENT`), and is no detached one (`EINVAL`). Directories merge and take the attributes of
+    /// the detached one unless it is `implicit`, extended ones too, in place of those they had;
+    /// anything else replaces. A non-directory over a directory that has entries, or a directory
+    /// over a non-directory: `EEXIST`, and nothing is changed.
     fn graft(&self, graft: &Graft<'_>) -> Result<Touched>;
 }

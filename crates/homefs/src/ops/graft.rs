@@ -149,7 +149,8 @@ fn merge_entry(
     Ok(links)
 }
 
-/// Gives the directory `to` mode, owner, times and extended attributes of `from`.
+/// Gives the directory `to` mode, owner, times and extended attributes of `from`, in place of those it
+/// had: what a draft took away goes, and the bound on attributes holds.
 fn take_attrs(tx: &mut Tx<'_>, from: &Inode, to: Ino, touched: &mut Touched) -> Result<()> {
     let mut to = tx.get_dir(to)?;
     to.perm = from.perm;
@@ -158,7 +159,8 @@ fn take_attrs(tx: &mut Tx<'_>, from: &Inode, to: Ino, touched: &mut Touched) -> 
     to.mtime = from.mtime;
     tx.attrs_changed(&mut to);
     tx.save(&to);
-    const COPY: &str = "INSERT OR REPLACE INTO xattr SELECT ?2,name,value FROM xattr WHERE ino=?1";
+    sql::run(tx.sql()?, "DELETE FROM xattr WHERE ino=?1", [int(to.ino)])?;
+    const COPY: &str = "INSERT INTO xattr SELECT ?2,name,value FROM xattr WHERE ino=?1";
     sql::run(tx.sql()?, COPY, params![int(from.ino), int(to.ino)])?;
     touched.inodes.push(to.ino);
     Ok(())

@@ -17,7 +17,7 @@ struct Attributes {
 
 impl State {
     pub(super) fn create_detached(&mut self, kind: Kind, perm: u32, owner: Owner) -> Result<Attr> {
-        if kind == Kind::Symlink {
+        if !matches!(kind, Kind::File | Kind::Directory) {
             return Err(Errno::EINVAL.into());
         }
         let ino = self.add(kind, perm, owner, 0);
@@ -43,7 +43,10 @@ impl State {
         for name in parents {
             parent = match self.child(parent, name)? {
                 Some(child) => child,
-                None => self.make_parent(parent, name, attr.owner, &mut touched)?,
+                None => {
+                    self.check_expected(None, expect)?;
+                    self.make_parent(parent, name, attr.owner, &mut touched)?
+                }
             };
             self.directory(parent)?;
         }

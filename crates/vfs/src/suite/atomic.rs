@@ -61,6 +61,9 @@ fn path(text: &str) -> Removal {
 fn detached(t: &Tree) {
     let attr = ok(t.fs.create_detached(Kind::File, 0o640, OWNER));
     same((attr.kind, attr.perm, attr.owner, attr.nlink), (Kind::File, 0o640, OWNER, 0));
+    for kind in [Kind::Symlink, Kind::Fifo, Kind::Socket, Kind::CharDevice, Kind::BlockDevice] {
+        fails(t.fs.create_detached(kind, 0o640, OWNER), &[Errno::EINVAL]);
+    }
     same(t.names(ROOT), Vec::new());
     ok(t.fs.write(attr.ino, 0, b"x"));
     same(t.content(attr.ino), b"x".to_vec());
@@ -231,6 +234,8 @@ fn graft_attributes(t: &Tree) {
     same((attr.perm, attr.owner.uid, attr.owner.gid), (0o2711, 4, 5));
     same(attr.mtime, Time(123_456_789));
     same(ok(t.fs.getxattr(dir, b"user.new")), b"2".to_vec());
+    // In place of what it had, as when a file replaces another.
+    same(ok(t.fs.listxattr(dir)), vec![b"user.new".to_vec()]);
 }
 
 fn graft_removals(t: &Tree) {
