@@ -3,25 +3,30 @@
 //! ```text
 //! agree    when two answers are the same
 //! names  attrs  content  trees    the calls, each made on both
+//! room     calls that there may be no room for
 //! walks    directories that are listed while they change
+//! life     sleep and wake, kills, and what comes after
 //! ```
 
 mod agree;
 mod attrs;
 mod content;
+mod life;
 mod names;
+mod room;
 mod trees;
 mod walks;
 
 use std::sync::Arc;
 
 use base::{HomeId, ServerId, SystemClock, SystemEntropy};
-use homefs::{HomeFs, HomeSettings, Parts};
+use homefs::Parts;
 use objstore::MemoryStore;
 use vfs::memfs::MemFs;
 use vfs::{Attr, FileSystem, Ino, Kind, Owner, ROOT, Result, SetAttr};
 
 use self::agree::{agreed, both, plain, same};
+use self::life::Live;
 use self::walks::Walk;
 use super::call::Call;
 use crate::tree::observe;
@@ -45,7 +50,9 @@ struct Both {
 
 /// See the module.
 pub(super) struct Pair {
-    home: Option<HomeFs>,
+    home: Option<Live>,
+    asleep: bool,
+    bytes_max: u64,
     model: MemFs,
     known: Vec<Both>,
     walks: Vec<Walk>,
@@ -65,9 +72,12 @@ fn name(n: u8) -> Vec<u8> {
 }
 
 impl Pair {
-    pub(super) fn new() -> Self {
+    /// A new home with room for `bytes_max` bytes.
+    pub(super) fn new(bytes_max: u64) -> Self {
         let mut pair = Self {
             home: None,
+            asleep: false,
+            bytes_max,
             model: MemFs::new(super::clock(), 1 << 40),
             known: vec![Both { ours: ROOT, model: ROOT, kind: Kind::Directory, pins: 0 }],
             walks: Vec::new(),
@@ -91,22 +101,6 @@ impl Pair {
             entropy: Arc::new(SystemEntropy),
             runtime: RUNTIME.handle().clone(),
         }
-    }
-
-    fn open(&mut self) -> Result<(), String> {
-        let dir = self.dir.path().join(format!("disk-{}/home", self.disks));
-        let settings = HomeSettings {
-            bytes_max: 1 << 40,
-            replicate_after: std::time::Duration::from_secs(86_400),
-            ..HomeSettings::new(self.id.clone(), dir, self.server.clone())
-        };
-        let opened = HomeFs::open_writer(settings, self.parts());
-        self.home = Some(opened.map_err(|error| format!("it does not open: {error}"))?.0);
-        Ok(())
-    }
-
-    fn fs(&self) -> &HomeFs {
-        self.home.as_ref().expect("it is open between calls")
     }
 
     fn at(&self, n: u8) -> Both {
@@ -157,19 +151,20 @@ impl Pair {
 
     /// Makes a call on both.
     pub(super) fn step(&mut self, call: &Call) -> Result<(), String> {
-        let fs = self.home.take().ok_or("it is closed")?;
-        let done = self.call(&fs, call);
-        self.home = Some(fs);
+        let live = self.home.take().ok_or("it is closed")?;
+        let done = self.call(live.fs(), call);
+        self.home = Some(live);
         done?;
         match call {
-            Call::Kill => self.reopen(false),
-            Call::LoseDisk => self.reopen(true),
+            Call::Kill => self.reopen(),
+            Call::LoseDisk => self.lose_disk(),
+            Call::SleepOrWake => self.sleep_or_wake(),
             Call::Compare => self.compare(),
             _ => self.look_after_walks(),
         }
     }
 
-    fn call(&mut self, fs: &HomeFs, call: &Call) -> Result<(), String> {
+    fn call(&mut self, fs: &dyn FileSystem, call: &Call) -> Result<(), String> {
         let set = SetAttr::default();
         match *call {
             Call::Lookup(d, n) => self.lookup(fs, d, n),
@@ -207,35 +202,16 @@ impl Pair {
             Call::SyncOne(i) => self.sync_one(fs, i),
             Call::Detached(kind) => self.detached(fs, kind),
             Call::Place(i, d, n, expect) => self.place(fs, i, d, n, expect),
+            Call::Put(d, n, len, seed, how) => self.put(fs, d, n, (len, seed), how),
             Call::PlaceBelow(i, n, m) => self.place_below(fs, i, n, m),
             Call::Graft(from, into, n, implicit) => self.graft(fs, from, into, n, implicit),
-            Call::Compare | Call::Kill => Ok(()),
+            Call::Compare | Call::Kill | Call::SleepOrWake => Ok(()),
         }
     }
 
-    fn inodes_used(&self, fs: &HomeFs) -> Result<(), String> {
+    fn inodes_used(&self, fs: &dyn FileSystem) -> Result<(), String> {
         let used = |fs: &dyn FileSystem| fs.statfs().map(|sizes| sizes.inodes_used);
         agreed(same(used(fs), used(&self.model))).map(drop)
-    }
-
-    /// The process is killed; `disk`: after a sync, and the disk is lost too.
-    fn reopen(&mut self, disk: bool) -> Result<(), String> {
-        drop(self.home.take());
-        if disk {
-            self.disks += 1;
-        }
-        self.open()?;
-        self.walks.clear();
-        // Pins do not survive; with them go inodes that nothing names.
-        for both in std::mem::take(&mut self.known) {
-            for _ in 0..both.pins {
-                self.model.unpin(both.model);
-            }
-            if self.model.getattr(both.model).is_ok() {
-                self.known.push(Both { pins: 0, ..both });
-            }
-        }
-        self.compare()
     }
 
     /// All of both.
@@ -247,14 +223,5 @@ impl Pair {
             Some(what) => Err(format!("the trees differ: {what}")),
             None => Ok(()),
         }
-    }
-
-    /// At the end: compared, stored, and read on a host that knows nothing.
-    pub(super) fn end(&mut self) -> Result<(), String> {
-        self.compare()?;
-        self.fs().sync(None).map_err(|error| format!("sync: {error}"))?;
-        self.compare()?;
-        self.reopen(true)?;
-        self.inodes_used(self.fs())
     }
 }

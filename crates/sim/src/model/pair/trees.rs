@@ -1,42 +1,86 @@
 //! Calls on inodes without a name, and those that give them one.
 
-use homefs::HomeFs;
-use vfs::{Expect, FileSystem, Graft, Ino, Kind, ROOT};
+use vfs::{Expect, FileSystem, Graft, Ino, Kind, NewFile, Owner, ROOT};
 
 use super::agree::{agreed, both, plain, same};
+use super::room::is_full;
 use super::{KINDS, Pair, USER, name};
+use crate::chance::noise;
+
+/// One of the things that can be expected of a name.
+fn expected(fs: &dyn FileSystem, dir: Ino, name: &[u8], expect: u8) -> Expect {
+    match expect % 4 {
+        0 => Expect::Any,
+        1 => Expect::Absent,
+        2 => Expect::Present,
+        _ => match fs.lookup(dir, name) {
+            Ok(attr) => Expect::Version(attr.ino, attr.version),
+            Err(_) => Expect::Absent,
+        },
+    }
+}
 
 impl Pair {
-    pub(super) fn detached(&mut self, fs: &HomeFs, kind: u8) -> Result<(), String> {
-        // A home takes files and directories only.
-        let kind = KINDS[kind as usize % 4];
+    pub(super) fn detached(&mut self, fs: &dyn FileSystem, kind: u8) -> Result<(), String> {
+        let kind = KINDS[kind as usize % KINDS.len()];
         let one = fs.create_detached(kind, 0o640, USER);
         let two = self.model.create_detached(kind, 0o640, USER);
         self.attrs(one, two, 1)
     }
 
-    pub(super) fn place(&self, fs: &HomeFs, i: u8, d: u8, n: u8, expect: u8) -> Result<(), String> {
+    pub(super) fn place(
+        &self,
+        fs: &dyn FileSystem,
+        i: u8,
+        d: u8,
+        n: u8,
+        expect: u8,
+    ) -> Result<(), String> {
         let (i, d, n) = (self.file(i), self.dir(d), name(n));
-        let (expect_ours, expect_model) = match expect {
-            0 => (Expect::Any, Expect::Any),
-            1 => (Expect::Absent, Expect::Absent),
-            2 => (Expect::Present, Expect::Present),
-            _ => {
-                let version = |fs: &dyn FileSystem, d| match fs.lookup(d, &n) {
-                    Ok(attr) => Expect::Version(attr.ino, attr.version),
-                    Err(_) => Expect::Absent,
-                };
-                (version(fs, d.ours), version(&self.model, d.model))
-            }
-        };
         let path: [&[u8]; 1] = [&n];
-        let one = fs.place(i.ours, d.ours, &path, expect_ours);
-        let two = self.model.place(i.model, d.model, &path, expect_model);
+        let one = fs.place(i.ours, d.ours, &path, expected(fs, d.ours, &n, expect));
+        let expect = expected(&self.model, d.model, &n, expect);
+        let two = self.model.place(i.model, d.model, &path, expect);
         let plain = |p: vfs::Placed| (p.created, plain(&p.attr));
         agreed(same(one.map(plain), two.map(plain))).map(drop)
     }
 
-    pub(super) fn place_below(&self, fs: &HomeFs, i: u8, n: u8, m: u8) -> Result<(), String> {
+    /// `how` says what is expected, and whether it goes a directory deeper.
+    pub(super) fn put(
+        &mut self,
+        fs: &dyn FileSystem,
+        d: u8,
+        n: u8,
+        (len, seed): (u32, u64),
+        how: u8,
+    ) -> Result<(), String> {
+        let (d, n, content) = (self.dir(d), name(n), noise(len as usize, seed));
+        let file = NewFile { content: &content, perm: 0o604, owner: Owner { uid: 1, gid: 2 } };
+        let deeper: [&[u8]; 2] = [&n, b"deeper"];
+        let path = if how & 4 == 0 { &deeper[..1] } else { &deeper[..] };
+        let before = self.sizes(fs)?;
+        let one = fs.put_file(d.ours, path, &file, expected(fs, d.ours, &n, how));
+        if is_full(&one) {
+            return self.rightly_refused(fs, &before, u64::from(len));
+        }
+        let expect = expected(&self.model, d.model, &n, how);
+        let two = self.model.put_file(d.model, path, &file, expect);
+        let created = |placed: &vfs::Placed| placed.created;
+        agreed(same(
+            one.as_ref().map(created).map_err(Clone::clone),
+            two.as_ref().map(created).map_err(Clone::clone),
+        ))?;
+        self.attrs(one.map(|placed| placed.attr), two.map(|placed| placed.attr), 0)?;
+        self.sizes(fs).map(drop)
+    }
+
+    pub(super) fn place_below(
+        &self,
+        fs: &dyn FileSystem,
+        i: u8,
+        n: u8,
+        m: u8,
+    ) -> Result<(), String> {
         let (i, n, m) = (self.file(i), name(n), name(m));
         let path: [&[u8]; 3] = [&n, &m, b"below"];
         let one = fs.place(i.ours, ROOT, &path, Expect::Any);
@@ -46,7 +90,7 @@ impl Pair {
 
     pub(super) fn graft(
         &self,
-        fs: &HomeFs,
+        fs: &dyn FileSystem,
         from: u8,
         into: u8,
         n: u8,
@@ -54,12 +98,6 @@ impl Pair {
     ) -> Result<(), String> {
         let (from, into) = (self.dir(from), self.dir(into));
         if from.kind != Kind::Directory || into.kind != Kind::Directory {
-            return Ok(());
-        }
-        // Whether old extended attributes of a directory that takes another's stay is not
-        // agreed yet: a home keeps them, the tree in memory does not.
-        let marked = self.model.listxattr(into.model).is_ok_and(|names| !names.is_empty());
-        if marked && !implicit {
             return Ok(());
         }
         let removals = [vec![name(n)]];

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use homefs::HomeFs;
 use vfs::{FileSystem, Ino};
 
+use super::life::Live;
 use super::{Both, Pair};
 
 /// A walk through a directory that goes on while it changes.
@@ -18,7 +18,7 @@ pub(super) struct Walk {
 }
 
 impl Pair {
-    pub(super) fn walk_begin(&mut self, fs: &HomeFs, d: u8) -> Result<(), String> {
+    pub(super) fn walk_begin(&mut self, fs: &dyn FileSystem, d: u8) -> Result<(), String> {
         let dir = self.dir(d);
         let all = fs.readdir(dir.ours, 0, 4_096).unwrap_or_default();
         let lasting = all.into_iter().map(|e| (e.name, e.attr.ino)).collect();
@@ -27,7 +27,7 @@ impl Pair {
         Ok(())
     }
 
-    pub(super) fn walk_on(&mut self, fs: &HomeFs, n: u8) -> Result<(), String> {
+    pub(super) fn walk_on(&mut self, fs: &dyn FileSystem, n: u8) -> Result<(), String> {
         if self.walks.is_empty() {
             return Ok(());
         }
@@ -52,7 +52,7 @@ impl Pair {
     /// Forgets what does not last.
     pub(super) fn look_after_walks(&mut self) -> Result<(), String> {
         let Self { walks, home, .. } = self;
-        let Some(fs) = home else { return Ok(()) };
+        let Some(fs) = home.as_ref().map(Live::fs) else { return Ok(()) };
         for walk in walks {
             walk.lasting.retain(|name, ino| {
                 fs.lookup(walk.dir.ours, name).is_ok_and(|attr| attr.ino == *ino)
