@@ -35,9 +35,37 @@ pub(crate) struct Boundary {
     /// The commit of a deleted home that stays, so that its last writer cannot create that number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) fence: Option<u64>,
+    /// Claims of a deleted home whose numbers stay taken, so that a writer which was overtaken shortly
+    /// before cannot create them (`overtaken`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) claims: Vec<u64>,
     /// What the deleted home was forked from, newest first: its pins there are let go last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) origins: Vec<Origin>,
+}
+
+/// What is to be known of a home when it is gone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Remains {
+    /// What it was forked from, newest first.
+    pub(super) origins: Vec<Origin>,
+    /// See [`Boundary::fence`].
+    pub(super) fence: Option<u64>,
+    /// See [`Boundary::claims`].
+    pub(super) claims: Vec<u64>,
+}
+
+impl Remains {
+    /// True of a number that stays taken.
+    pub(super) fn keeps(&self, seq: u64) -> bool {
+        self.fence == Some(seq) || self.claims.contains(&seq)
+    }
+}
+
+impl From<Boundary> for Remains {
+    fn from(boundary: Boundary) -> Self {
+        Self { origins: boundary.origins, fence: boundary.fence, claims: boundary.claims }
+    }
 }
 
 impl Log {
@@ -67,13 +95,15 @@ impl Log {
         Ok(Some(boundary))
     }
 
-    /// Marks the home as deleted, for good. `origins`: what it was forked from.
-    pub(super) async fn bury(&self, origins: &[Origin], fence: Option<u64>) -> Result<()> {
+    /// Marks the home as deleted, for good.
+    pub(super) async fn bury(&self, grave: &Remains) -> Result<()> {
+        let Remains { origins, fence, claims } = grave.clone();
         let buried = Boundary {
             seq: u64::MAX,
             deleted: Some(self.clock().now()),
-            origins: origins.to_vec(),
+            origins,
             fence,
+            claims,
             ..Boundary::default()
         };
         let json = serde_json::to_vec(&buried).expect("a boundary is plain data");

@@ -3,8 +3,9 @@
 //! Order: first the boundary says that the home is deleted, and what it was forked from; from then
 //! on nobody finds a head, and a writer that is still running loses with its next commit. Then go
 //! packs, chunks, page objects, bases and last the log, so that what is left half-way can be told
-//! from a home: it says itself that it is deleted. The boundary stays (see `boundary`), and one empty
-//! commit at the number that the last writer would create next, which fences it at once.
+//! from a home: it says itself that it is deleted. The boundary stays (see `boundary`), and empty
+//! commits that fence at once: at the number that the last writer would create next, and at those of
+//! writers that were overtaken shortly before (`overtaken`).
 //!
 //! Forks: where other homes go on from this one, only what was stored after the newest of them
 //! goes. The rest goes when the last of them is deleted, which calls this again. A fork of which
@@ -18,8 +19,8 @@ use std::time::Duration;
 use base::Epoch;
 use futures::{StreamExt, TryStreamExt};
 
+use super::boundary::Remains;
 use super::container;
-use super::descent::Origin;
 use super::error::{Error, Result};
 use super::limits::{CLAIM_ATTEMPTS, DELETES_AT_ONCE, LIST_PAGE};
 use super::log::Log;
@@ -38,14 +39,16 @@ impl Log {
     /// Deletes everything of the home but the mark that it is deleted, and what its forks need. Of
     /// a home that is deleted already, or was never claimed, too.
     pub(crate) async fn delete_home(&self) -> Result<End> {
-        let origins = self.bury_once().await?;
+        let remains = self.bury_once().await?;
         let forks = self.living_forks().await?;
         let keys = self.keys();
         if let Some(keep) = forks.iter().max_by_key(|pin| pin.seq) {
+            self.empty_claims(&remains, keep.seq).await?;
             self.delete_after(keep).await?;
             tracing::info!(home = %keys.home(), forks = forks.len(), "deleted a home, but for its forks");
             return Ok(End::KeptForForks { forks: forks.len() });
         }
+        self.empty_claims(&remains, 0).await?;
         let in_order =
             [keys.packs(), keys.chunks(), keys.page_objects(), keys.bases(), keys.logs()];
         let mut objects = 0;
@@ -55,7 +58,10 @@ impl Log {
         // Pins, and what later versions may have put beside.
         objects += self.delete_below(&keys.prefix(), |_| true).await?;
         tracing::info!(home = %keys.home(), objects, "deleted a home");
-        Ok(End::Gone { objects, parent: origins.into_iter().next().map(|origin| origin.home) })
+        Ok(End::Gone {
+            objects,
+            parent: remains.origins.into_iter().next().map(|origin| origin.home),
+        })
     }
 
     /// True of a home that is deleted, whatever is still kept of it.
@@ -63,41 +69,50 @@ impl Log {
         Ok(self.boundary_or_grave().await?.is_some_and(|boundary| boundary.deleted.is_some()))
     }
 
-    async fn bury_once(&self) -> Result<Vec<Origin>> {
-        let grave = self.boundary_or_grave().await?;
-        let (origins, fence, epoch) = match grave.filter(|grave| grave.deleted.is_some()) {
-            Some(grave) => (grave.origins, grave.fence, None),
+    async fn bury_once(&self) -> Result<Remains> {
+        let there = self.boundary_or_grave().await?.filter(|there| there.deleted.is_some());
+        let (mut remains, epoch) = match there {
+            Some(there) => (Remains::from(there), None),
             None => {
-                let (origins, last, epoch) = match self.head(None).await {
-                    Ok(Some(head)) => {
-                        (head.descent.origins.clone(), Some(head.seq), Some(head.epoch.next()))
-                    }
-                    Ok(None) => (Vec::new(), None, None),
-                    // A damaged home can be deleted. Its pins in others are found by those
-                    // (`living_forks`).
-                    Err(Error::Corrupt { .. }) => {
-                        (self.keys().origins().to_vec(), self.last_number().await?, None)
-                    }
-                    Err(error) => return Err(error),
-                };
-                let fence = last.map(|last| last + 1);
-                self.bury(&origins, fence).await?;
-                (origins, fence, epoch)
+                let (remains, epoch) = self.dig().await?;
+                self.bury(&remains).await?;
+                (remains, epoch)
             }
         };
-        if let Some(fence) = fence {
-            self.fence_off(&origins, fence, epoch.unwrap_or(Epoch(u64::MAX))).await?;
+        self.fence_off(&mut remains, epoch.unwrap_or(Epoch(u64::MAX))).await?;
+        Ok(remains)
+    }
+
+    /// What is to be known of a home that is about to go, and the epoch after its last.
+    async fn dig(&self) -> Result<(Remains, Option<Epoch>)> {
+        let after = |last: u64| Some(last + 1);
+        match self.head(None).await {
+            Ok(Some(head)) => {
+                let claims = self.late_claims(&head).await?;
+                let (origins, fence) = (head.descent.origins.clone(), after(head.seq));
+                Ok((Remains { origins, fence, claims }, Some(head.epoch.next())))
+            }
+            Ok(None) => Ok((Remains::default(), None)),
+            // A damaged home can be deleted. Its pins in others are found by those
+            // (`living_forks`).
+            Err(Error::Corrupt { .. }) => {
+                let fence = self.last_number().await?.and_then(after);
+                let origins = self.keys().origins().to_vec();
+                Ok((Remains { origins, fence, ..Remains::default() }, None))
+            }
+            Err(error) => Err(error),
         }
-        Ok(origins)
     }
 
     /// Takes the number that the last writer would create next: it may not look at the boundary for
     /// half a horizon, and would confirm what nobody can read.
-    async fn fence_off(&self, origins: &[Origin], first: u64, epoch: Epoch) -> Result<()> {
+    async fn fence_off(&self, remains: &mut Remains, epoch: Epoch) -> Result<()> {
+        let Some(first) = remains.fence else { return Ok(()) };
         for seq in first..first + u64::from(CLAIM_ATTEMPTS) {
             if seq > first {
                 // It got a commit in. Said first, since what is not said is deleted.
-                self.bury(origins, Some(seq)).await?;
+                remains.fence = Some(seq);
+                self.bury(remains).await?;
             }
             let body = container::encode(&self.nobody(seq, epoch), b"", b"")?;
             match self.store().create(&self.keys().log(seq), body).await {
@@ -110,6 +125,16 @@ impl Log {
             }
         }
         Err(Error::Contended { attempts: CLAIM_ATTEMPTS })
+    }
+
+    /// Leaves of the claims above `keep` only that they take their numbers. Those at or below are
+    /// read by forks, and stay as they are.
+    async fn empty_claims(&self, remains: &Remains, keep: u64) -> Result<()> {
+        for seq in remains.claims.iter().filter(|seq| **seq > keep) {
+            let body = container::encode(&self.nobody(*seq, Epoch(u64::MAX)), b"", b"")?;
+            self.store().put(&self.keys().log(*seq), body).await?;
+        }
+        Ok(())
     }
 
     /// The last number of a log that cannot be read.
@@ -175,7 +200,7 @@ impl Log {
             if !fork.take_first(pin).await? && fork.has_begun().await? {
                 return Err(begun());
             }
-            fork.bury(&[], None).await?;
+            fork.bury(&Remains::default()).await?;
         }
         fork.delete_below(&fork.keys().logs(), |_| true).await?;
         self.unpin(&pin.kind).await
@@ -208,15 +233,15 @@ impl Log {
     }
 
     async fn delete_below(&self, prefix: &str, doomed: impl Fn(&str) -> bool) -> Result<u64> {
-        let fence = self.boundary_or_grave().await?.and_then(|boundary| boundary.fence);
-        let fence = fence.map(|seq| self.keys().log(seq));
+        let remains = self.boundary_or_grave().await?.map(Remains::from).unwrap_or_default();
+        let is_kept = |key: &str| self.keys().log_seq(key).is_some_and(|seq| remains.keeps(seq));
         let (mut after, mut deleted) = (None::<String>, 0);
         loop {
             let page = self.store().list(prefix, after.as_deref(), LIST_PAGE).await?;
             let Some(last) = page.last() else { return Ok(deleted) };
             let (more, next) = (page.len() == LIST_PAGE, last.key.clone());
             let boundary = self.keys().boundary();
-            let stays = |key: &str| key == boundary || fence.as_deref() == Some(key);
+            let stays = |key: &str| key == boundary || is_kept(key);
             let doomed = |key: &str| !stays(key) && doomed(key);
             let doomed: Vec<_> = page.into_iter().filter(|object| doomed(&object.key)).collect();
             deleted += doomed.len() as u64;
@@ -281,7 +306,7 @@ mod tests {
         let mut writer = store.log(log.keys().home());
         let claimed = writer.claim(ServerId::generate(), false, [1; 16]).await.unwrap();
         fill(&store, &store.log(&base::HomeId::generate()));
-        log.bury(&[], None).await.unwrap();
+        log.bury(&Remains::default()).await.unwrap();
         let error = log.head(Some(claimed.seq)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
         let mut second = store.log(log.keys().home());
@@ -308,12 +333,53 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn writers_overtaken_shortly_before_a_deletion_cannot_commit_once() {
+        let (store, log) = TestStore::with_log();
+        let mut writers = Vec::new();
+        for n in 1..=3 {
+            let mut writer = store.log(log.keys().home());
+            writer.claim(ServerId::generate(), true, [n; 16]).await.unwrap();
+            writers.push(writer);
+        }
+        // The first claim goes; those over a writer and the number after the last stay.
+        assert_eq!(log.delete_home().await.unwrap(), gone(1));
+        for writer in &mut writers {
+            let pages = unchanged(writer.writer_head().unwrap());
+            let commit = Commit { pages, data: bytes::Bytes::new(), release: false };
+            let error = writer.append(commit).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+        }
+        assert_eq!(log.delete_home().await.unwrap(), gone(0), "again does nothing");
+        assert_eq!(store.keys().len(), 4, "the mark, and three numbers");
+    }
+
+    #[tokio::test]
+    async fn what_a_claim_carried_goes_and_what_a_fork_reads_stays() {
+        let (store, log) = TestStore::with_log();
+        for n in 1..=3 {
+            let mut writer = store.log(log.keys().home());
+            writer.claim(ServerId::generate(), true, [n; 16]).await.unwrap();
+        }
+        let before = store.objects.lock()[&log.keys().log(2)].clone();
+        let child = store.log(&base::HomeId::generate());
+        let claim = Head::from(log.read(2).await.unwrap().unwrap().header());
+        let state = Head { page_size: 4096, page_count: 1, ..claim };
+        let kind = PinKind::Fork { child: child.keys().home().clone() };
+        let pin = Pin::of(&state, 0, kind, log.clock().now());
+        log.pin(pin.clone()).await.unwrap();
+        child.begin_fork(log.keys().home(), &state, ServerId::generate(), [1; 16]).await.unwrap();
+        assert_eq!(log.delete_home().await.unwrap(), End::KeptForForks { forks: 1 });
+        assert_eq!(store.objects.lock()[&log.keys().log(2)], before);
+        assert!(log.read(3).await.unwrap().unwrap().header().is_nobodys());
+    }
+
+    #[tokio::test]
     async fn a_deletion_that_a_writer_got_ahead_of_fences_it_further_on() {
         let (store, log) = TestStore::with_log();
         let mut writer = store.log(log.keys().home());
         writer.claim(ServerId::generate(), false, [1; 16]).await.unwrap();
         // Broken off after the mark; the writer then commits twice.
-        log.bury(&[], Some(2)).await.unwrap();
+        log.bury(&Remains { fence: Some(2), ..Remains::default() }).await.unwrap();
         for _ in 0..2 {
             let pages = unchanged(writer.writer_head().unwrap());
             let commit = Commit { pages, data: bytes::Bytes::new(), release: false };

@@ -119,6 +119,12 @@ pub(crate) const PINS_AT_ONCE: usize = 16;
 /// said that they may. A writer trusts its own clocks for half of it.
 pub(crate) const HORIZON: std::time::Duration = std::time::Duration::from_secs(15 * 60);
 
+/// Claims of a deleted home whose numbers stay taken, and how many epochs are looked through for them.
+/// More than that in half an hour would be a take-over each half minute.
+pub(crate) const CLAIMS_KEPT_MAX: usize = 64;
+/// See [`CLAIMS_KEPT_MAX`].
+pub(crate) const EPOCHS_LOOKED_AT_MAX: usize = 512;
+
 /// Bytes of `boundary` and of `replica.json`.
 pub(crate) const SMALL_JSON_MAX: u64 = 16 * KIB;
 

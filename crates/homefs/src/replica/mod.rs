@@ -12,7 +12,7 @@
 //! fetch    restore      back from the store into a file
 //! descent               which commits make up a state, where forks and restores jump (pure)
 //! branch  pinned        the first commit of a fork, a restore; what keeps old states
-//! delete                a home's end
+//! delete  overtaken     a home's end, and who must not miss it
 //! state                 what is remembered locally
 //! ```
 //!
@@ -47,6 +47,7 @@ pub(crate) mod limits;
 pub(crate) mod log;
 pub(crate) mod merged;
 mod newest;
+mod overtaken;
 pub(crate) mod pages;
 pub(crate) mod pinned;
 mod plan;

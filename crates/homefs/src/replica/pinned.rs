@@ -340,7 +340,7 @@ mod tests {
         let kind = PinKind::Fork { child: HomeId::generate() };
         log.pin(Pin { kind, ..snapshot(&log, 1) }).await.unwrap();
         let (store, log) = TestStore::with_log();
-        log.bury(&[], None).await.unwrap();
+        log.bury(&crate::replica::boundary::Remains::default()).await.unwrap();
         assert!(matches!(log.pin(snapshot(&log, 1)).await, Err(Error::Deleted { .. })));
         assert_eq!(store.keys(), [log.keys().boundary()]);
     }

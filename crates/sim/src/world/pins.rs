@@ -310,22 +310,7 @@ impl World {
             done = RUNTIME.block_on(homefs::delete_home(&parts, &of));
         }
         done.map_err(|error| format!("home {home} cannot be deleted: {error}"))?;
-        // Its last writer is fenced at once. One that was overtaken before is by the number that took
-        // its place, or, as that went with the home, by the boundary, which it may not look at for half
-        // a horizon after its last commit.
-        let overtaken = |world: &Self, owner: usize| {
-            let writer = world.hosts[owner].writers.get(&home);
-            writer.is_some_and(|writer| world.homes[home].1.maybe_overtaken(writer.claim, owner))
-        };
-        let (late, now): (Vec<_>, Vec<_>) =
-            (0..self.hosts.len()).partition(|owner| overtaken(self, *owner));
-        for owner in now {
-            self.write_after_the_end(owner, home)?;
-        }
-        if !late.is_empty() {
-            self.pass(Duration::from_secs(10 * 60));
-        }
-        for owner in late {
+        for owner in 0..self.hosts.len() {
             self.write_after_the_end(owner, home)?;
         }
         self.kept.retain(|kept| kept.home != home);
