@@ -134,7 +134,7 @@ pub trait FileSystem: Send + Sync + std::fmt::Debug + 'static {
     /// in one step: a reader sees the old tree or the new one. A removed directory takes nothing
     /// (`ENOENT`), and is no detached one (`EINVAL`). Directories merge and take the attributes of
     /// the detached one unless it is `implicit`, extended ones too, in place of those they had;
-    /// anything else replaces. A non-directory over a directory that has entries, or a directory
+    /// anything else replaces. Nothing is left in the detached tree. A non-directory over a directory that has entries, or a directory
     /// over a non-directory: `EEXIST`, and nothing is changed.
     fn graft(&self, graft: &Graft<'_>) -> Result<Touched>;
 }

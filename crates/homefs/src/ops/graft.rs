@@ -51,6 +51,11 @@ pub(crate) fn graft(tx: &mut Tx<'_>, graft: &Graft<'_>) -> Result<Touched> {
             // Last, because every entry that moves changes the directory's times.
             take_attrs(tx, &from, into, &mut touched)?;
         }
+        if from.ino != graft.from {
+            // It is merged, and its name went when its parent was.
+            let emptied = tx.get(from.ino)?;
+            remove::lose_name(tx, emptied)?;
+        }
     }
     touched.inodes.sort_unstable();
     touched.inodes.dedup();
@@ -72,7 +77,8 @@ fn remove_path(tx: &mut Tx<'_>, into: Ino, path: &Removal, touched: &mut Touched
     Ok(())
 }
 
-/// Moves the entries of one directory into another. Pairs of directories go to `open`.
+/// Moves the entries of one directory into another. Pairs of directories go to `open`, the one that
+/// is to be merged without its name.
 fn merge(
     tx: &mut Tx<'_>,
     from: Ino,
@@ -114,6 +120,8 @@ fn merge_entry(
     match there {
         Some(there) if directory && there.kind == Kind::Directory => {
             open.push((inode, there.ino));
+            names::remove_entry(tx, from, name)?;
+            tx.directory_changed(from, -1)?;
             return Ok(0);
         }
         Some(there) => {

@@ -21,6 +21,7 @@ pub(super) const CASES: &[Case] = &[
     ("graft merges a tree", graft),
     ("graft replaces files and merges directories", graft_replaces),
     ("merged directories take the new attributes", graft_attributes),
+    ("graft leaves nothing behind", graft_leaves_nothing),
     ("graft removes first", graft_removals),
     ("graft removes what it then puts back", graft_same_name),
     ("a refused graft changes nothing", graft_refused),
@@ -211,6 +212,32 @@ fn graft_replaces(t: &Tree) {
     same(t.attr(t.at("empty")).kind, Kind::File);
     same((t.at("dir"), t.at("dir/inside"), t.at("dir/new")), (dir, inside, new_inside));
     same((t.attr(ROOT).nlink, t.attr(dir).nlink), (3, 2));
+}
+
+fn graft_leaves_nothing(t: &Tree) {
+    let deep = |top| t.dir_in(t.dir_in(top, "dir"), "deep");
+    let into = t.dir("into");
+    t.file_with(deep(into), "old", b"old");
+    let from = staged_dir(t);
+    let below = deep(from);
+    let (file, held) = (t.file_with(below, "new", b"new"), t.dir_in(from, "into"));
+    t.dir_in(into, "into");
+    t.fs.pin(held);
+    let before = ok(t.fs.statfs()).inodes_used;
+    ok(t.fs.graft(&Graft { from, into, removals: &[], implicit: &[], expect: None }));
+    same((t.names(from), t.attr(from).nlink), (Vec::new(), 2));
+    fails(t.fs.getattr(below), &[Errno::ENOENT, Errno::ESTALE]);
+    // Those that were merged are gone, but for the one that is held.
+    same(ok(t.fs.statfs()).inodes_used, before - 2);
+    same((t.attr(held).nlink, t.at("into/dir/deep/new")), (0, file));
+    fails(t.fs.mknod(held, b"x", Kind::File, 0o644, OWNER, 0), &[Errno::ENOENT]);
+    // So a second time merges nothing.
+    let mtime = t.attr(t.at("into/dir")).mtime;
+    ok(t.fs.graft(&Graft { from, into, removals: &[], implicit: &[from], expect: None }));
+    same(t.attr(t.at("into/dir")).mtime, mtime);
+    t.fs.unpin(held);
+    t.fs.unpin(from);
+    same(ok(t.fs.statfs()).inodes_used, before - 4);
 }
 
 fn graft_attributes(t: &Tree) {
