@@ -2,7 +2,8 @@
 //!
 //! `pjdfstest` and `fsx` come from the package registry, at fixed versions, into `target/tools`;
 //! what runs them is `crates/dormouse/tests/it/posix.rs`. `cargo xtask test` runs all of the first
-//! and a part of the second, this task runs both in full.
+//! and a part of the second, this task runs both in full. Every fifth operation of `fsx` is a sync, so
+//! the disk decides how long that takes; `TMPDIR` says which one is used (up to 12 GiB of it).
 
 use std::path::PathBuf;
 use std::process::Stdio;
