@@ -11,7 +11,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::error::Error as _;
+use std::error::Error;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -168,13 +168,7 @@ impl From<control::Error> for ApiError {
     fn from(error: control::Error) -> Self {
         let status = status_of(error.kind(), &error.code);
         let retryable = error.is_retryable();
-        let mut cause = error.source();
-        let mut chain = String::new();
-        while let Some(source) = cause {
-            chain.push_str(": ");
-            chain.push_str(&source.to_string());
-            cause = source.source();
-        }
+        let chain = causes(&error);
         Self(Box::new(Inner {
             status,
             retryable,
@@ -186,6 +180,23 @@ impl From<control::Error> for ApiError {
             cause: (!chain.is_empty()).then_some(chain),
         }))
     }
+}
+
+/// What caused an error, each cause after `: `. One that the text before it tells already is left out.
+fn causes(error: &dyn Error) -> String {
+    let mut chain = String::new();
+    let mut told = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        let text = source.to_string();
+        if !told.contains(&text) {
+            chain.push_str(": ");
+            chain.push_str(&text);
+            told = text;
+        }
+        cause = source.source();
+    }
+    chain
 }
 
 impl From<vfs::FsError> for ApiError {
@@ -254,6 +265,15 @@ mod tests {
         assert_eq!(header(&response, "retry-after-ms"), Some("1200"));
         assert_eq!(header(&response, "retry-after"), Some("2"));
         assert_eq!(header(&response, "x-should-retry"), None);
+    }
+
+    #[test]
+    fn what_an_error_says_itself_is_not_said_again_as_its_cause() {
+        let taken = std::io::Error::other("a machine named \"a\" exists already");
+        let error = control::Error::new(ErrorKind::AlreadyExists, taken.to_string());
+        let response = ApiError::from(error.caused_by(taken)).into_response();
+        let failure = response.extensions().get::<Failure>().unwrap();
+        assert_eq!(failure.chain, "a machine named \"a\" exists already");
     }
 
     #[test]
