@@ -397,6 +397,7 @@ fn guest_ended(exit: &Exit) -> Failure {
             ErrorKind::Conflict,
             "the guest powered itself off; wake the machine to start it again",
         ),
+        Exit::Suspended => Failure::internal("wait for the guest", "it was suspended unasked"),
         Exit::Crashed(why) => Failure::new(
             ErrorKind::Unreachable,
             format!("the guest ended: {why}; wake the machine to start it again"),

@@ -114,6 +114,7 @@ impl Directories {
             root_image: root,
             upper_image: dir.upper(),
             agent_args: Vec::new(),
+            memory: runtime::Memory::Anonymous,
             network: self.settings.network,
             log_dir: dir.instance_logs(),
         };

@@ -5,13 +5,13 @@
 //!
 //! # Invariants
 //! - The guest reaches nothing of the host but the channels and disks of its [`Spec`].
-//! - `stop` and `Drop` leave no process, no namespace, no socket and no nftables table behind.
+//! - `stop`, `suspend` and `Drop` leave no process, no namespace, no socket and no nftables table behind.
 
 mod limits;
 mod qemu;
 
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -40,10 +40,46 @@ pub struct Spec {
     /// Words for the agent, appended to the kernel command line as `dormouse.KEY=VALUE`. Those for
     /// the network (`ip`, `gw`, `dns`) the runtime adds itself; given here, they win.
     pub agent_args: Vec<(String, String)>,
+    /// Where its memory lies, and what is in it at first.
+    #[serde(default)]
+    pub memory: Memory,
     /// How it reaches the network.
     pub network: Network,
     /// Where the guest's console and the hypervisor's messages go; bounded by the runtime.
     pub log_dir: PathBuf,
+}
+
+/// Where the memory of a guest lies.
+///
+/// Memory goes with the disk and the home that it knew when it was saved, and with nothing else: whoever
+/// brings it back must know that neither went on without it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Memory {
+    /// Nowhere: it ends with the instance.
+    #[default]
+    Anonymous,
+    /// In this file, empty at first. The instance can be [suspended](Instance::suspend).
+    File(PathBuf),
+    /// In this file, as [`Instance::suspend`] left it: the guest goes on and does not boot. The rest of the
+    /// [`Spec`] has to be the same. The files are changed by that, so it can be done once.
+    Saved {
+        /// The memory.
+        file: PathBuf,
+        /// The state of the devices.
+        state: PathBuf,
+    },
+}
+
+impl Memory {
+    /// The file that it lies in.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Anonymous => None,
+            Self::File(file) | Self::Saved { file, .. } => Some(file),
+        }
+    }
 }
 
 /// How an instance reaches the network. Inbound is always closed.
@@ -75,6 +111,8 @@ pub struct Started {
 pub enum Exit {
     /// The guest powered off or rebooted.
     PoweredOff,
+    /// It was [suspended](Instance::suspend), and goes on from its files.
+    Suspended,
     /// The hypervisor died; what it said last.
     Crashed(String),
 }
@@ -88,6 +126,14 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
     async fn wait(&self) -> Exit;
     /// Waits `grace` for the guest to power off by itself, then kills it. Idempotent.
     async fn stop(&self, grace: Duration) -> Exit;
+    /// Stops the guest where it stands and writes what it takes to go on to its memory's file and, the
+    /// devices, to a new file at `state`. When this returns, both are on the disk and the hypervisor
+    /// is gone. The channels have to be quiet: what is on its way in them is lost.
+    ///
+    /// # Errors
+    /// `NotSuspended`, and the guest goes on; `Suspend`, and it is gone, as in a loss of power. An
+    /// instance whose memory is [anonymous](Memory::Anonymous) is never suspended.
+    async fn suspend(&self, state: &Path) -> Result<(), Error>;
     /// The last lines of the guest's console, for an error message.
     fn console_tail(&self) -> String;
 }
@@ -128,6 +174,15 @@ pub enum Error {
     /// The hypervisor did not come up.
     #[error("start the hypervisor: {0}")]
     Start(String),
+    /// What was [suspended](Instance::suspend) does not come back. A boot does.
+    #[error("go on from saved memory: {0}")]
+    Resume(String),
+    /// It runs on.
+    #[error("the guest was not suspended and runs on: {0}")]
+    NotSuspended(String),
+    /// It has ended without being saved.
+    #[error("suspend the guest: {0}")]
+    Suspend(String),
 }
 
 impl Error {
@@ -137,7 +192,8 @@ impl Error {
         match self {
             Self::Missing { .. } => ErrorKind::Unavailable,
             Self::Spec(_) => ErrorKind::InvalidArgument,
-            Self::Start(_) => ErrorKind::Unreachable,
+            Self::Start(_) | Self::Resume(_) | Self::Suspend(_) => ErrorKind::Unreachable,
+            Self::NotSuspended(_) => ErrorKind::Unavailable,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Bounds on what an instance may use of its host, and on what is read from it.
 
+use std::time::Duration;
+
 /// Largest console or hypervisor log file, in bytes. Two are kept, so an instance writes at most
 /// four times this.
 pub(crate) const LOG_BYTES_MAX: u64 = 512 * 1024;
@@ -23,3 +25,13 @@ pub(crate) const SLOTS: u32 = 1 << 16;
 pub(crate) const RESOLV_CONF_BYTES_MAX: u64 = 64 * 1024;
 /// How many name servers are taken from it.
 pub(crate) const RESOLVERS_MAX: usize = 8;
+/// Longest line of a hypervisor's monitor, in bytes; the longest that we ask for has under 2 KiB.
+pub(crate) const QMP_LINE_BYTES_MAX: u64 = 64 * 1024;
+/// How many lines of it are read for one answer: events may come before it.
+pub(crate) const QMP_LINES_MAX: usize = 256;
+/// How long the monitor may be silent. It answers in a millisecond, unless the host is overloaded.
+pub(crate) const QMP_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the device state may take to be written or read: 0.3 MB, 0.05 s on an idle host.
+pub(crate) const DEVICE_STATE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Largest device state that is taken for one, in bytes.
+pub(crate) const DEVICE_STATE_BYTES_MAX: u64 = 64 * 1024 * 1024;

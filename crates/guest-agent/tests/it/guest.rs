@@ -158,6 +158,7 @@ async fn start(image: &Image, dir: &Path, network: Network) -> Started {
         root_image: image.root.clone(),
         upper_image: upper,
         agent_args,
+        memory: runtime::Memory::Anonymous,
         network,
         log_dir: dir.join("log"),
     };

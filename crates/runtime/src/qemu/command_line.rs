@@ -4,6 +4,8 @@
 //! - `force-legacy=false`: the default is virtio 0.9, without features that we need.
 //! - `acpi` stays on: Debian's kernels find virtio-mmio devices only there.
 //! - `-no-reboot`: a reboot of the guest ends QEMU, which is how a guest stops.
+//! - A guest that goes on from its memory gets the same arguments: QEMU builds the same machine and then
+//!   reads the state of its devices.
 //! - Disks go through `-add-fd`, so that QEMU needs no right to open their paths; the kernel loader
 //!   knows only paths, so it gets `/proc/self/fd/N`.
 
@@ -31,6 +33,12 @@ pub(crate) struct Descriptors {
     pub(crate) control: RawFd,
     pub(crate) fuse: RawFd,
     pub(crate) console: RawFd,
+    /// The guest's memory; anonymous without it.
+    pub(crate) memory: Option<RawFd>,
+    /// A monitor to suspend the guest with, where its memory allows that.
+    pub(crate) monitor: Option<RawFd>,
+    /// A monitor to bring a saved guest back with: QEMU waits for it and does not boot.
+    pub(crate) incoming: Option<RawFd>,
 }
 
 /// The arguments for `spec`; `user_network` gives it QEMU's user-mode network.
@@ -45,7 +53,8 @@ pub(crate) fn arguments(
     let mut arg = |option: &str, value: String| args.extend([option.to_owned(), value]);
 
     arg("-name", format!("{},debug-threads=on", spec.machine));
-    arg("-machine", "microvm,x-option-roms=off,rtc=on".to_owned());
+    let backend = if fds.memory.is_some() { ",memory-backend=memory" } else { "" };
+    arg("-machine", format!("microvm,x-option-roms=off,rtc=on{backend}"));
     arg("-global", "virtio-mmio.force-legacy=false".to_owned());
     match accelerator {
         Accelerator::Tcg => {
@@ -59,6 +68,13 @@ pub(crate) fn arguments(
     }
     arg("-smp", vcpus(spec.vcpu, accelerator).to_string());
     arg("-m", format!("{}M", spec.memory_mib));
+    if let Some(fd) = fds.memory {
+        let (size, path) = (spec.memory_mib, format!("/proc/self/fd/{fd}"));
+        arg(
+            "-object",
+            format!("memory-backend-file,id=memory,size={size}M,mem-path={path},share=on"),
+        );
+    }
     arg(
         "-sandbox",
         "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".to_owned(),
@@ -98,6 +114,17 @@ pub(crate) fn arguments(
     arg("-device", "virtio-balloon-device,free-page-reporting=on".to_owned());
     arg("-object", "rng-builtin,id=rng".to_owned());
     arg("-device", "virtio-rng-device,rng=rng".to_owned());
+    for (id, fd) in [("monitor", fds.monitor), ("incoming", fds.incoming)] {
+        if let Some(fd) = fd {
+            arg("-chardev", format!("socket,id={id},fd={fd}"));
+            arg("-mon", format!("chardev={id},mode=control"));
+        }
+    }
+    if fds.incoming.is_some() {
+        arg("-incoming", "defer".to_owned());
+        args.push("-S".to_owned());
+    }
+    let mut arg = |option: &str, value: String| args.extend([option.to_owned(), value]);
     arg("-display", "none".to_owned());
     args.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(str::to_owned));
     Ok(args)
@@ -162,10 +189,20 @@ mod tests {
     use base::ErrorKind;
 
     use super::*;
-    use crate::Network;
+    use crate::{Memory, Network};
 
-    const FDS: Descriptors =
-        Descriptors { kernel: 3, initrd: 4, root: 5, upper: 6, control: 7, fuse: 8, console: 9 };
+    const FDS: Descriptors = Descriptors {
+        kernel: 3,
+        initrd: 4,
+        root: 5,
+        upper: 6,
+        control: 7,
+        fuse: 8,
+        console: 9,
+        memory: None,
+        monitor: None,
+        incoming: None,
+    };
 
     fn spec() -> Spec {
         Spec {
@@ -177,6 +214,7 @@ mod tests {
             root_image: "/images/root".into(),
             upper_image: "/data/upper".into(),
             agent_args: vec![("home".to_owned(), "/root".to_owned())],
+            memory: Memory::Anonymous,
             network: Network::Isolated,
             log_dir: "/data".into(),
         }
@@ -226,6 +264,26 @@ mod tests {
         assert!(!without.contains("net") && !without.contains("dormouse.ip"), "{without}");
         let with = line(&spec(), Accelerator::Tcg, true);
         assert!(with.contains("dormouse.ip=10.0.2.15/24 dormouse.gw=10.0.2.2"), "{with}");
+    }
+
+    #[test]
+    fn memory_in_a_file_can_be_saved_and_brought_back() {
+        let line = |fds: &Descriptors| {
+            arguments(&spec(), Accelerator::Tcg, true, 1, fds).unwrap().join(" ")
+        };
+        let plain = line(&FDS);
+        assert!(
+            !plain.contains("memory-backend") && !plain.contains("-mon") && !plain.contains("-S")
+        );
+        let file = line(&Descriptors { memory: Some(20), monitor: Some(21), ..FDS });
+        assert!(file.contains("size=512M,mem-path=/proc/self/fd/20,share=on"), "{file}");
+        assert!(
+            file.contains("rtc=on,memory-backend=memory") && !file.contains("-incoming"),
+            "{file}"
+        );
+        let back =
+            line(&Descriptors { memory: Some(20), monitor: Some(21), incoming: Some(22), ..FDS });
+        assert!(back.contains("chardev=incoming,mode=control -incoming defer -S"), "{back}");
     }
 
     #[test]

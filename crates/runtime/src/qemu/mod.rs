@@ -3,8 +3,8 @@
 //! Starting an instance, in order: check the spec; measure the TSC beside everything else; claim a
 //! slot on this host ([`slot`]: a number that gives user id, address and interface name); make the
 //! network namespace; open the files; spawn QEMU from a thread of its own ([`supervise`]), which then
-//! keeps its logs, waits for its end and takes down what was made for it. Whatever fails on the way,
-//! dropping what was made so far undoes it.
+//! keeps its logs, waits for its end and takes down what was made for it. A guest that was suspended
+//! goes on then ([`memory`]). Whatever fails on the way, dropping what was made so far undoes it.
 //!
 //! # Who can do what
 //! - As root, QEMU runs as a user id of its own, without capabilities, in its seccomp sandbox. It opens
@@ -20,7 +20,9 @@
 mod accel;
 mod command_line;
 mod log;
+mod memory;
 mod network;
+mod qmp;
 mod slot;
 mod spawn;
 mod supervise;
@@ -142,7 +144,7 @@ fn start(spec: &Spec, settings: &QemuSettings, accelerator: Accelerator) -> Resu
     };
     let user_network = link.is_some() || spec.network == Network::User;
 
-    let files = Files::open(spec)?;
+    let files = Files::open(spec, slot.as_ref().map(Slot::user_id))?;
     let tsc_khz = tsc.join().map_err(|_| Error::Start("measure the TSC".to_owned()))?;
     let arguments =
         arguments(spec, accelerator, user_network, tsc_khz, &files.inherited.numbers())?;
@@ -153,10 +155,14 @@ fn start(spec: &Spec, settings: &QemuSettings, accelerator: Accelerator) -> Resu
     };
     tracing::debug!(machine = %spec.machine, ?accelerator, tsc_khz, ?arguments, "start qemu");
     let process = Process { program, arguments, confinement, link, slot };
-    let Files { inherited, control, fuse, console } = files;
-    let instance = QemuInstance::spawn(process, console, &spec.log_dir)?;
+    let Files { inherited, control, fuse, console, monitor, incoming } = files;
+    let suspending = monitor.zip(spec.memory.file().map(Path::to_owned));
+    let instance = QemuInstance::spawn(process, console, &spec.log_dir, suspending)?;
     // Only now: QEMU has its own copies.
     drop(inherited);
+    if let Some((monitor, state)) = incoming {
+        memory::resume(monitor, &state)?;
+    }
     Ok(Started { instance: Box::new(instance), control, fuse })
 }
 
@@ -192,6 +198,10 @@ struct Files {
     control: UnixStream,
     fuse: UnixStream,
     console: UnixStream,
+    /// Where the memory is in a file.
+    monitor: Option<UnixStream>,
+    /// Where it is a saved one, with the device state.
+    incoming: Option<(UnixStream, File)>,
 }
 
 /// What QEMU inherits.
@@ -204,10 +214,13 @@ struct Inherited {
     control: OwnedFd,
     fuse: OwnedFd,
     console: OwnedFd,
+    memory: Option<OwnedFd>,
+    monitor: Option<OwnedFd>,
+    incoming: Option<OwnedFd>,
 }
 
 impl Files {
-    fn open(spec: &Spec) -> Result<Self, Error> {
+    fn open(spec: &Spec, user: Option<u32>) -> Result<Self, Error> {
         let read = |path: &Path| {
             File::open(path).map(OwnedFd::from).map_err(start_error(&format!("open {path:?}")))
         };
@@ -219,6 +232,10 @@ impl Files {
         let pair = || UnixStream::pair().map_err(start_error("create a channel"));
         let ((control, control_end), (fuse, fuse_end), (console, console_end)) =
             (pair()?, pair()?, pair()?);
+        let state = memory::open_state(&spec.memory)?;
+        let memory = memory::open(&spec.memory, spec.memory_mib, user)?;
+        let (monitor, monitor_end) = memory.as_ref().map(|_| pair()).transpose()?.unzip();
+        let (incoming, incoming_end) = state.as_ref().map(|_| pair()).transpose()?.unzip();
         let inherited = Inherited {
             kernel: read(&spec.kernel)?,
             initrd: read(&spec.initrd)?,
@@ -227,8 +244,12 @@ impl Files {
             control: control_end.into(),
             fuse: fuse_end.into(),
             console: console_end.into(),
+            memory: memory.map(OwnedFd::from),
+            monitor: monitor_end.map(OwnedFd::from),
+            incoming: incoming_end.map(OwnedFd::from),
         };
-        Ok(Self { inherited, control, fuse, console })
+        let incoming = incoming.zip(state);
+        Ok(Self { inherited, control, fuse, console, monitor, incoming })
     }
 }
 
@@ -242,12 +263,16 @@ impl Inherited {
             control: self.control.as_raw_fd(),
             fuse: self.fuse.as_raw_fd(),
             console: self.console.as_raw_fd(),
+            memory: self.memory.as_ref().map(AsRawFd::as_raw_fd),
+            monitor: self.monitor.as_ref().map(AsRawFd::as_raw_fd),
+            incoming: self.incoming.as_ref().map(AsRawFd::as_raw_fd),
         }
     }
 
     fn all(&self) -> Vec<i32> {
         let n = self.numbers();
-        vec![n.kernel, n.initrd, n.root, n.upper, n.control, n.fuse, n.console]
+        let always = [n.kernel, n.initrd, n.root, n.upper, n.control, n.fuse, n.console];
+        always.into_iter().chain(n.memory).chain(n.monitor).chain(n.incoming).collect()
     }
 }
 

@@ -5,11 +5,12 @@
 //! one end of a socket pair: that works from any thread, at most once, and also when the owner
 //! just drops the instance. Only this thread kills and reaps, so it never signals a stranger.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -20,11 +21,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::{oneshot, watch};
 
 use super::log::{RingLog, Tail};
+use super::memory;
 use super::network::Link;
 use super::slot::Slot;
 use super::spawn::{Confinement, end_of, spawn};
 use super::start_error;
 use crate::{Error, Exit, Instance};
+
+/// How long a QEMU whose guest is saved may take to end before it is killed.
+const QUIT_GRACE: Duration = Duration::from_secs(5);
 
 /// What to run, and what goes when it ends.
 #[derive(Debug)]
@@ -45,6 +50,9 @@ pub(crate) struct QemuInstance {
     /// Closed to kill.
     kill: Mutex<Option<UnixStream>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// A monitor, and the file of the memory. Taken by the one attempt to suspend that there is.
+    suspending: Mutex<Option<(UnixStream, PathBuf)>>,
+    suspended: Arc<AtomicBool>,
 }
 
 impl QemuInstance {
@@ -53,6 +61,7 @@ impl QemuInstance {
         process: Process,
         console: UnixStream,
         log_dir: &Path,
+        suspending: Option<(UnixStream, PathBuf)>,
     ) -> Result<Self, Error> {
         let (kill, killed) = UnixStream::pair().map_err(start_error("create a channel"))?;
         let (ended_in, ended) = watch::channel(None);
@@ -66,15 +75,20 @@ impl QemuInstance {
             hypervisor: open("qemu.log")?,
             said: Tail::default(),
         };
+        let suspended = Arc::new(AtomicBool::new(false));
+        let is_suspended = suspended.clone();
         let thread = thread::Builder::new()
             .name("qemu".to_owned())
-            .spawn(move || supervise(process, console, killed, logs, started_in, &ended_in))
+            .spawn(move || {
+                supervise(process, console, killed, logs, started_in, &ended_in, &is_suspended);
+            })
             .map_err(start_error("start a thread"))?;
         let pid = started
             .blocking_recv()
             .map_err(|_| Error::Start("its thread ended early".to_owned()))??;
         let (kill, thread) = (Mutex::new(Some(kill)), Mutex::new(Some(thread)));
-        Ok(Self { pid, ended, console: tail, kill, thread })
+        let suspending = Mutex::new(suspending);
+        Ok(Self { pid, ended, console: tail, kill, thread, suspending, suspended })
     }
 
     fn kill(&self) {
@@ -104,6 +118,30 @@ impl Instance for QemuInstance {
         self.wait().await
     }
 
+    async fn suspend(&self, state: &Path) -> Result<(), Error> {
+        let files = self.suspending.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((monitor, memory)) = files else {
+            return Err(Error::NotSuspended(
+                "its memory is in no file, or it was tried".to_owned(),
+            ));
+        };
+        let state = state.to_owned();
+        let mut stopped = blocking(move || memory::save(monitor, &state))
+            .await
+            .map_err(|error| Error::NotSuspended(error.to_string()))?;
+        self.suspended.store(true, Ordering::SeqCst);
+        let stopped = blocking(move || {
+            stopped.quit();
+            Ok(stopped)
+        });
+        let stopped = stopped.await.map_err(|error| Error::Suspend(error.to_string()))?;
+        // It has nothing to do any more, so it is not waited for long.
+        self.stop(QUIT_GRACE).await;
+        blocking(move || stopped.sync(&memory))
+            .await
+            .map_err(|error| Error::Suspend(format!("bring its memory to the disk: {error}")))
+    }
+
     fn console_tail(&self) -> String {
         self.console.lock().unwrap_or_else(PoisonError::into_inner).text()
     }
@@ -119,6 +157,12 @@ impl Drop for QemuInstance {
             tracing::error!(pid = self.pid, "the thread that watched qemu panicked");
         }
     }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 /// Where output goes.
@@ -137,6 +181,7 @@ fn supervise(
     mut logs: Logs,
     started: oneshot::Sender<Result<u32, Error>>,
     ended: &watch::Sender<Option<Exit>>,
+    suspended: &AtomicBool,
 ) {
     let Process { program, arguments, confinement, link, slot } = process;
     let mut command = Command::new(&program);
@@ -170,6 +215,7 @@ fn supervise(
     }
     let was_killed = watch_until_end(&mut child, &end, console, killed, &mut logs);
     let exit = match child.wait() {
+        Ok(_) if suspended.load(Ordering::SeqCst) => Exit::Suspended,
         Ok(status) => exit_of(status, was_killed, &logs),
         Err(error) => Exit::Crashed(format!("wait for qemu: {error}")),
     };

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use base::MachineId;
 use images::{BASE_IMAGE, Image, Images};
-use runtime::{Instance, Network, Qemu, QemuSettings, Runtime, Spec};
+use runtime::{Instance, Memory, Network, Qemu, QemuSettings, Runtime, Spec};
 
 /// Longest wait for one answer: on a loaded host a boot takes 10 s, `apt-get update` 30.
 const TIMEOUT: Duration = Duration::from_secs(180);
@@ -55,6 +55,7 @@ pub(crate) fn spec(image: &Image, dir: &Path, network: Network) -> Spec {
         root_image: image.root.clone(),
         upper_image: upper,
         agent_args: Vec::new(),
+        memory: Memory::Anonymous,
         network,
         log_dir: dir.join("log"),
     }
@@ -94,16 +95,21 @@ pub(crate) struct Guest {
 
 impl Guest {
     pub(crate) async fn start(spec: &Spec) -> Self {
+        let mut guest = Self::resume(spec).await;
+        assert_eq!(guest.line(), "READY");
+        guest
+    }
+
+    /// Starts a guest that has said already that it is ready.
+    pub(crate) async fn resume(spec: &Spec) -> Self {
         let started = Qemu::new(QemuSettings::default()).start(spec).await.unwrap();
         started.control.set_read_timeout(Some(TIMEOUT)).unwrap();
-        let mut guest = Self {
+        Self {
             instance: started.instance,
             console: spec.log_dir.join("console.log"),
             lines: BufReader::new(started.control),
             _fuse: started.fuse,
-        };
-        assert_eq!(guest.line(), "READY");
-        guest
+        }
     }
 
     /// Exit code and output of a shell command.

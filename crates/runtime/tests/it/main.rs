@@ -6,3 +6,4 @@
 
 mod boot;
 mod guest;
+mod suspend;
