@@ -165,6 +165,7 @@ impl Session {
                     tracing::error!(opcode = header.opcode, "a file system request panicked");
                     Err(Errno::EIO.into())
                 }),
+            // At any time: the agent's mark counts on it, which asks whether we have read this far.
             Err(Malformed::UnknownOpcode) => Err(Errno::ENOSYS.into()),
             Err(Malformed::Short) => {
                 tracing::debug!(opcode = header.opcode, "malformed request");

@@ -250,3 +250,36 @@ fn a_frozen_channel_keeps_changes_for_later() {
     assert_eq!(notifier.flush(PATIENCE).unwrap(), 1);
     assert_eq!(guest.receive().unique, 0);
 }
+
+#[test]
+fn a_mark_is_answered_once_all_before_it_was_taken() {
+    // What `agent-proto` calls a mark: no opcode of FUSE, and a number that no kernel gets to.
+    let mark = |number| crate::testing::raw(0xd0_4d_4f_53, (1 << 63) + number, 0, b"");
+    let is_refused = |answer: Answer, number| {
+        assert_eq!((answer.errno, answer.unique), (38, (1 << 63) + number), "ENOSYS");
+    };
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let session = Arc::new(Session::new(memfs(), Config::default()));
+    let _channel = Channel::serve(session, ours, Threads::default()).unwrap();
+    theirs.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut guest = Guest { stream: theirs };
+    guest.send(&mark(1));
+    is_refused(guest.receive(), 1);
+
+    let (_fs, channel, mut guest) = connect(Threads { kept: 1, max: 4 });
+    for round in 2..50_u64 {
+        let node = create(&mut guest, &format!("file {round}"));
+        for _ in 0..50 {
+            let mut body = Vec::new();
+            body.u64(0).u64(0).u64(0);
+            guest.send(&message(Opcode::Interrupt, 3, node, &body));
+        }
+        guest.send(&message(Opcode::Forget, 4, node, &1_u64.to_ne_bytes()));
+        guest.send(&mark(round));
+        is_refused(guest.receive(), round);
+        // Taken is not done: that is for the freeze.
+        channel.freeze(PATIENCE).unwrap();
+        assert_eq!(channel.server.session.save().unwrap().held, [], "round {round}");
+        channel.thaw();
+    }
+}
