@@ -22,6 +22,7 @@ use crate::boot::Booted;
 use crate::boot::root::OldRoot;
 use crate::console::say;
 use crate::exec::{self, Reader, Writer};
+use crate::freezer::Freezer;
 use crate::home::Home;
 use crate::limits::LAST_WORD_TIMEOUT;
 use crate::port::Control;
@@ -34,6 +35,8 @@ pub(crate) struct Agent {
     reaper: Arc<Reaper>,
     /// `None` outside of a guest: nothing of the machine that it runs on is changed then.
     old_root: Option<std::sync::Mutex<Option<OldRoot>>>,
+    /// `None` outside of a guest, and where the kernel has none.
+    freezer: Option<Arc<Freezer>>,
     home: Result<Home, String>,
     stopping: AtomicBool,
     /// Told once the guest may end.
@@ -44,22 +47,24 @@ impl Agent {
     /// The agent of a booted guest. The receiver hears when it may be powered off.
     pub(crate) fn in_guest(booted: Booted, reaper: Arc<Reaper>) -> (Arc<Self>, mpsc::Receiver<()>) {
         let old_root = Some(std::sync::Mutex::new(Some(booted.old_root)));
-        Self::new(reaper, old_root, booted.home)
+        Self::new(reaper, old_root, booted.freezer.ok(), booted.home)
     }
 
     /// An agent for tests of the protocol, beside other processes.
     pub(crate) fn beside_others(reaper: Arc<Reaper>) -> (Arc<Self>, mpsc::Receiver<()>) {
-        Self::new(reaper, None, Err("not in a guest".to_owned()))
+        Self::new(reaper, None, None, Err("not in a guest".to_owned()))
     }
 
     fn new(
         reaper: Arc<Reaper>,
         old_root: Option<std::sync::Mutex<Option<OldRoot>>>,
+        freezer: Option<Freezer>,
         home: Result<Home, String>,
     ) -> (Arc<Self>, mpsc::Receiver<()>) {
         let (stopped, heard) = mpsc::channel(1);
         let stopping = AtomicBool::new(false);
-        (Arc::new(Self { reaper, old_root, home, stopping, stopped }), heard)
+        let freezer = freezer.map(Arc::new);
+        (Arc::new(Self { reaper, old_root, freezer, home, stopping, stopped }), heard)
     }
 
     fn hello(&self) -> Hello {
@@ -142,7 +147,8 @@ async fn serve_request(agent: Arc<Agent>, stream: MuxStream) {
     };
     let result = match request {
         Request::Exec(exec) if !agent.stopping.load(Ordering::Acquire) => {
-            return exec::serve(exec, reader, writer, Arc::clone(&agent.reaper)).await;
+            let (reaper, freezer) = (Arc::clone(&agent.reaper), agent.freezer.clone());
+            return exec::serve(exec, reader, writer, reaper, freezer).await;
         }
         Request::Exec(_) => {
             Err(Error::sys("start a process while shutting down")(Errno::ESHUTDOWN))

@@ -15,6 +15,7 @@ mod console;
 mod control;
 mod error;
 mod exec;
+mod freezer;
 mod home;
 mod limits;
 mod net;

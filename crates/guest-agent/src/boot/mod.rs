@@ -1,12 +1,12 @@
 //! From the kernel's first user process to an agent that listens.
 //!
 //! # Order
-//! Kernel file systems → modules → disks → overlay root → the rest of the mounts → limits →
-//! loopback and card → home. One line on the console for each.
+//! Kernel file systems → modules → disks → overlay root → the rest of the mounts → cgroup of the
+//! processes → limits → loopback and card → home. One line on the console for each.
 //!
 //! # Failure
 //! Without a root there is no guest: fatal. Without network or home there is one that says so, in
-//! `Hello` or on the console; the host decides.
+//! `Hello` or on the console; the host decides. Without a cgroup it works but cannot be frozen.
 
 mod cmdline;
 mod disks;
@@ -20,6 +20,7 @@ use nix::sys::stat::{Mode, umask};
 
 use crate::configure::write_resolv_conf;
 use crate::console::say;
+use crate::freezer::Freezer;
 use crate::home::Home;
 use crate::limits::{FILES_HARD, FILES_SOFT};
 use crate::{Error, net};
@@ -29,6 +30,8 @@ use root::OldRoot;
 #[derive(Debug)]
 pub(crate) struct Booted {
     pub(crate) old_root: OldRoot,
+    /// Why processes cannot be frozen, where they cannot.
+    pub(crate) freezer: Result<Freezer, String>,
     /// Why there is no home, where there is none.
     pub(crate) home: Result<Home, String>,
 }
@@ -43,6 +46,10 @@ pub(crate) fn boot() -> Result<Booted, Error> {
     let old_root = root::switch_to(&disks)?;
     root::mount_the_rest();
     say(&format!("root: image {} under upper {}", disks.image.display(), disks.upper.display()));
+    let freezer = Freezer::make().map_err(|error| error.to_string());
+    if let Err(why) = &freezer {
+        say(&format!("processes cannot be frozen: {why}"));
+    }
     for error in [set_limits(), network()].into_iter().filter_map(Result::err) {
         say(&error.to_string());
     }
@@ -51,7 +58,7 @@ pub(crate) fn boot() -> Result<Booted, Error> {
         Ok(_) => say("home: mounted"),
         Err(why) => say(&format!("home: not mounted: {why}")),
     }
-    Ok(Booted { old_root, home })
+    Ok(Booted { old_root, freezer, home })
 }
 
 fn set_limits() -> Result<(), Error> {

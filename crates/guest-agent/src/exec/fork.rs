@@ -3,6 +3,11 @@
 //! Not `std::process`: it waits for a child whose exec failed by itself, and panics if PID 1's
 //! reaper was faster.
 //!
+//! # cgroup
+//! In a guest the child is made in the cgroup of commands by `clone3`; there is no moment in
+//! which it is outside. Moving it there afterwards would also take a lock of the whole kernel that
+//! is held for an RCU grace period, once for each command.
+//!
 //! # Order in the child
 //! New session, standard descriptors, default signals, OOM score, working directory, exec of the
 //! first candidate that can be run. Where a step fails, its number and errno go through a pipe
@@ -10,7 +15,7 @@
 #![allow(unsafe_code, reason = "between fork and exec only raw system calls are allowed")]
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use libc::{c_char, c_int};
 use nix::errno::Errno;
@@ -58,18 +63,46 @@ pub(super) fn decode_report([step, errno @ ..]: [u8; REPORT_BYTES]) -> (Step, Er
     (step, Errno::from_raw(i32::from_le_bytes(errno)))
 }
 
-/// Forks; the child never returns.
-pub(super) fn fork_exec(plan: &Plan, ends: &ChildEnds) -> Result<Pid, Errno> {
+/// Forks, into `cgroup` where one is given; the child never returns.
+pub(super) fn fork_exec(
+    plan: &Plan,
+    ends: &ChildEnds,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Pid, Errno> {
     let argv = pointers(&plan.argv);
     let env = pointers(&plan.env);
     // SAFETY: the child calls nothing but async-signal-safe functions on memory prepared above,
     // takes no lock and allocates nothing, then execs or exits.
-    match unsafe { libc::fork() } {
+    let forked = unsafe {
+        match cgroup {
+            None => libc::fork(),
+            Some(cgroup) => fork_into(cgroup),
+        }
+    };
+    match forked {
         -1 => Err(Errno::last()),
         // SAFETY: as above; this is the child.
         0 => unsafe { child(plan, &argv, &env, ends) },
         pid => Ok(Pid::from_raw(pid)),
     }
+}
+
+/// `fork(2)` into a cgroup v2. As a raw system call it runs no handler of the C library in the
+/// child, which the few calls that the child makes do not miss.
+unsafe fn fork_into(cgroup: BorrowedFd<'_>) -> libc::pid_t {
+    // `libc` has it as a `c_int`, into which it does not fit.
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    // SAFETY: a structure of numbers, for which 0 means "not given".
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = CLONE_INTO_CGROUP;
+    args.exit_signal = libc::SIGCHLD.unsigned_abs().into();
+    args.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
+    // SAFETY: the structure is alive and as long as we say. Without CLONE_VM and a stack the child
+    // goes on with a copy of our memory, on our stack, as after fork.
+    let pid =
+        unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
+    // A process number, or -1.
+    libc::pid_t::try_from(pid).unwrap_or(-1)
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {

@@ -9,6 +9,8 @@
 //! - A process that the command left behind with its pipes cannot hold up the exit: [`LINGER`].
 //!   It may go on; what it writes is dropped.
 //! - A host that goes away stops nothing: the command runs on, its output is dropped.
+//! - In a guest every command runs in the cgroup of [`crate::freezer`]. One that is started while
+//!   that is frozen begins with the thaw.
 //!
 //! # Not here
 //! Waiting for processes ([`crate::reaper`]).
@@ -33,6 +35,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
 use crate::Error;
+use crate::freezer::Freezer;
 use crate::reaper::Reaper;
 use crate::sys::Ended;
 use fork::{ChildEnds, REPORT_BYTES, Step, decode_report, fork_exec};
@@ -51,8 +54,14 @@ struct Child {
 }
 
 /// Serves one execution from its request to its exit.
-pub(crate) async fn serve(exec: Exec, reader: Reader, mut writer: Writer, reaper: Arc<Reaper>) {
-    let child = match start(&exec, &reaper).await {
+pub(crate) async fn serve(
+    exec: Exec,
+    reader: Reader,
+    mut writer: Writer,
+    reaper: Arc<Reaper>,
+    freezer: Option<Arc<Freezer>>,
+) {
+    let child = match start(&exec, &reaper, freezer.as_deref()).await {
         Ok(child) => child,
         // Where the host is gone already, there is nobody to tell.
         Err(error) => return drop(writer.message(&error.reply()).await),
@@ -94,7 +103,7 @@ async fn kill_after(timeout_ms: u64, pid: Pid, reaper: Arc<Reaper>, timed_out: A
     }
 }
 
-async fn start(exec: &Exec, reaper: &Reaper) -> Result<Child, Error> {
+async fn start(exec: &Exec, reaper: &Reaper, freezer: Option<&Freezer>) -> Result<Child, Error> {
     let plan = plan::plan(exec)?;
     let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(Error::sys("make a pipe"));
     let (stdout, child_stdout) = pipe()?;
@@ -113,7 +122,7 @@ async fn start(exec: &Exec, reaper: &Reaper) -> Result<Child, Error> {
         stderr: child_stderr,
         failure: child_failure,
     };
-    let forked = reaper.adopt(|| fork_exec(&plan, &ends));
+    let forked = reaper.adopt(|| fork_exec(&plan, &ends, freezer.map(Freezer::cgroup)));
     // Else we would wait for the end of our own ends.
     drop(ends);
     let (pid, ended) = forked.map_err(Error::sys("start a process"))?;

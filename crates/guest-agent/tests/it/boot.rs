@@ -88,6 +88,8 @@ async fn a_guest_boots_works_and_ends_cleanly() {
         "-1000\n0"
     );
     assert_eq!(shell(&guest, "ulimit -Sn; ulimit -Hn").await, "65536\n1048576");
+    let script = "(cat /proc/self/cgroup); cat /proc/self/cgroup /proc/1/cgroup";
+    assert_eq!(shell(&guest, script).await, "0::/machine\n0::/machine\n0::/");
     assert_eq!(
         shell(&guest, "cat /proc/1/comm; ls /proc/1/cwd >/dev/null && echo $HOME").await,
         "init\n/root"
