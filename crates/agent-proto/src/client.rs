@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf, split};
 use tokio::time::timeout;
 
-use crate::limits::{BARRIER_TIMEOUT, REPLY_TIMEOUT, SHUTDOWN_TIMEOUT};
+use crate::limits::{BARRIER_TIMEOUT, REPLY_TIMEOUT, SHUTDOWN_TIMEOUT, TRIM_TIMEOUT};
 use crate::mux::{HostMux, MuxStream};
 use crate::{
     Configure, Error, Exec, Exited, FRAME_BYTES_MAX, FrameKind, FrameReader, FrameWriter, Hello,
@@ -64,6 +64,29 @@ impl AgentClient {
     /// Sends `signal` to the process group of a running execution, past its standard input.
     pub async fn kill(&self, pid: u32, signal: i32) -> Result<(), Error> {
         self.done("kill", &Request::Kill { pid, signal }, REPLY_TIMEOUT).await
+    }
+
+    /// Has the guest drop its caches, so that there is less memory to keep.
+    pub async fn trim(&self) -> Result<(), Error> {
+        self.done("trim", &Request::Trim, TRIM_TIMEOUT).await
+    }
+
+    /// Freezes the guest's processes and its use of the home, so that it can be stopped and saved.
+    ///
+    /// # Errors
+    /// `Refused` where it came to nothing and the guest runs on: with errno 110 past `patience`, with
+    /// 95 where it cannot be frozen. After any other error the guest may be frozen: say
+    /// [`thaw`](Self::thaw), if need be in another session.
+    pub async fn freeze(&self, patience: Duration) -> Result<(), Error> {
+        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        let within = patience.saturating_add(REPLY_TIMEOUT);
+        self.done("freeze", &Request::Freeze { patience_ms }, within).await
+    }
+
+    /// Sets the guest's clock, adds entropy (hex), and has it go on where it is frozen.
+    pub async fn thaw(&self, unix_nanos: i64, entropy: &str) -> Result<(), Error> {
+        let request = Request::Thaw { unix_nanos, entropy: entropy.to_owned() };
+        self.done("thaw", &request, REPLY_TIMEOUT).await
     }
 
     /// Stops all processes and powers the guest off. Returns when its file systems are unmounted;

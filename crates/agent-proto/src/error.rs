@@ -139,6 +139,7 @@ fn refused_kind(errno: Option<i32>) -> ErrorKind {
         Some(8 | 20 | 22 | 36) => ErrorKind::InvalidArgument,
         Some(7) => ErrorKind::TooLarge,
         Some(11 | 12 | 23 | 24 | 28) => ErrorKind::Exhausted,
+        Some(95) => ErrorKind::Unsupported,
         Some(110) => ErrorKind::Timeout,
         _ => ErrorKind::Internal,
     }

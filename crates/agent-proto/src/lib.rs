@@ -20,6 +20,14 @@
 //! [`Request::Barrier`]. A host that has more than [`NOTIFICATIONS_QUEUED_MAX`] notifications
 //! under way without a barrier makes the agent drop whole caches instead.
 //!
+//! Before it sleeps, the agent sends a *mark* there itself: [`MARK_OPCODE`], which is no request of
+//! FUSE, so that the host answers `ENOSYS` and does nothing. With the answer the agent knows that
+//! the host has taken every message before it, and gives the answer to nobody.
+//!
+//! Sleep with memory: [`Request::Trim`], [`Request::Freeze`]; the host stops the guest, saves it and,
+//! maybe in another process, has it go on; [`Request::Thaw`], in the same session or in a new one.
+//! An agent that does not know these requests resets their streams.
+//!
 //! # Failure
 //! Whatever a peer sends, it ends at most its own session: every allocation is bounded before it
 //! is made ([`Error`] names the bound), and nothing here panics on bytes from outside.
@@ -48,5 +56,9 @@ pub use message::{Configure, Exec, Exited, Hello, Reply, Request, Signal};
 pub const CONTROL_PORT: &str = "dormouse.ctl";
 /// Name of the FUSE port in the guest.
 pub const FUSE_PORT: &str = "dormouse.fuse";
+/// Opcode of a mark, which FUSE does not have and never will: its numbers are small.
+pub const MARK_OPCODE: u32 = 0xd0_4d_4f_53;
+/// Marks are numbered from here. The kernel counts its requests up from 0 and never gets here.
+pub const MARK_UNIQUE_MIN: u64 = 1 << 63;
 /// Version of this protocol, in [`Hello`].
 pub const PROTOCOL_VERSION: u32 = 1;

@@ -40,5 +40,7 @@ pub(crate) const HELLO_REPEAT_MAX: Duration = Duration::from_secs(16);
 pub(crate) const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a cache barrier may take; the kernel may have to write back a file first.
 pub(crate) const BARRIER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a trim may take: a sync of a busy disk and of the home.
+pub(crate) const TRIM_TIMEOUT: Duration = Duration::from_secs(40);
 /// How long a shutdown may take besides its grace time: sync and unmount of a busy disk.
 pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);

@@ -31,6 +31,25 @@ pub enum Request {
         /// Number, 1 to 64.
         signal: i32,
     },
+    /// Writes back what is dirty and drops caches, so that a sleep has less memory to keep.
+    /// Reply: [`Reply::Done`].
+    Trim,
+    /// Holds the guest still, to be stopped and saved: every process that runs for the user is
+    /// frozen, file systems are synced, and nothing is under way on the FUSE channel. Done where it
+    /// is frozen already. Reply: [`Reply::Done`], or `Failed` and everything runs as before:
+    /// `ETIMEDOUT` past the patience, `EOPNOTSUPP` where the guest cannot be frozen.
+    Freeze {
+        /// Most milliseconds that it may take; at most a minute.
+        patience_ms: u64,
+    },
+    /// Sets the clock, adds entropy, and has a frozen guest go on; of one that is not frozen only
+    /// the first two. Reply: [`Reply::Done`].
+    Thaw {
+        /// Wall clock, nanoseconds since 1970.
+        unix_nanos: i64,
+        /// Random bytes for the kernel's pool, hex.
+        entropy: String,
+    },
     /// Stops all processes (TERM, then KILL after `grace_ms`), syncs, unmounts and powers off.
     /// Reply: [`Reply::Done`] before the power goes.
     Shutdown {

@@ -3,25 +3,23 @@
 //! Everything is checked before anything is changed; then each part is done even where another
 //! fails, and the first failure is reported.
 
-use std::fs::{self, File};
+use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
 use agent_proto::Configure;
 use nix::errno::Errno;
-use nix::sys::time::TimeSpec;
-use nix::time::{ClockId, clock_settime};
 use nix::unistd::sethostname;
 
-use crate::limits::{ENTROPY_BYTES_MAX, HOSTNAME_BYTES_MAX, HOSTS_LINES_MAX, NAMESERVERS_MAX};
-use crate::{Error, sys};
+use crate::Error;
+use crate::limits::{HOSTNAME_BYTES_MAX, HOSTS_LINES_MAX, NAMESERVERS_MAX};
+use crate::moment::Moment;
 
 /// A `Configure` that was found to be sound.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Checked {
     hostname: String,
-    clock: TimeSpec,
-    entropy: Vec<u8>,
+    moment: Moment,
     resolv_conf: Option<String>,
     hosts: String,
 }
@@ -33,17 +31,8 @@ pub(crate) fn check(configure: &Configure) -> Result<Checked, Error> {
     if hostname.is_empty() || hostname.len() > HOSTNAME_BYTES_MAX || !hostname.chars().all(sound) {
         return Err(Error::Invalid(format!("not a host name: {hostname:?}")));
     }
-    let nanos = configure.unix_nanos;
-    if nanos < 0 {
-        return Err(Error::Invalid("a time before 1970".to_owned()));
-    }
-    let entropy = hex::decode(&configure.entropy).ok().filter(|e| e.len() <= ENTROPY_BYTES_MAX);
-    let entropy = entropy.ok_or_else(|| {
-        Error::Invalid(format!("entropy must be hex, at most {ENTROPY_BYTES_MAX} bytes"))
-    })?;
     Ok(Checked {
-        clock: TimeSpec::new(nanos / 1_000_000_000, nanos % 1_000_000_000),
-        entropy,
+        moment: Moment::check(configure.unix_nanos, &configure.entropy)?,
         resolv_conf: resolv_conf(&configure.nameservers)?,
         hosts: hosts(&hostname, &configure.hosts)?,
         hostname,
@@ -83,8 +72,7 @@ impl Checked {
     /// Does it. Only a guest may; a developer's machine has a name and a clock already.
     pub(crate) fn apply(&self) -> Result<(), Error> {
         let results = [
-            clock_settime(ClockId::CLOCK_REALTIME, self.clock).map_err(Error::sys("set the clock")),
-            add_entropy(&self.entropy),
+            self.moment.apply(),
             sethostname(&self.hostname).map_err(Error::sys("set the host name")),
             replace("/etc/hostname", &format!("{}\n", self.hostname)),
             replace("/etc/hosts", &self.hosts),
@@ -97,14 +85,6 @@ impl Checked {
 /// Replaces `/etc/resolv.conf`, also where the image has a link there.
 pub(crate) fn write_resolv_conf(text: &str) -> Result<(), Error> {
     replace("/etc/resolv.conf", text)
-}
-
-fn add_entropy(bytes: &[u8]) -> Result<(), Error> {
-    if bytes.is_empty() {
-        return Ok(());
-    }
-    let random = File::open("/dev/urandom").map_err(Error::io("open /dev/urandom"))?;
-    sys::add_entropy(random, bytes).map_err(Error::sys("add entropy"))
 }
 
 /// By rename, so that a reader sees the old text or the new one.
@@ -140,8 +120,7 @@ mod tests {
         let resolv_conf = checked.resolv_conf.as_deref();
         assert_eq!(resolv_conf, Some("nameserver 10.0.2.3\nnameserver fd00::3\n"));
         assert!(checked.hosts.ends_with("127.0.1.1 hello\n10.0.0.1 friend\n"));
-        assert_eq!((checked.clock.tv_sec(), checked.clock.tv_nsec()), (1_700_000_000, 123_456_789));
-        assert_eq!(checked.entropy, [0, 255]);
+        assert!(checked.moment == Moment::check(1_700_000_000_123_456_789, "00ff").ok().unwrap());
     }
 
     #[test]

@@ -8,7 +8,6 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use agent_proto::mux::{AgentMux, MuxStream};
@@ -16,7 +15,7 @@ use agent_proto::{FrameReader, FrameWriter, Hello, PROTOCOL_VERSION, Reply, Requ
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use tokio::io::split;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::boot::Booted;
 use crate::boot::root::OldRoot;
@@ -25,8 +24,10 @@ use crate::exec::{self, Reader, Writer};
 use crate::freezer::Freezer;
 use crate::home::Home;
 use crate::limits::LAST_WORD_TIMEOUT;
+use crate::moment::Moment;
 use crate::port::Control;
 use crate::reaper::Reaper;
+use crate::sleep::{Sleep, unsupported};
 use crate::{Error, configure, shutdown};
 
 /// What the requests of all sessions share.
@@ -35,10 +36,11 @@ pub(crate) struct Agent {
     reaper: Arc<Reaper>,
     /// `None` outside of a guest: nothing of the machine that it runs on is changed then.
     old_root: Option<std::sync::Mutex<Option<OldRoot>>>,
-    /// `None` outside of a guest, and where the kernel has none.
-    freezer: Option<Arc<Freezer>>,
-    home: Result<Home, String>,
-    stopping: AtomicBool,
+    freezer: Result<Arc<Freezer>, String>,
+    home: Result<Arc<Home>, String>,
+    /// `None` outside of a guest.
+    sleep: Option<Sleep>,
+    stopping: watch::Sender<bool>,
     /// Told once the guest may end.
     stopped: mpsc::Sender<()>,
 }
@@ -47,24 +49,26 @@ impl Agent {
     /// The agent of a booted guest. The receiver hears when it may be powered off.
     pub(crate) fn in_guest(booted: Booted, reaper: Arc<Reaper>) -> (Arc<Self>, mpsc::Receiver<()>) {
         let old_root = Some(std::sync::Mutex::new(Some(booted.old_root)));
-        Self::new(reaper, old_root, booted.freezer.ok(), booted.home)
+        Self::new(reaper, old_root, booted.freezer, booted.home)
     }
 
     /// An agent for tests of the protocol, beside other processes.
     pub(crate) fn beside_others(reaper: Arc<Reaper>) -> (Arc<Self>, mpsc::Receiver<()>) {
-        Self::new(reaper, None, None, Err("not in a guest".to_owned()))
+        let nothing = "not in a guest";
+        Self::new(reaper, None, Err(nothing.to_owned()), Err(nothing.to_owned()))
     }
 
     fn new(
         reaper: Arc<Reaper>,
         old_root: Option<std::sync::Mutex<Option<OldRoot>>>,
-        freezer: Option<Freezer>,
+        freezer: Result<Freezer, String>,
         home: Result<Home, String>,
     ) -> (Arc<Self>, mpsc::Receiver<()>) {
         let (stopped, heard) = mpsc::channel(1);
-        let stopping = AtomicBool::new(false);
-        let freezer = freezer.map(Arc::new);
-        (Arc::new(Self { reaper, old_root, freezer, home, stopping, stopped }), heard)
+        let (freezer, home) = (freezer.map(Arc::new), home.map(Arc::new));
+        let sleep = old_root.is_some().then(|| Sleep::new(freezer.clone(), home.clone()));
+        let stopping = watch::Sender::new(false);
+        (Arc::new(Self { reaper, old_root, freezer, home, sleep, stopping, stopped }), heard)
     }
 
     fn hello(&self) -> Hello {
@@ -93,11 +97,34 @@ impl Agent {
         }
     }
 
+    async fn trim(&self) -> Result<(), Error> {
+        self.sleep("trim the memory")?.trim().await
+    }
+
+    async fn freeze(&self, patience: Duration) -> Result<(), Error> {
+        let mut stopping = self.stopping.subscribe();
+        // It fails only where the sender is gone, and that is in us.
+        let given_up = async { drop(stopping.wait_for(|stopping| *stopping).await) };
+        self.sleep("freeze")?.freeze(patience, given_up).await
+    }
+
+    async fn thaw(&self, unix_nanos: i64, entropy: &str) -> Result<(), Error> {
+        let moment = Moment::check(unix_nanos, entropy)?;
+        self.sleep("thaw")?.thaw(&moment).await
+    }
+
+    fn sleep(&self, doing: &str) -> Result<&Sleep, Error> {
+        self.sleep.as_ref().ok_or_else(|| unsupported(doing, "not in a guest"))
+    }
+
     async fn shut_down(&self, grace: Duration) -> Result<(), Error> {
-        if self.stopping.swap(true, Ordering::AcqRel) {
+        if self.stopping.send_replace(true) {
             return Err(Error::sys("shut down")(Errno::EALREADY));
         }
         say("shutting down");
+        if let Some(sleep) = &self.sleep {
+            sleep.end().await;
+        }
         shutdown::end_processes(&self.reaper, grace, self.old_root.is_some()).await;
         let old_root = self.old_root.as_ref().and_then(|old_root| {
             old_root.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
@@ -146,8 +173,8 @@ async fn serve_request(agent: Arc<Agent>, stream: MuxStream) {
         Err(error) => return say(&format!("a request that is none: {error}")),
     };
     let result = match request {
-        Request::Exec(exec) if !agent.stopping.load(Ordering::Acquire) => {
-            let (reaper, freezer) = (Arc::clone(&agent.reaper), agent.freezer.clone());
+        Request::Exec(exec) if !*agent.stopping.borrow() => {
+            let (reaper, freezer) = (Arc::clone(&agent.reaper), agent.freezer.clone().ok());
             return exec::serve(exec, reader, writer, reaper, freezer).await;
         }
         Request::Exec(_) => {
@@ -157,6 +184,9 @@ async fn serve_request(agent: Arc<Agent>, stream: MuxStream) {
         Request::Configure(configure) => agent.configure(&configure),
         Request::Barrier { seq } => agent.barrier(seq).await,
         Request::Kill { pid, signal } => kill(&agent, pid, signal),
+        Request::Trim => agent.trim().await,
+        Request::Freeze { patience_ms } => agent.freeze(Duration::from_millis(patience_ms)).await,
+        Request::Thaw { unix_nanos, entropy } => agent.thaw(unix_nanos, &entropy).await,
         Request::Shutdown { grace_ms } => {
             let result = agent.shut_down(Duration::from_millis(grace_ms)).await;
             let done = result.is_ok();

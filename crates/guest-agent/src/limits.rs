@@ -19,6 +19,15 @@ pub(crate) const PIPE_READ_BYTES: usize = 32 * 1024;
 /// Most directories that are looked through for a program.
 pub(crate) const PATH_DIRECTORIES_MAX: usize = 64;
 
+/// How often we look whether all processes are frozen: of a sleep, everything waits for it.
+pub(crate) const FREEZE_POLL_INTERVAL: Duration = Duration::from_millis(1);
+/// Longest time that a freeze may take, whatever the host says: processes stand still meanwhile.
+pub(crate) const FREEZE_PATIENCE_MAX: Duration = Duration::from_secs(60);
+/// How long a trim may take; less than the host waits.
+pub(crate) const TRIM_TIMEOUT: Duration = Duration::from_secs(30);
+/// Most processes that are named where some do not stop.
+pub(crate) const UNSTOPPED_NAMED_MAX: usize = 3;
+
 /// Largest notification to the kernel, in bytes: two headers and a name of 255.
 pub(crate) const NOTIFICATION_BYTES_MAX: usize = 1024;
 /// How long the agent waits for the kernel to take notifications before it says so; less than

@@ -18,10 +18,12 @@ mod exec;
 mod freezer;
 mod home;
 mod limits;
+mod moment;
 mod net;
 mod port;
 mod reaper;
 mod shutdown;
+mod sleep;
 mod sys;
 
 use std::panic::catch_unwind;

@@ -61,6 +61,13 @@ pub(crate) fn has_host(port: impl AsFd) -> bool {
     }
 }
 
+/// True where one short write would not have to wait.
+pub(crate) fn takes_more(port: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(port.as_fd(), PollFlags::POLLOUT)];
+    let polled = poll(&mut fds, PollTimeout::ZERO);
+    polled.is_ok() && fds[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLOUT))
+}
+
 /// A byte stream to the host. Clones are handles to the same descriptor, so that a session can be
 /// followed by another one; only one of them reads and one writes at a time.
 #[derive(Debug, Clone)]

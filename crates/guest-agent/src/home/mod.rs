@@ -10,6 +10,7 @@
 //! sends what is no FUSE message has lost the framing; the connection is aborted, so that programs
 //! get errors instead of hanging, and `Hello` says why.
 
+mod gate;
 mod notify;
 mod relay;
 
@@ -25,8 +26,9 @@ use tokio::sync::watch;
 
 use crate::Error;
 use crate::console::say;
-use crate::limits::BARRIER_TIMEOUT;
+use crate::limits::{BARRIER_TIMEOUT, FREEZE_POLL_INTERVAL};
 use crate::port;
+use gate::Gate;
 use notify::Notifications;
 
 /// Where the home is mounted.
@@ -38,6 +40,8 @@ pub(crate) struct Home {
     trouble: Arc<Trouble>,
     /// How many notifications the kernel has taken.
     taken: watch::Receiver<u64>,
+    gate: Arc<Gate>,
+    port: Arc<OwnedFd>,
 }
 
 /// Why the home no longer works, once it does not.
@@ -66,14 +70,17 @@ impl Home {
         mount_device(&device)?;
 
         let (device, port) = (Arc::new(device), Arc::new(port));
-        let trouble = Arc::new(Trouble::default());
+        let (trouble, gate) = (Arc::new(Trouble::default()), Arc::new(Gate::default()));
         let (notifications, taken) = Notifications::start(Arc::clone(&device))?;
-        spawn("fuse-requests", &trouble, {
-            let (device, port) = (Arc::clone(&device), Arc::clone(&port));
-            move || relay::requests(&device, &port)
+        spawn("fuse-requests", &trouble, &gate, {
+            let (device, port, gate) = (Arc::clone(&device), Arc::clone(&port), Arc::clone(&gate));
+            move || relay::requests(&device, &port, &gate)
         })?;
-        spawn("fuse-replies", &trouble, move || relay::replies(&device, &port, &notifications))?;
-        Ok(Self { trouble, taken })
+        spawn("fuse-replies", &trouble, &gate, {
+            let (port, gate) = (Arc::clone(&port), Arc::clone(&gate));
+            move || relay::replies(&device, &port, &gate, &notifications)
+        })?;
+        Ok(Self { trouble, taken, gate, port })
     }
 
     /// Why it does not work, if it does not.
@@ -94,6 +101,33 @@ impl Home {
             Err(_) => Err(Errno::ETIMEDOUT),
         }
     }
+
+    /// Forwards nothing more to the host, and returns once nothing is under way there: every request
+    /// is answered to the kernel, and the host has taken everything. What the kernel asks from then
+    /// on is kept. The caller bounds the time, and thaws where it gives up.
+    ///
+    /// # Errors
+    /// `ENODEV` where the relay has ended.
+    pub(crate) async fn freeze(&self) -> Result<(), Errno> {
+        self.gate.close();
+        self.gate.drained().await?;
+        // Nobody else writes to the port now, so the mark is whole, and does not wait.
+        while !port::takes_more(&self.port) {
+            tokio::time::sleep(FREEZE_POLL_INTERVAL).await;
+        }
+        relay::write_all(&self.port, &self.gate.mark())?;
+        self.gate.mark_answered().await
+    }
+
+    /// Forwards what was kept, and all that comes.
+    pub(crate) fn thaw(&self) {
+        self.gate.open();
+    }
+
+    /// What a freeze waits for, in words.
+    pub(crate) fn under_way(&self) -> String {
+        self.gate.under_way()
+    }
 }
 
 fn mount_device(device: &OwnedFd) -> Result<(), Error> {
@@ -110,12 +144,14 @@ fn mount_device(device: &OwnedFd) -> Result<(), Error> {
 fn spawn(
     name: &str,
     trouble: &Arc<Trouble>,
+    gate: &Arc<Gate>,
     work: impl FnOnce() -> relay::End + Send + 'static,
 ) -> Result<(), Error> {
-    let trouble = Arc::clone(trouble);
+    let (trouble, gate) = (Arc::clone(trouble), Arc::clone(gate));
     let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
         // A panic ends only this thread; what it was for is lost with it, so say so and abort.
         let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        gate.end();
         match end {
             Ok(relay::End::Unmounted) => {}
             Ok(relay::End::Failed(why)) => abort(&trouble, why),

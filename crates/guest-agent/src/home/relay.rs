@@ -3,6 +3,7 @@
 //!
 //! # Invariants
 //! - A message goes to the kernel in one write, whole, or not at all.
+//! - Every request passes the [`Gate`], and every reply is told to it once the kernel has it.
 //! - Nothing longer than [`FUSE_MESSAGE_BYTES_MAX`] is accepted from the host, and the buffer for
 //!   it is all the memory there is.
 //!
@@ -16,6 +17,7 @@ use agent_proto::FUSE_MESSAGE_BYTES_MAX;
 use nix::errno::Errno;
 use nix::unistd::{read, write};
 
+use super::gate::Gate;
 use super::notify::Notifications;
 use crate::console::say;
 use crate::limits::HOST_POLL_INTERVAL;
@@ -33,13 +35,15 @@ pub(super) enum End {
 }
 
 /// From the kernel to the host, until the file system is unmounted.
-pub(super) fn requests(device: &OwnedFd, port: &OwnedFd) -> End {
+pub(super) fn requests(device: &OwnedFd, port: &OwnedFd, gate: &Gate) -> End {
     // The kernel refuses a smaller buffer than its largest write.
     let mut message = vec![0; FUSE_MESSAGE_BYTES_MAX];
     loop {
         match read(device, &mut message) {
             Ok(length) => {
-                if let Err(errno) = write_all(port, &message[..length]) {
+                let message = &message[..length];
+                let _passing = gate.pass(message);
+                if let Err(errno) = write_all(port, message) {
                     return End::Failed(format!("write to the host: {}", errno.desc()));
                 }
             }
@@ -52,7 +56,12 @@ pub(super) fn requests(device: &OwnedFd, port: &OwnedFd) -> End {
 }
 
 /// From the host to the kernel, until the file system is unmounted.
-pub(super) fn replies(device: &OwnedFd, port: &OwnedFd, notifications: &Notifications) -> End {
+pub(super) fn replies(
+    device: &OwnedFd,
+    port: &OwnedFd,
+    gate: &Gate,
+    notifications: &Notifications,
+) -> End {
     // Room for the largest message and for what lies behind it.
     let mut messages = Messages::new(FUSE_MESSAGE_BYTES_MAX + 64 * 1024);
     loop {
@@ -69,10 +78,12 @@ pub(super) fn replies(device: &OwnedFd, port: &OwnedFd, notifications: &Notifica
             match messages.next() {
                 Ok(None) => break,
                 Ok(Some((0, notification))) => notifications.put(notification),
-                Ok(Some((_, reply))) => {
+                Ok(Some((unique, _))) if gate.takes(unique) => {}
+                Ok(Some((unique, reply))) => {
                     if deliver(device, reply) == Err(Errno::ENODEV) {
                         return End::Unmounted;
                     }
+                    gate.answered(unique);
                 }
                 Err(why) => return End::Failed(why),
             }
@@ -102,7 +113,7 @@ pub(super) fn deliver(device: &OwnedFd, message: &[u8]) -> Result<(), Errno> {
 }
 
 /// One write moves at most 32 KiB into a port.
-fn write_all(port: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
+pub(super) fn write_all(port: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
     while !bytes.is_empty() {
         match write(port, bytes) {
             Ok(written) => bytes = &bytes[written..],

@@ -48,9 +48,7 @@ impl Agent {
 
     /// A new session on the socket. The one before must be dropped.
     pub(crate) async fn connect(&self) -> AgentClient {
-        let socket = self.socket.as_ref().unwrap().try_clone().unwrap();
-        socket.set_nonblocking(true).unwrap();
-        let stream = Unclosed(UnixStream::from_std(socket).unwrap());
+        let stream = Unclosed::new(self.socket.as_ref().unwrap());
         soon(AgentClient::connect(stream, &SystemEntropy)).await.unwrap()
     }
 
@@ -78,7 +76,15 @@ impl Drop for Agent {
 
 /// A socket that the end of a session leaves open for the next one.
 #[derive(Debug)]
-struct Unclosed(UnixStream);
+pub(crate) struct Unclosed(UnixStream);
+
+impl Unclosed {
+    pub(crate) fn new(socket: &StdUnixStream) -> Self {
+        let socket = socket.try_clone().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Self(UnixStream::from_std(socket).unwrap())
+    }
+}
 
 impl AsyncRead for Unclosed {
     fn poll_read(

@@ -12,7 +12,7 @@ use vfs::{Expect, FileSystem};
 use crate::agent::{code, run, sh, soon};
 use crate::guest::{Guest, console_of, image};
 
-async fn shell(guest: &Guest, script: &str) -> String {
+pub(crate) async fn shell(guest: &Guest, script: &str) -> String {
     let said = run(&guest.client, &sh(script)).await;
     assert_eq!(said.exited, code(0), "{script}: {}{}", said.stdout, said.stderr);
     said.stdout.trim_end().to_owned()
@@ -23,14 +23,14 @@ fn path(text: &str) -> TreePath {
 }
 
 /// Changes a file from the outside, as the API does.
-fn put(guest: &Guest, at: &str, content: &[u8]) {
+pub(crate) fn put(guest: &Guest, at: &str, content: &[u8]) {
     let mut put = Put::begin(guest.home.as_ref()).unwrap();
     put.write(content).unwrap();
     let placed = put.finish(&path(at), Expect::Any, None).unwrap();
     guest.channel.notifier().send(&placed.touched);
 }
 
-async fn settle(guest: &Guest) {
+pub(crate) async fn settle(guest: &Guest) {
     let sent = guest.channel.notifier().flush(Duration::from_secs(10)).unwrap();
     soon(guest.client.barrier(sent)).await.unwrap();
 }

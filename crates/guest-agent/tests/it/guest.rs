@@ -13,8 +13,9 @@ use base::{MachineId, SystemClock, SystemEntropy};
 use fuse_serve::{Channel, Config, Session, Threads};
 use images::{BASE_IMAGE, Image, Images};
 use runtime::{Exit, Instance, Network, Qemu, QemuSettings, Runtime, Spec, Started};
-use tokio::net::UnixStream;
 use vfs::memfs::MemFs;
+
+use crate::agent::Unclosed;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Longest wait for a boot: on a loaded host it takes 10 s.
@@ -86,8 +87,10 @@ pub(crate) struct Guest {
     pub(crate) client: AgentClient,
     pub(crate) home: Arc<MemFs>,
     pub(crate) channel: Channel,
+    pub(crate) session: Arc<Session>,
     pub(crate) boot_time: Duration,
     instance: Box<dyn Instance>,
+    control: StdUnixStream,
     dir: PathBuf,
 }
 
@@ -99,11 +102,20 @@ impl Guest {
         let home = Arc::new(MemFs::new(Arc::new(SystemClock::new()), 1 << 30));
         let session = Arc::new(Session::new(home.clone(), Config::default()));
         let threads = Threads { kept: 2, max: 8 };
-        let channel = Channel::serve(session, started.fuse, threads).unwrap();
-        let client = connect(started.control, dir).await;
+        let channel = Channel::serve(Arc::clone(&session), started.fuse, threads).unwrap();
+        let client = connect(&started.control, dir).await;
         let boot_time = begun.elapsed();
-        let (instance, dir) = (started.instance, dir.to_owned());
-        Self { client, home, channel, boot_time, instance, dir }
+        let (instance, control, dir) = (started.instance, started.control, dir.to_owned());
+        Self { client, home, channel, session, boot_time, instance, control, dir }
+    }
+
+    /// Ends the session with the agent and begins another one.
+    pub(crate) async fn reconnect(self) -> Self {
+        drop(self.client);
+        // The old session reads from the same socket until it has said good-bye.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let client = connect(&self.control, &self.dir).await;
+        Self { client, ..self }
     }
 
     /// Boots a guest that is not expected to get up.
@@ -118,7 +130,8 @@ impl Guest {
         dir: &Path,
     ) -> (Box<dyn Instance>, AgentClient) {
         let mut started = start(image, dir, Network::None).await;
-        let client = connect(started.control, dir).await;
+        let client = connect(&started.control, dir).await;
+        std::mem::forget(started.control);
         started.fuse.write_all(&[0xff; 100]).unwrap();
         // Its end would not tell the guest anything; it stays open as long as this process lives.
         std::mem::forget(started.fuse);
@@ -134,6 +147,11 @@ impl Guest {
     pub(crate) async fn shut_down(self) -> Exit {
         let shut_down = self.client.shutdown(Duration::from_secs(3)).await;
         assert!(shut_down.is_ok(), "{shut_down:?}; the console:\n{}", self.console());
+        self.ended().await
+    }
+
+    /// Waits for the end of one that was told to.
+    pub(crate) async fn ended(self) -> Exit {
         let ended = tokio::time::timeout(Duration::from_secs(20), self.instance.wait()).await;
         ended.unwrap_or_else(|_| panic!("it does not end; the console:\n{}", self.console()))
     }
@@ -165,10 +183,9 @@ async fn start(image: &Image, dir: &Path, network: Network) -> Started {
     Qemu::new(QemuSettings::default()).start(&spec).await.unwrap()
 }
 
-async fn connect(control: StdUnixStream, dir: &Path) -> AgentClient {
-    control.set_nonblocking(true).unwrap();
-    let stream = UnixStream::from_std(control).unwrap();
-    let connecting = AgentClient::connect(stream, &SystemEntropy);
+/// A session on a socket that outlives it.
+async fn connect(control: &StdUnixStream, dir: &Path) -> AgentClient {
+    let connecting = AgentClient::connect(Unclosed::new(control), &SystemEntropy);
     match tokio::time::timeout(BOOT_TIMEOUT, connecting).await {
         Ok(Ok(client)) => client,
         failed => panic!("{failed:?}; the console:\n{}", console_of(dir)),

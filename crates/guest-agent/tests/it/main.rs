@@ -9,3 +9,4 @@ mod exec;
 mod guest;
 mod host_gone;
 mod requests;
+mod sleep;

@@ -88,3 +88,22 @@ async fn nothing_is_started_while_shutting_down() {
     assert!(soon(client.shutdown(Duration::ZERO)).await.is_err(), "one is under way");
     soon(shutting_down).await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn sleep_is_for_guests() {
+    let agent = Agent::start();
+    let client = agent.connect().await;
+    let patience = Duration::from_secs(1);
+    for refused in [
+        soon(client.trim()).await,
+        soon(client.freeze(patience)).await,
+        soon(client.thaw(1_900_000_000_000_000_000, "00")).await,
+    ] {
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Unsupported, "{refused}");
+        assert!(refused.to_string().contains("not in a guest"), "{refused}");
+    }
+    let wrong = soon(client.thaw(-1, "00")).await.unwrap_err();
+    assert_eq!(wrong.kind(), ErrorKind::InvalidArgument, "{wrong}");
+    assert_eq!(run(&client, &sh("echo on")).await.stdout, "on\n");
+}

@@ -1,0 +1,178 @@
+//! Sleep with memory, as the guest takes part in it: trim, freeze, thaw.
+//!
+//! # Order
+//! Freeze: processes ([`Freezer`]), so that nothing new is written; file systems synced, while the
+//! home still answers; then the relay of the home ([`Home::freeze`]). The host may then stop the
+//! guest and save it. Thaw, by whichever host the guest finds itself with: clock and entropy,
+//! before a process can look at them; the relay; the processes.
+//!
+//! # Invariants
+//! - Frozen as a whole or not at all: a freeze that fails has thawed everything that it froze.
+//! - Only one of them at a time. The end of the session that asked for one does not end it.
+//! - A guest stays frozen until it is thawed or shut down. A host that cannot know whether its
+//!   freeze got through, because the session ended, says thaw in the next one.
+//!
+//! # Failure
+//! Past the host's patience the answer is `ETIMEDOUT` and what was still under way.
+
+use std::fs;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::unistd::sync;
+use tokio::sync::{Mutex, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::Error;
+use crate::console::say;
+use crate::freezer::Freezer;
+use crate::home::Home;
+use crate::limits::{FREEZE_PATIENCE_MAX, TRIM_TIMEOUT};
+use crate::moment::Moment;
+
+/// What can be frozen.
+#[derive(Debug)]
+struct Parts {
+    freezer: Arc<Freezer>,
+    home: Arc<Home>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Sleep {
+    /// Why this guest cannot be frozen, where it cannot.
+    parts: Result<Parts, String>,
+    frozen: Mutex<bool>,
+    /// Held by the thread that syncs: one that hangs is enough.
+    syncing: Arc<Mutex<()>>,
+}
+
+impl Sleep {
+    pub(crate) fn new(
+        freezer: Result<Arc<Freezer>, String>,
+        home: Result<Arc<Home>, String>,
+    ) -> Self {
+        let parts = freezer.and_then(|freezer| home.map(|home| Parts { freezer, home }));
+        Self { parts, frozen: Mutex::default(), syncing: Arc::default() }
+    }
+
+    /// Writes back what is dirty and drops what is clean, so that there is less memory to keep.
+    pub(crate) async fn trim(&self) -> Result<(), Error> {
+        let doing = "drop the caches";
+        let trimmed = in_a_thread(&self.syncing, || {
+            sync();
+            fs::write("/proc/sys/vm/drop_caches", "3")
+        });
+        match timeout(TRIM_TIMEOUT, trimmed).await {
+            Ok(trimmed) => trimmed?.map_err(Error::io(doing)),
+            Err(_) => Err(Error::sys(doing)(Errno::ETIMEDOUT)),
+        }
+    }
+
+    /// Freezes, within `patience`, unless `given_up` comes first. Nothing to do where it is frozen.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where this guest has no freezer or no home, `ETIMEDOUT` past the patience.
+    pub(crate) async fn freeze(
+        &self,
+        patience: Duration,
+        given_up: impl Future<Output = ()>,
+    ) -> Result<(), Error> {
+        let deadline = Instant::now() + patience.min(FREEZE_PATIENCE_MAX);
+        let parts = self.parts.as_ref().map_err(|why| unsupported("freeze", why))?;
+        let mut frozen = self.frozen.lock().await;
+        if *frozen {
+            return Ok(());
+        }
+        let result = tokio::select! {
+            biased;
+            () = given_up => Err(Error::sys("freeze while shutting down")(Errno::ESHUTDOWN)),
+            result = self.steps(parts, deadline) => result,
+        };
+        *frozen = match &result {
+            Ok(()) => true,
+            // What did not thaw is tried again by a thaw.
+            Err(_) => parts.release().is_err(),
+        };
+        result
+    }
+
+    async fn steps(&self, parts: &Parts, deadline: Instant) -> Result<(), Error> {
+        let Parts { freezer, home } = parts;
+        match timeout_at(deadline, freezer.freeze()).await {
+            Ok(stopped) => stopped?,
+            Err(_) => {
+                return Err(late(&format!("{}; {}", freezer.waiting(), home.under_way())));
+            }
+        }
+        match timeout_at(deadline, in_a_thread(&self.syncing, sync)).await {
+            Ok(synced) => synced?,
+            Err(_) => return Err(late(&format!("sync of the file systems; {}", home.under_way()))),
+        }
+        match timeout_at(deadline, home.freeze()).await {
+            Ok(drained) => drained.map_err(Error::sys("drain the home")),
+            Err(_) => Err(late(&home.under_way())),
+        }
+    }
+
+    /// Sets clock and entropy, and thaws where it is frozen, even if the former fails.
+    pub(crate) async fn thaw(&self, moment: &Moment) -> Result<(), Error> {
+        let mut frozen = self.frozen.lock().await;
+        let set = moment.apply();
+        if *frozen && let Ok(parts) = &self.parts {
+            parts.release()?;
+            *frozen = false;
+        }
+        set
+    }
+
+    /// Thaws for the shutdown, in which everything has to run once more; also what the user froze.
+    pub(crate) async fn end(&self) {
+        let mut frozen = self.frozen.lock().await;
+        *frozen = false;
+        if let Ok(parts) = &self.parts
+            && let Err(error) = parts.release()
+        {
+            say(&error.to_string());
+        }
+    }
+}
+
+impl Parts {
+    fn release(&self) -> Result<(), Error> {
+        self.home.thaw();
+        self.freezer.thaw()
+    }
+}
+
+/// What a guest, or an agent outside of one, cannot do.
+pub(crate) fn unsupported(doing: &str, why: &str) -> Error {
+    Error::sys(format!("{doing} ({why})"))(Errno::EOPNOTSUPP)
+}
+
+fn late(under_way: &str) -> Error {
+    Error::sys(format!("freeze, still under way: {under_way}"))(Errno::ETIMEDOUT)
+}
+
+/// Runs `work`, which may hang in the kernel, where it holds up nothing else: neither this runtime
+/// nor its end.
+async fn in_a_thread<T: Send + 'static>(
+    turn: &Arc<Mutex<()>>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    let turn = Arc::clone(turn).lock_owned().await;
+    let (sender, done) = oneshot::channel();
+    let run = move || {
+        let result = work();
+        drop(turn);
+        // Whoever asked may have lost patience.
+        drop(sender.send(result));
+    };
+    thread::Builder::new()
+        .name("sync".to_owned())
+        .spawn(run)
+        .map_err(Error::io("start a thread"))?;
+    done.await.map_err(|_| Error::sys("sync")(Errno::EIO))
+}
