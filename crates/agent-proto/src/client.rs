@@ -36,6 +36,22 @@ impl AgentClient {
         Ok(Self { mux: HostMux::start(stream) })
     }
 
+    /// The same, with the agent of a guest that slept with its memory: it runs already, and what it
+    /// does not answer at once it did not hear.
+    pub async fn reconnect<S>(mut stream: S, entropy: &dyn Entropy) -> Result<Self, Error>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        handshake::host_again(&mut stream, entropy).await?;
+        Ok(Self { mux: HostMux::start(stream) })
+    }
+
+    /// Says good-bye: the session ends for all clones, with its executions' streams. What was started
+    /// goes on in the guest, which waits for the next handshake.
+    pub async fn close(&self) {
+        self.mux.close().await;
+    }
+
     /// Asks the agent who it is.
     ///
     /// # Errors

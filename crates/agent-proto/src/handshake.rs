@@ -19,7 +19,7 @@ use base::Entropy;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::time::sleep;
 
-use crate::limits::{HELLO_REPEAT_FIRST, HELLO_REPEAT_MAX, RESYNC_BYTES};
+use crate::limits::{HELLO_REPEAT_AGAIN, HELLO_REPEAT_FIRST, HELLO_REPEAT_MAX, RESYNC_BYTES};
 use crate::{Error, STALE_BYTES_MAX};
 
 const HOST_MAGIC: [u8; 4] = *b"DMH1";
@@ -38,6 +38,17 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     host_repeating(stream, entropy, HELLO_REPEAT_FIRST).await
+}
+
+/// The same with an agent that is known to run.
+///
+/// # Errors
+/// As [`host`].
+pub(crate) async fn host_again<S>(stream: &mut S, entropy: &dyn Entropy) -> Result<(), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    host_repeating(stream, entropy, HELLO_REPEAT_AGAIN).await
 }
 
 async fn host_repeating<S>(

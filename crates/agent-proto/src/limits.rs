@@ -33,6 +33,8 @@ pub(crate) const RESYNC_BYTES: usize = 2 * SPLIT_BYTES;
 /// When the host repeats its half of the handshake for the first time; doubles each time. A guest
 /// boots in about 1.5 s, so usually never.
 pub(crate) const HELLO_REPEAT_FIRST: Duration = Duration::from_secs(2);
+/// The same for a guest that was awake before; its answer takes some 20 ms.
+pub(crate) const HELLO_REPEAT_AGAIN: Duration = Duration::from_millis(250);
 /// The longest pause between two repetitions.
 pub(crate) const HELLO_REPEAT_MAX: Duration = Duration::from_secs(16);
 

@@ -40,6 +40,8 @@ type OpenSender = mpsc::Sender<oneshot::Sender<Opened>>;
 struct Session {
     /// Cancelled once the driver has ended.
     ended: CancellationToken,
+    /// Cancelled to have the host's driver end.
+    closing: CancellationToken,
     reason: OnceLock<String>,
 }
 
@@ -69,7 +71,8 @@ impl HostMux {
         let (open, requests) = mpsc::channel(STREAMS_MAX);
         let connection = Connection::new(stream.compat(), config(), Mode::Client);
         let driver = HostDriver { connection, requests, waiting: None };
-        spawn_driver(Arc::clone(&session), driver.run());
+        let closing = session.closing.clone();
+        spawn_driver(Arc::clone(&session), driver.run(closing));
         Self { session, open, free: Arc::new(Semaphore::new(STREAMS_MAX)) }
     }
 
@@ -95,6 +98,13 @@ impl HostMux {
     pub async fn ended(&self) -> Error {
         self.session.ended.cancelled().await;
         self.session.error()
+    }
+
+    /// Says good-bye and ends the session with all of its streams. The agent then waits for the next
+    /// handshake.
+    pub async fn close(&self) {
+        self.session.closing.cancel();
+        self.session.ended.cancelled().await;
     }
 }
 
@@ -236,8 +246,12 @@ enum HostStep {
 }
 
 impl<T: FuturesRead + FuturesWrite + Unpin> HostDriver<T> {
-    async fn run(mut self) -> String {
-        match std::future::poll_fn(|context| self.poll(context)).await {
+    async fn run(mut self, closing: CancellationToken) -> String {
+        let step = tokio::select! {
+            step = std::future::poll_fn(|context| self.poll(context)) => step,
+            () = closing.cancelled() => HostStep::NoMoreHandles,
+        };
+        match step {
             HostStep::Ended(reason) => reason,
             HostStep::NoMoreHandles => {
                 let close = std::future::poll_fn(|context| self.connection.poll_close(context));

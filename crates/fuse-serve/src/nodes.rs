@@ -76,6 +76,11 @@ impl Nodes {
         }
     }
 
+    /// How many inodes are held.
+    pub(crate) fn count(&self) -> usize {
+        self.table.lock().len()
+    }
+
     /// Inodes and counts, ordered, for [`restore`](Self::restore).
     pub(crate) fn held(&self) -> Vec<(Ino, u64)> {
         let mut held: Vec<_> =

@@ -99,6 +99,13 @@ impl Notifier {
         }
     }
 
+    /// True while something is queued that was not written yet.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        let state = self.shared.state.lock();
+        state.sending || !state.waiting.is_empty()
+    }
+
     /// How many notifications were written so far.
     #[must_use]
     pub fn sent(&self) -> u64 {

@@ -109,6 +109,12 @@ impl Session {
         Some(Saved { no_open, no_opendir, held: self.nodes.held() })
     }
 
+    /// How many inodes the kernel holds.
+    #[must_use]
+    pub fn held_count(&self) -> usize {
+        self.nodes.count()
+    }
+
     /// Requests handled so far.
     #[must_use]
     pub fn requests(&self) -> u64 {

@@ -10,6 +10,7 @@
 mod limits;
 mod qemu;
 
+use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -145,6 +146,8 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     async fn start(&self, spec: &Spec) -> Result<Started, Error>;
     /// What is missing on this host; empty where everything is there.
     fn missing(&self) -> Vec<Missing>;
+    /// What an instance of `spec` runs on, by name. Saved memory goes on only where all of it is the same.
+    fn fingerprint(&self, spec: &Spec) -> BTreeMap<String, String>;
 }
 
 /// Something a runtime needs and does not find.

@@ -26,12 +26,11 @@ pub(crate) const RESOLV_CONF_BYTES_MAX: u64 = 64 * 1024;
 /// How many name servers are taken from it.
 pub(crate) const RESOLVERS_MAX: usize = 8;
 /// Longest line of a hypervisor's monitor, in bytes; the longest that we ask for has under 2 KiB.
-pub(crate) const QMP_LINE_BYTES_MAX: u64 = 64 * 1024;
+pub(crate) const QMP_LINE_BYTES_MAX: usize = 64 * 1024;
 /// How many lines of it are read for one answer: events may come before it.
 pub(crate) const QMP_LINES_MAX: usize = 256;
-/// How long the monitor may be silent. It answers in a millisecond, unless the host is overloaded.
-pub(crate) const QMP_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long the device state may take to be written or read: 0.3 MB, 0.05 s on an idle host.
-pub(crate) const DEVICE_STATE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a monitor may take for all that it is asked: a suspend or a resume takes 0.05 s, on an
+/// overloaded host a second.
+pub(crate) const QMP_TIMEOUT: Duration = Duration::from_secs(60);
 /// Largest device state that is taken for one, in bytes.
 pub(crate) const DEVICE_STATE_BYTES_MAX: u64 = 64 * 1024 * 1024;

@@ -26,7 +26,7 @@ use serde_json::json;
 
 use super::qmp::{Qmp, migrated};
 use super::start_error;
-use crate::limits::{DEVICE_STATE_BYTES_MAX, DEVICE_STATE_TIMEOUT};
+use crate::limits::DEVICE_STATE_BYTES_MAX;
 use crate::{Error, Memory};
 
 /// What QEMU calls the descriptor of the device state.
@@ -78,7 +78,7 @@ pub(crate) fn resume(monitor: UnixStream, state: &File) -> Result<(), Error> {
         ignore_shared(&mut qmp)?;
         qmp.give(STATE, state.as_fd())?;
         qmp.execute("migrate-incoming", json!({ "uri": format!("fd:{STATE}") }))?;
-        migrated(&mut qmp, DEVICE_STATE_TIMEOUT)?;
+        migrated(&mut qmp)?;
         qmp.execute("cont", json!({}))
     })();
     resumed.map(drop).map_err(|error| Error::Resume(error.to_string()))
@@ -95,7 +95,7 @@ pub(crate) fn save(monitor: UnixStream, path: &Path) -> io::Result<Stopped> {
     let saved = qmp
         .give(STATE, state.as_fd())
         .and_then(|()| qmp.execute("migrate", json!({ "uri": format!("fd:{STATE}") })))
-        .and_then(|_| migrated(&mut qmp, DEVICE_STATE_TIMEOUT));
+        .and_then(|_| migrated(&mut qmp));
     match saved {
         Ok(()) => Ok(Stopped { qmp, state }),
         Err(error) => {

@@ -19,6 +19,7 @@
 
 mod accel;
 mod command_line;
+mod fingerprint;
 mod log;
 mod memory;
 mod network;
@@ -28,6 +29,7 @@ mod spawn;
 mod supervise;
 mod tsc;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -120,6 +122,11 @@ impl Runtime for Qemu {
                 mend: INSTALL.to_owned(),
             })
             .collect()
+    }
+
+    fn fingerprint(&self, spec: &Spec) -> BTreeMap<String, String> {
+        let program = find_program(&self.settings.program);
+        fingerprint::of(spec, program.as_deref(), self.accelerator())
     }
 }
 

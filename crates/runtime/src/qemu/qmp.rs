@@ -6,10 +6,10 @@
 //! - What QEMU says is bounded in length and in time. It is no guest, but a guest that has broken out of
 //!   it speaks here.
 
-use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
+use std::io::{self, BufRead, BufReader, IoSlice, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
@@ -20,15 +20,17 @@ use crate::limits::{QMP_LINE_BYTES_MAX, QMP_LINES_MAX, QMP_TIMEOUT};
 #[derive(Debug)]
 pub(crate) struct Qmp {
     stream: BufReader<UnixStream>,
+    /// When all has to be done that it is asked.
+    deadline: Instant,
 }
 
 impl Qmp {
     /// Negotiates with the monitor at the other end of `stream`.
     pub(crate) fn negotiate(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(QMP_TIMEOUT))?;
         stream.set_write_timeout(Some(QMP_TIMEOUT))?;
-        let mut qmp = Self { stream: BufReader::new(stream) };
+        let deadline = Instant::now() + QMP_TIMEOUT;
+        let mut qmp = Self { stream: BufReader::new(stream), deadline };
         let greeting = qmp.line()?;
         if greeting.get("QMP").is_none() {
             return Err(invalid("no greeting of a monitor"));
@@ -78,12 +80,26 @@ impl Qmp {
 
     fn line(&mut self) -> io::Result<Value> {
         let mut line = Vec::new();
-        let mut bounded = (&mut self.stream).take(QMP_LINE_BYTES_MAX);
-        bounded.read_until(b'\n', &mut line)?;
-        match line.last() {
-            Some(b'\n') => serde_json::from_slice(&line).map_err(|_| invalid("not JSON")),
-            Some(_) if line.len() as u64 == QMP_LINE_BYTES_MAX => Err(invalid("a line too long")),
-            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        loop {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the monitor takes too long"));
+            }
+            self.stream.get_ref().set_read_timeout(Some(left))?;
+            let came = self.stream.fill_buf()?;
+            if came.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let end = came.iter().position(|byte| *byte == b'\n');
+            let taken = end.map_or(came.len(), |end| end + 1);
+            line.extend_from_slice(came.get(..taken).unwrap_or_default());
+            self.stream.consume(taken);
+            if line.len() > QMP_LINE_BYTES_MAX {
+                return Err(invalid("a line too long"));
+            }
+            if end.is_some() {
+                return serde_json::from_slice(&line).map_err(|_| invalid("not JSON"));
+            }
         }
     }
 }
@@ -105,9 +121,8 @@ fn invalid(what: &str) -> io::Error {
 /// How often a migration is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
-/// Waits until a migration, in or out, is complete.
-pub(crate) fn migrated(qmp: &mut Qmp, patience: Duration) -> io::Result<()> {
-    let deadline = std::time::Instant::now() + patience;
+/// Waits until a migration, in or out, is complete, as long as the monitor may be used.
+pub(crate) fn migrated(qmp: &mut Qmp) -> io::Result<()> {
     loop {
         let seen = qmp.execute("query-migrate", json!({}))?;
         match seen.get("status").and_then(Value::as_str) {
@@ -115,12 +130,6 @@ pub(crate) fn migrated(qmp: &mut Qmp, patience: Duration) -> io::Result<()> {
             Some(status @ ("failed" | "cancelled")) => {
                 let why = seen.get("error-desc").and_then(Value::as_str).unwrap_or(status);
                 return Err(io::Error::other(format!("the device state: {why}")));
-            }
-            _ if std::time::Instant::now() > deadline => {
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "the device state takes too long",
-                ));
             }
             _ => std::thread::sleep(LOOK_EVERY),
         }
@@ -162,7 +171,7 @@ mod tests {
 
     #[test]
     fn garbage_is_refused_in_bounded_space() {
-        let long = "x".repeat(usize::try_from(QMP_LINE_BYTES_MAX).unwrap() + 1);
+        let long = "x".repeat(QMP_LINE_BYTES_MAX + 1);
         for said in ["", "{", "hello\n", "{\"return\": {}}\n", "[]\n", &long] {
             assert!(saying(said).is_err(), "{}", &said[..said.len().min(20)]);
         }
@@ -175,7 +184,7 @@ mod tests {
     fn a_failed_migration_says_why() {
         let failed = "{\"return\": {\"status\": \"failed\", \"error-desc\": \"bad section\"}}\n";
         let mut qmp = saying(&format!("{HELLO}{failed}")).unwrap();
-        let error = migrated(&mut qmp, Duration::from_secs(5)).unwrap_err();
+        let error = migrated(&mut qmp).unwrap_err();
         assert!(error.to_string().contains("bad section"), "{error}");
     }
 }
