@@ -11,6 +11,7 @@ use http::header::{ETAG, IF_MATCH};
 use http::{HeaderMap, StatusCode};
 use http_kit::preconditions::etag_header;
 use http_kit::{ApiError, JsonBody, Query, prefer};
+use serde::Deserialize;
 
 use crate::ctx::{Ctx, Target};
 use crate::limits::SETTLE_WAIT_DEFAULT;
@@ -70,12 +71,26 @@ pub(crate) async fn sleep(
     Ok(settled(&ctx, machine, &headers).await)
 }
 
+/// How a machine wakes.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct WakeParams {
+    /// Boot; what it slept with is thrown away.
+    #[serde(default)]
+    cold: bool,
+}
+
 pub(crate) async fn wake(
     State(ctx): State<Ctx>,
     Target(machine): Target,
+    Query(how): Query<WakeParams>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let machine = ctx.control.machines().wake(&machine, &if_match(&headers)?).await?;
+    let (machines, if_match) = (ctx.control.machines(), if_match(&headers)?);
+    let machine = if how.cold {
+        machines.wake_cold(&machine, &if_match).await?
+    } else {
+        machines.wake(&machine, &if_match).await?
+    };
     let machine = settle(&ctx, machine, &headers).await;
     match machine.fenced() {
         Some(error) => Err(error.into()),

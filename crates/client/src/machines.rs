@@ -155,6 +155,15 @@ impl Client {
         machine(self.json(request.timeout(SETTLE_MAX)).await?)
     }
 
+    /// Wakes a machine that sleeps, without the memory that it slept with.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub async fn wake_cold(&self, name: &str) -> Result<Machine> {
+        let request = self.request(Method::POST, &at(name, "/wake")).query(&[("cold", "true")]);
+        machine(self.json(request.timeout(SETTLE_MAX)).await?)
+    }
+
     /// Deletes a machine with everything it has.
     ///
     /// # Errors

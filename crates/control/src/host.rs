@@ -68,6 +68,19 @@ pub struct KeeperFailure {
     pub retryable: bool,
 }
 
+/// How a guest came up.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Woken {
+    /// It booted: there was nothing to go on from.
+    #[default]
+    Booted,
+    /// It went on from its memory.
+    Resumed,
+    /// It had memory and booted all the same; why.
+    BootedInstead(String),
+}
+
 /// What a keeper says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeeperStatus {
@@ -79,6 +92,9 @@ pub struct KeeperStatus {
     pub executions_running: u32,
     /// When an execution last ended, as the keeper knows it.
     pub last_activity: Option<Timestamp>,
+    /// How the guest came up, once it has.
+    #[serde(default)]
+    pub woken: Woken,
     /// True once it has claimed the home; a right to take it over is used up then.
     pub home_claimed: bool,
 }
@@ -116,6 +132,12 @@ pub trait Host: Send + Sync + Debug + 'static {
     /// # Errors
     /// Those of the disk.
     async fn remove(&self, machine: &MachineId) -> Result<()>;
+    /// Throws away the memory that a machine sleeps with, so that it boots when it next wakes. Nothing to do
+    /// where there is none. For a machine without a keeper.
+    ///
+    /// # Errors
+    /// `Conflict` where a keeper runs; those of the disk.
+    async fn forget_memory(&self, machine: &MachineId) -> Result<()>;
 }
 
 /// A connection to one running keeper.

@@ -93,6 +93,7 @@ impl Draft {
         let objects =
             Objects::new(dir.clone(), log.reader(), parts.runtime.clone(), HOME_BLOCK_BYTES);
         let (engine, _) = Engine::open(Open {
+            held: Vec::new(),
             unreplicated_bytes_max: u64::MAX,
             objects,
             bytes_max: settings.bytes_max,

@@ -24,6 +24,7 @@ use crate::meta::tx::{Shared, Tx};
 use crate::meta::writer::{OnCommit, Start, Writer};
 use crate::pins::Pins;
 use crate::pressure::Pressure;
+use crate::recover::Mended;
 use crate::{local_copies, recover};
 
 /// Whether changes are let in.
@@ -77,20 +78,22 @@ pub(crate) struct Open {
     pub(crate) inodes_cached: usize,
     /// The most bytes of content that only this host has; no bound for a tree that nobody replicates.
     pub(crate) unreplicated_bytes_max: u64,
+    /// Pinned once before anything is freed.
+    pub(crate) held: Vec<Ino>,
 }
 
 impl Engine {
     /// Opens the tree in the directory of `open.objects` and mends what a crash left there.
-    /// With it: how many files fell back to their sealed content.
-    pub(crate) fn open(open: Open) -> Result<(Self, u64)> {
+    pub(crate) fn open(open: Open) -> Result<(Self, Mended)> {
         let Open { objects, bytes_max, clean, clock, entropy, on_commit, .. } = open;
-        let Open { inodes_cached, unreplicated_bytes_max, .. } = open;
+        let Open { inodes_cached, unreplicated_bytes_max, held, .. } = open;
         let dir = objects.dir.clone();
         for path in [dir.packs_dir(), dir.chunks_dir()] {
             std::fs::create_dir_all(path).map_err(crate::data::spool::failed)?;
         }
         let spool = Spool::open(dir.spool_dir()).map_err(crate::data::spool::failed)?;
         let shared = Arc::new(Shared { pins: Pins::default(), spool, bytes_max });
+        held.into_iter().for_each(|ino| shared.pins.pin(ino));
         let database = dir.database();
         let start = Start {
             dir,
@@ -102,7 +105,7 @@ impl Engine {
         };
         let writer = Writer::start(start)?;
         let front = writer.front();
-        let lost = recover::mend(&writer, &front, &shared)?;
+        let mended = recover::mend(&writer, &front, &shared)?;
         front.readers.with(|conn| recover::check_objects(conn, &objects))?;
         recover::sweep(&front, &shared, &objects)?;
         let durable = Durable::open(&wal_of(&database), shared.clone())?;
@@ -123,7 +126,7 @@ impl Engine {
             barrier: OnceLock::new(),
             ground: OnceLock::new(),
         };
-        Ok((engine, lost))
+        Ok((engine, mended))
     }
 
     /// Who makes changes survive the loss of this host. Set once, before the first call.

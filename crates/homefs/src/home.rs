@@ -16,6 +16,7 @@ use crate::forward::forward_file_system;
 use crate::layout::HomeDir;
 use crate::limits::HOME_BLOCK_BYTES;
 use crate::lineage::{self, Start};
+use crate::recover::Mended;
 use crate::replica::error::Error as LogError;
 use crate::replica::horizon::Moment;
 use crate::replica::log::{Head, Log};
@@ -67,7 +68,7 @@ impl HomeFs {
         let asks = Asks::new();
         let objects =
             Objects::new(dir.clone(), log.reader(), parts.runtime.clone(), HOME_BLOCK_BYTES);
-        let (engine, files_reverted) = Engine::open(Open {
+        let (engine, mended) = Engine::open(Open {
             objects,
             bytes_max: settings.bytes_max,
             clean,
@@ -76,7 +77,9 @@ impl HomeFs {
             on_commit: asks.on_commit(),
             inodes_cached: settings.inodes_cached,
             unreplicated_bytes_max: settings.unreplicated_bytes_max,
+            held: settings.held,
         })?;
+        let Mended { files_reverted, version } = mended;
         let engine = Arc::new(engine);
         let reader = log.reader();
         let replicator = Arc::new(
@@ -100,7 +103,7 @@ impl HomeFs {
         }
         let HomeSettings { home, holder, .. } = settings;
         let released = Mutex::new(None);
-        let opened = Opened { epoch, seq, recovery, files_reverted };
+        let opened = Opened { epoch, seq, recovery, files_reverted, version };
         Ok((
             Self {
                 replicator,
@@ -117,6 +120,13 @@ impl HomeFs {
             },
             opened,
         ))
+    }
+
+    /// Another number for every change of the tree, never one that it had before. Of a home that was
+    /// released it is the one that the next [`Opened::version`] tells, as long as nobody changes it.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.engine.writer.version()
     }
 
     /// How it is doing. Cheap enough to be asked every second.

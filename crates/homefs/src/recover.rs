@@ -27,8 +27,18 @@ use crate::meta::tx::{Shared, Tx};
 use crate::meta::writer::Writer;
 use crate::ops::remove;
 
-/// Mends the state. How many files fell back to their sealed content.
-pub(crate) fn mend(writer: &Writer, front: &Front, shared: &Shared) -> Result<u64> {
+/// What was found and done.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mended {
+    /// Files that fell back to their sealed content.
+    pub(crate) files_reverted: u64,
+    /// The last version that was given before.
+    pub(crate) version: u64,
+}
+
+/// Mends the state.
+pub(crate) fn mend(writer: &Writer, front: &Front, shared: &Shared) -> Result<Mended> {
+    let version = writer.version();
     let there: HashSet<SpoolId> =
         shared.spool.list().map_err(crate::data::spool::failed)?.into_iter().collect();
     writer.change(|tx| {
@@ -47,6 +57,8 @@ pub(crate) fn mend(writer: &Writer, front: &Front, shared: &Shared) -> Result<u6
         inodes.dedup();
     }
     for ino in orphans {
+        // One that is held from the start goes with its last holder.
+        shared.pins.orphaned(ino);
         writer.change(|tx| remove::free_if_orphan(tx, ino))?;
     }
     let mut lost = 0;
@@ -70,7 +82,7 @@ pub(crate) fn mend(writer: &Writer, front: &Front, shared: &Shared) -> Result<u6
             }
         }
     }
-    Ok(lost)
+    Ok(Mended { files_reverted: lost, version })
 }
 
 /// Bytes of one generation behind `end` do not count any more; those of earlier ones do again.

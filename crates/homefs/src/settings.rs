@@ -66,6 +66,9 @@ pub struct HomeSettings {
     pub inodes_cached: usize,
     /// Take the home although another server holds it: that server is lost for certain.
     pub take_over: bool,
+    /// Inodes that are pinned once from the start: a kernel that slept with its memory holds them. Those
+    /// that lost their names while they were open are kept. Inodes that are gone do no harm.
+    pub held: Vec<Ino>,
 }
 
 impl HomeSettings {
@@ -85,6 +88,7 @@ impl HomeSettings {
             release_patience: RELEASE_PATIENCE,
             inodes_cached: INODES_CACHED,
             take_over: false,
+            held: Vec::new(),
         }
     }
 }
@@ -136,6 +140,9 @@ pub struct Opened {
     pub recovery: Recovery,
     /// Files that fell back to what was last synced, because a host was lost with the rest.
     pub files_reverted: u64,
+    /// The tree's version as it was found: the same as an earlier [`HomeFs::version`](crate::HomeFs::version) exactly where nothing
+    /// has changed since.
+    pub version: u64,
 }
 
 /// The outcome of giving a home up.

@@ -14,17 +14,35 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Guest {
     agent: AgentClient,
     notifier: Notifier,
-    /// Notifications that the guest's kernel is known to have seen.
+    /// Notifications that it had from keepers before this one, since it was booted.
+    notified_before: u64,
+    /// Notifications of this keeper that the guest's kernel is known to have seen.
     settled: Mutex<u64>,
 }
 
 impl Guest {
-    pub(crate) fn new(agent: AgentClient, notifier: Notifier) -> Self {
-        Self { agent, notifier, settled: Mutex::new(0) }
+    pub(crate) fn new(agent: AgentClient, notifier: Notifier, notified_before: u64) -> Self {
+        Self { agent, notifier, notified_before, settled: Mutex::new(0) }
+    }
+
+    /// Notifications that it had since it was booted.
+    pub(crate) fn notified(&self) -> u64 {
+        self.notified_before + self.notifier.sent()
     }
 
     pub(crate) fn agent(&self) -> &AgentClient {
         &self.agent
+    }
+
+    /// Makes sure that the guest has taken all that was sent to it, for a channel that is frozen.
+    ///
+    /// # Errors
+    /// Where something is queued that was not sent.
+    pub(crate) async fn heard_all(&self) -> Result<(), String> {
+        if self.notifier.has_waiting() {
+            return Err("files were changed while it was being frozen".to_owned());
+        }
+        self.agent.barrier(self.notified()).await.map_err(|error| error.to_string())
     }
 
     /// Returns once the guest's kernel has forgotten all that the API changed until now. Costs a
@@ -37,7 +55,7 @@ impl Guest {
         if *self.settled.lock() >= sent {
             return Ok(());
         }
-        self.agent.barrier(sent).await?;
+        self.agent.barrier(self.notified_before + sent).await?;
         let mut settled = self.settled.lock();
         *settled = sent.max(*settled);
         Ok(())

@@ -12,6 +12,7 @@ use std::time::Duration;
 use base::ErrorKind;
 use nix::sys::signal::Signal;
 
+use crate::asleep::SleepRecord;
 use crate::layout::MachineDir;
 use crate::lock::Lock;
 use crate::{Client, Failure, LastWords, Result};
@@ -81,6 +82,24 @@ pub async fn start(
 #[must_use]
 pub fn is_alive(dir: &MachineDir) -> bool {
     Lock::is_held(dir)
+}
+
+/// Throws away the memory that a machine sleeps with: it boots when it next wakes.
+///
+/// # Errors
+/// `Conflict` where a keeper lives; `Internal` where the disk refuses.
+pub fn forget_memory(dir: &MachineDir) -> Result<()> {
+    if !dir.path().exists() {
+        return Ok(());
+    }
+    // Held, so that no keeper begins meanwhile.
+    let _lock = Lock::take(dir)?;
+    SleepRecord::remove(dir)
+        .map_err(|error| Failure::internal("take the sleep record away", error))?;
+    for file in [dir.devices(), dir.memory()] {
+        std::fs::remove_file(file).ok();
+    }
+    Ok(())
 }
 
 /// Returns once no keeper of this machine lives.

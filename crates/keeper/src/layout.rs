@@ -72,6 +72,24 @@ impl MachineDir {
         self.0.join("upper.ext4")
     }
 
+    /// The guest's memory: in use while the machine is awake, saved while it sleeps.
+    #[must_use]
+    pub fn memory(&self) -> PathBuf {
+        self.0.join("memory")
+    }
+
+    /// The state of the guest's devices, while the machine sleeps with its memory.
+    #[must_use]
+    pub fn devices(&self) -> PathBuf {
+        self.0.join("devices")
+    }
+
+    /// What it takes to go on from the saved memory; without it there is none.
+    #[must_use]
+    pub fn asleep(&self) -> PathBuf {
+        self.0.join("asleep.json")
+    }
+
     /// Console and hypervisor logs.
     #[must_use]
     pub fn instance_logs(&self) -> PathBuf {

@@ -1,7 +1,7 @@
 //! The process that owns one awake machine, and the client that talks to it.
 //!
 //! `dormouse keeper` runs [`run`]: it claims the home, serves it to the guest, starts the instance,
-//! runs commands, and at sleep stops the guest and gives the home up. It listens on a Unix
+//! runs commands, and at sleep saves or stops the guest and gives the home up. It listens on a Unix
 //! socket in the machine's directory ([`server`]); [`Client`] is the only thing that speaks to it.
 //!
 //! # Invariants
@@ -17,7 +17,9 @@
 //! # Not here
 //! Intent, revisions, names, other machines: `control`.
 
+mod asleep;
 pub mod client;
+mod control;
 mod error;
 pub mod executions;
 pub mod files;

@@ -1,9 +1,10 @@
 //! The life of a keeper, from claim to release.
 //!
 //! # Order
-//! Lock the directory; listen; claim the home; serve it; start the instance; meet the agent. Then wait for
-//! one of: a call to stop, SIGTERM, the guest's end, the loss of the home. Then: stop the guest,
-//! let executions write their ends, release the home (seal, upload, last commit), say the last words.
+//! Lock the directory; listen; claim the home; serve it to a guest that goes on or boots (`start`); meet
+//! the agent. Then wait for one of: a call to stop, SIGTERM, the guest's end, the loss of the home. Then:
+//! save or stop the guest (`sleep`), let executions write their ends, release the home (seal, upload,
+//! last commit), say the last words.
 //!
 //! # Failure
 //! Before the guest runs, a home that was claimed is released again, so that another host can take it. A
@@ -14,10 +15,12 @@
 //! At any point: the lock goes with the process, the guest with its parent; the next keeper opens the
 //! same directory and goes on from what was acknowledged.
 
+mod sleep;
+mod start;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_proto::{AgentClient, Configure};
 use base::{Clock, Entropy, ErrorKind, Timestamp};
 use homefs::{HomeFs, HomeSettings, Opened, Recovery, SyncMode};
 use objstore::ObjectStore;
@@ -25,27 +28,22 @@ use parking_lot::Mutex;
 use runtime::{Exit, Instance, Runtime};
 use tokio_util::sync::CancellationToken;
 
+use self::sleep::Held;
+use crate::asleep::SleepRecord;
 use crate::executions::runner::Runner;
-use crate::files::Files;
-use crate::guest::Guest;
 use crate::layout::MachineDir;
 use crate::lock::Lock;
 use crate::server::{self, Door, Shared};
 use crate::{Failure, KeeperSpec, KeeperState, LastWords, Result, Status};
 
-/// How long processes in the guest have between TERM and KILL at sleep.
-const PROCESS_GRACE: Duration = Duration::from_secs(5);
-/// How long the instance may take to power off after its agent said that it will.
-const POWER_OFF_GRACE: Duration = Duration::from_secs(10);
 /// How often the home is asked whether it is still ours.
 const FENCE_POLL: Duration = Duration::from_millis(500);
 /// How long calls that change files may take to end at sleep; a longer upload is refused in its middle.
 const CALLS_PATIENCE: Duration = Duration::from_secs(10);
+/// How long executions have between TERM and KILL at sleep.
+const EXECUTION_GRACE: Duration = Duration::from_secs(5);
 /// How long executions may take to write their ends once the guest is gone.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Most characters of a guest's own words in a message.
-const GUEST_SAYS_CHARS_MAX: usize = 300;
 
 /// What a keeper works with.
 #[derive(Debug, Clone)]
@@ -68,6 +66,7 @@ struct Standing {
     state: KeeperState,
     since: Timestamp,
     opened: String,
+    woken: String,
     home: Option<Arc<HomeFs>>,
     runner: Option<Arc<Runner>>,
 }
@@ -112,6 +111,12 @@ fn words(parts: &Parts, released: bool, home_seq: u64, error: Option<&Failure>) 
     LastWords { released, error, home_seq, at: parts.clock.now() }
 }
 
+/// What was found when the home was opened.
+struct Found {
+    asleep: Option<SleepRecord>,
+    opened: Opened,
+}
+
 struct Keeper {
     dir: MachineDir,
     spec: KeeperSpec,
@@ -126,6 +131,7 @@ impl Keeper {
             state: KeeperState::Starting,
             since: parts.clock.now(),
             opened: String::new(),
+            woken: String::new(),
             home: None,
             runner: None,
         };
@@ -157,26 +163,39 @@ impl Keeper {
     }
 
     async fn live_served(&self, shared: &Shared) -> LastWords {
-        let home = match self.open_home().await {
-            Ok(home) => home,
+        let asleep = SleepRecord::read(&self.dir);
+        let (home, opened) = match self.open_home(asleep.as_ref()).await {
+            Ok(opened) => opened,
             Err(error) => return words(&self.parts, false, 0, Some(&error)),
         };
         self.standing.lock().home = Some(home.clone());
-        let outcome = self.with_home(&home, shared).await;
+        let opened_version = opened.version;
+        let found = Found { asleep, opened };
+        // Until a guest runs, the memory that was found still fits the home, if it did.
+        let version = home.version();
+        let fitted = found
+            .asleep
+            .as_ref()
+            .is_some_and(|record| record.is_of(&self.spec.home, opened_version));
+        let outcome = self.with_home(&home, &found, shared).await;
         self.enter(KeeperState::Stopping);
         // Nothing that is acknowledged may come after the last commit.
         shared.door.close();
         shared.door.empty(CALLS_PATIENCE).await;
-        let outcome = match outcome {
-            Ok(Ending::Fenced(why)) => {
+        // What the guest's kernel holds without a name is kept by it, until the home is given up.
+        let (outcome, held) = match outcome {
+            Ok((Ending::Fenced(why), _)) => {
                 let error = Failure::new(ErrorKind::Fenced, why);
                 return words(&self.parts, false, home.status().seq, Some(&error));
             }
-            Ok(Ending::Asked) => None,
-            Ok(Ending::GuestEnded(exit)) => Some(guest_ended(&exit)),
-            Err(error) => Some(error),
+            Ok((Ending::Asked, held)) => (None, held),
+            Ok((Ending::GuestEnded(exit), held)) => (Some(guest_ended(&exit)), held),
+            Err(error) => (Some(error), None),
         };
-        match self.release(&home).await {
+        let released = self.release(&home).await;
+        let untouched = fitted && home.version() == version;
+        self.renew_record(&home, held.is_some() || untouched).await;
+        match released {
             Ok(seq) => words(&self.parts, true, seq, outcome.as_ref()),
             Err(error) => words(
                 &self.parts,
@@ -187,7 +206,7 @@ impl Keeper {
         }
     }
 
-    async fn open_home(&self) -> Result<Arc<HomeFs>> {
+    async fn open_home(&self, asleep: Option<&SleepRecord>) -> Result<(Arc<HomeFs>, Opened)> {
         let settings = HomeSettings {
             home: self.spec.home.clone(),
             dir: self.dir.home(),
@@ -200,6 +219,7 @@ impl Keeper {
             release_patience: homefs::RELEASE_PATIENCE,
             inodes_cached: homefs::INODES_CACHED,
             take_over: self.spec.take_over,
+            held: asleep.map(SleepRecord::held).unwrap_or_default(),
         };
         let parts = homefs::Parts {
             store: self.parts.store.clone(),
@@ -213,7 +233,7 @@ impl Keeper {
         })
         .await?;
         self.note_opened(&opened);
-        Ok(Arc::new(home))
+        Ok((Arc::new(home), opened))
     }
 
     fn note_opened(&self, opened: &Opened) {
@@ -227,115 +247,35 @@ impl Keeper {
         how.clone_into(&mut self.standing.lock().opened);
     }
 
-    /// From a served home to the reason why it ends. The guest is gone when this returns.
-    async fn with_home(&self, home: &Arc<HomeFs>, shared: &Shared) -> Result<Ending> {
-        let started = self.parts.runtime.start(&self.spec.instance).await?;
-        let instance: Arc<dyn Instance> = Arc::from(started.instance);
-        let session =
-            Arc::new(fuse_serve::Session::new(home.clone(), fuse_serve::Config::default()));
-        let channel =
-            fuse_serve::Channel::serve(session, started.fuse, fuse_serve::Threads::default())
-                .map_err(|error| Failure::internal("serve the home to the guest", error))?;
-        let notifier = channel.notifier();
-        let files = Files::new(home.clone()).with_on_change({
-            let notifier = notifier.clone();
-            Arc::new(move |touched: &vfs::Touched| notifier.send(touched))
-        });
-        // Files can be read and written while the guest boots; its kernel knows nothing yet.
+    /// From a home to the reason why it ends. The guest does not run any more when this returns. With it,
+    /// where the guest sleeps with its memory, what its kernel holds.
+    async fn with_home(
+        &self,
+        home: &Arc<HomeFs>,
+        found: &Found,
+        shared: &Shared,
+    ) -> Result<(Ending, Option<Held>)> {
+        let (awake, files) = self.wake(home, found, shared).await?;
+        let runner = Runner::new(self.dir.clone(), awake.guest.clone(), self.parts.clock.clone());
         shared.files.set(files).ok();
         shared.home.set(home.clone()).ok();
-        let ending = match self.meet_agent(started.control, &instance).await {
-            Ok(agent) => {
-                let guest = Arc::new(Guest::new(agent, notifier));
-                let runner = Runner::new(self.dir.clone(), guest.clone(), self.parts.clock.clone());
-                shared.runner.set(runner.clone()).ok();
-                self.standing.lock().runner = Some(runner.clone());
-                self.enter(KeeperState::Running);
-                let ending = self.until_end(home, &instance).await;
-                shared.door.close();
-                if matches!(ending, Ending::Asked) {
-                    self.enter(KeeperState::Stopping);
-                    stop_guest(&guest).await;
-                }
-                Ok((ending, Some(runner)))
-            }
-            Err(error) => Err(error),
+        shared.runner.set(runner.clone()).ok();
+        self.standing.lock().runner = Some(runner.clone());
+        self.enter(KeeperState::Running);
+        let ending = self.until_end(home, &awake.instance).await;
+        shared.door.close();
+        let held = if matches!(ending, Ending::Asked) {
+            self.enter(KeeperState::Stopping);
+            // A change or a command that does not end could come to its end unheard of by the guest.
+            let quiet = shared.door.empty(CALLS_PATIENCE).await;
+            let quiet = runner.end_all(EXECUTION_GRACE).await && quiet;
+            self.put_to_sleep(home, awake, quiet).await?
+        } else {
+            awake.end(Duration::ZERO).await?;
+            None
         };
-        let grace =
-            if matches!(ending, Ok((Ending::Asked, _))) { POWER_OFF_GRACE } else { Duration::ZERO };
-        instance.stop(grace).await;
-        // Waits for requests under way, so that nothing changes the home after its last commit.
-        crate::files::blocking(move || {
-            drop(channel);
-            Ok(())
-        })
-        .await?;
-        let (ending, runner) = ending?;
-        if let Some(runner) = runner {
-            runner.drain(DRAIN_PATIENCE).await;
-        }
-        Ok(ending)
-    }
-
-    async fn meet_agent(
-        &self,
-        control: std::os::unix::net::UnixStream,
-        instance: &Arc<dyn Instance>,
-    ) -> Result<AgentClient> {
-        control
-            .set_nonblocking(true)
-            .map_err(|error| Failure::internal("set up the control channel", error))?;
-        let control = tokio::net::UnixStream::from_std(control)
-            .map_err(|error| Failure::internal("set up the control channel", error))?;
-        let meeting = async {
-            let agent = AgentClient::connect(control, &*self.parts.entropy).await?;
-            let hello = agent.hello().await?;
-            tracing::info!(version = %hello.version, uptime_ms = hello.uptime_ms, "agent answers");
-            agent.configure(&self.configure()).await?;
-            Ok::<_, agent_proto::Error>((agent, hello))
-        };
-        let patience = self.spec.boot_timeout();
-        let (agent, hello) = tokio::select! {
-            met = tokio::time::timeout(patience, meeting) => met
-                .map_err(|_| self.silent(instance, format!("the guest did not answer within {} s", patience.as_secs())))?
-                .map_err(|error| self.silent(instance, format!("the guest's agent: {error}")))?,
-            exit = instance.wait() => return Err(self.silent(instance, guest_ended(&exit).message)),
-            () = self.stop.cancelled() => {
-                return Err(Failure::new(ErrorKind::Conflict, "put to sleep before the guest was up"));
-            }
-        };
-        if !hello.home_mounted {
-            let detail = guest_said(&hello.detail.unwrap_or_default());
-            return Err(Failure::new(
-                ErrorKind::Unreachable,
-                format!("the guest could not mount its home: {detail}"),
-            ));
-        }
-        Ok(agent)
-    }
-
-    fn configure(&self) -> Configure {
-        let mut entropy = [0; 64];
-        self.parts.entropy.fill(&mut entropy);
-        Configure {
-            hostname: self.spec.name.clone(),
-            unix_nanos: i64::try_from(self.parts.clock.now().as_nanosecond()).unwrap_or(0),
-            entropy: entropy.iter().map(|byte| format!("{byte:02x}")).collect(),
-            nameservers: Vec::new(),
-            hosts: Vec::new(),
-        }
-    }
-
-    fn silent(&self, instance: &Arc<dyn Instance>, why: String) -> Failure {
-        let console = instance.console_tail();
-        let mut message = format!("{why}; see instance/console.log in the machine's directory");
-        if let Some(line) =
-            console.lines().rev().find(|line| line.contains("dormouse-agent: FATAL"))
-        {
-            message = format!("{why}: {}", guest_said(line));
-        }
-        tracing::warn!(%console, "the guest did not come up");
-        Failure::new(ErrorKind::Unreachable, message)
+        runner.drain(DRAIN_PATIENCE).await;
+        Ok((ending, held))
     }
 
     async fn until_end(&self, home: &Arc<HomeFs>, instance: &Arc<dyn Instance>) -> Ending {
@@ -380,17 +320,6 @@ impl Keeper {
     }
 }
 
-async fn stop_guest(guest: &Guest) {
-    if let Err(error) = guest.agent().shutdown(PROCESS_GRACE).await {
-        tracing::warn!(%error, "the guest did not shut down by itself");
-    }
-}
-
-/// What a guest says, fit for a message: one short line, whatever it was.
-fn guest_said(text: &str) -> String {
-    text.trim().chars().filter(|c| !c.is_control()).take(GUEST_SAYS_CHARS_MAX).collect()
-}
-
 fn guest_ended(exit: &Exit) -> Failure {
     match exit {
         Exit::PoweredOff => Failure::new(
@@ -423,6 +352,7 @@ fn status_of(standing: Arc<Mutex<Standing>>) -> Box<dyn Fn() -> Status + Send + 
             since: standing.since,
             epoch: home.as_ref().map(|home| home.epoch).unwrap_or_default(),
             opened: standing.opened.clone(),
+            woken: standing.woken.clone(),
             home_seq: home.as_ref().map_or(0, |home| home.seq),
             unreplicated_bytes: home.as_ref().map_or(0, |home| home.unreplicated_bytes),
             unreplicated_ops: home.as_ref().map_or(0, |home| home.unreplicated_ops),
@@ -435,15 +365,4 @@ fn status_of(standing: Arc<Mutex<Standing>>) -> Box<dyn Fn() -> Status + Send + 
             last_activity: standing.runner.as_ref().and_then(|runner| runner.last_ended()),
         }
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_guest_says_becomes_one_short_line() {
-        assert_eq!(guest_said("  no /dev/fuse\u{1b}[2J\r\n"), "no /dev/fuse[2J");
-        assert_eq!(guest_said(&"x".repeat(9_000)).len(), GUEST_SAYS_CHARS_MAX);
-    }
 }

@@ -28,6 +28,9 @@ pub struct KeeperSpec {
     pub fsync_local: bool,
     /// Take the home even though another server never released it (host loss).
     pub take_over: bool,
+    /// Sleep with the guest's memory, and wake with it.
+    #[serde(default)]
+    pub keep_memory: bool,
     /// Seconds the guest may take from power-on to its agent's first answer.
     pub boot_timeout_seconds: u64,
     /// The hypervisor's program; the usual one where it is not given.

@@ -35,6 +35,10 @@ pub struct Status {
     /// How the home was opened: `clean`, `local_continued`, `from_store`, or
     /// `from_store_local_parked` where this host's disk had been overtaken. Empty before.
     pub opened: String,
+    /// How the guest came up: `resumed` from its memory; `booted`, with the reason behind it where there was
+    /// memory. Empty before.
+    #[serde(default)]
+    pub woken: String,
     /// The last commit in the store.
     pub home_seq: u64,
     /// Bytes that the store does not have yet.

@@ -3,6 +3,7 @@
 use base::MachineId;
 use control::executions::{Execution, ExecutionStatus};
 use control::files::{FileMeta, Precondition, RangeSpec};
+use control::host::Woken;
 use keeper::executions::{Record, State};
 use keeper::files::{FileInfo, Preconditions, Range, Tags};
 use vfs::path::TreePath;
@@ -47,6 +48,15 @@ pub(crate) fn range(range: RangeSpec) -> Range {
 /// Paths that a draft removed, taken apart.
 pub(crate) fn removals(paths: &[Vec<u8>]) -> control::Result<Vec<vfs::Removal>> {
     paths.iter().map(|path| Ok(TreePath::parse(path)?.parts().to_vec())).collect()
+}
+
+/// A keeper of another version may say more than we know: then it is what it begins with.
+pub(crate) fn woken(said: &str) -> Woken {
+    match said.split_once(": ") {
+        Some(("booted", why)) => Woken::BootedInstead(why.to_owned()),
+        _ if said == "resumed" => Woken::Resumed,
+        _ => Woken::Booted,
+    }
 }
 
 pub(crate) fn status(state: State) -> ExecutionStatus {

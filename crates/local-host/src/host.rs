@@ -127,6 +127,7 @@ impl Directories {
             storage_bytes_max: spec.storage_gib.saturating_mul(GIB),
             fsync_local: spec.fsync_local,
             take_over: spec.take_over,
+            keep_memory: true,
             boot_timeout_seconds: self.settings.boot_timeout_seconds,
             hypervisor: self.settings.hypervisor.clone(),
             instance,
@@ -247,6 +248,14 @@ impl Host for LocalHost {
 
     fn executions(&self, machine: &MachineId) -> Arc<dyn ExecutionRecords> {
         Arc::new(LocalRecords { machine: machine.clone(), dir: self.dir(machine) })
+    }
+
+    async fn forget_memory(&self, machine: &MachineId) -> Result<()> {
+        let dir = self.dir(machine);
+        tokio::task::spawn_blocking(move || launch::forget_memory(&dir))
+            .await
+            .map_err(|error| Error::internal(format!("forget the machine's memory: {error}")))?
+            .map_err(convert::failure)
     }
 
     async fn remove(&self, machine: &MachineId) -> Result<()> {

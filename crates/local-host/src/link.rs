@@ -10,7 +10,7 @@ use control::files::{
     RangeSpec,
 };
 use control::homes::HomeSnapshot;
-use control::host::{ExecutionRecords, KeeperLink, KeeperPhase, KeeperStatus};
+use control::host::{ExecutionRecords, KeeperLink, KeeperPhase, KeeperStatus, Woken};
 use control::{Error, Page, PageQuery, Result};
 use futures::StreamExt;
 use keeper::layout::MachineDir;
@@ -61,6 +61,7 @@ impl KeeperLink for LocalLink {
                     failure: None,
                     executions_running: 0,
                     last_activity: None,
+                    woken: Woken::default(),
                     home_claimed: false,
                 });
             }
@@ -75,6 +76,7 @@ impl KeeperLink for LocalLink {
             failure: None,
             executions_running: u32::try_from(status.executions_live).unwrap_or(u32::MAX),
             last_activity: status.last_activity,
+            woken: convert::woken(&status.woken),
             // Only who holds a home has an epoch of it.
             home_claimed: status.epoch > base::Epoch::default(),
         })

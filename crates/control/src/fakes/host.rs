@@ -146,6 +146,10 @@ impl Host for FakeHost {
         Arc::new(FakeRecords { machine: machine.clone(), host: self.clone() })
     }
 
+    async fn forget_memory(&self, _machine: &MachineId) -> Result<()> {
+        Ok(())
+    }
+
     async fn remove(&self, machine: &MachineId) -> Result<()> {
         self.state.lock().executions.remove(machine);
         Ok(())
@@ -165,6 +169,7 @@ impl KeeperLink for FakeLink {
             failure: None,
             executions_running: u32::try_from(running).unwrap_or(u32::MAX),
             last_activity: state.last_activity.get(&self.keeper.machine).copied(),
+            woken: crate::host::Woken::default(),
             home_claimed: true,
         })
     }

@@ -24,6 +24,24 @@ pub(crate) fn wake(row: &MachineRow, if_match: &IfMatch) -> Result<MachineChange
     Ok(wanted(Desired::Running, observed))
 }
 
+/// Whether the machine sleeps, so that what it sleeps with can be thrown away.
+pub(crate) fn check_asleep(row: &MachineRow, if_match: &IfMatch) -> Result<()> {
+    check_revision(row, if_match)?;
+    refuse_destroyed(row, Desired::Running)?;
+    let rests = matches!(row.observed.phase, Phase::Sleeping | Phase::Failed);
+    if rests && (row.desired == Desired::Sleeping || row.observed.phase == Phase::Failed) {
+        return Ok(());
+    }
+    Err(Error::new(
+        base::ErrorKind::Conflict,
+        format!("machine {} is awake or on its way; put it to sleep first", row.name),
+    )
+    .with_code("INVALID_STATE")
+    .with_detail("current_desired_state", row.desired)
+    .with_detail("current_observed_state", row.observed.phase)
+    .with_detail("expected_observed_state", Phase::Sleeping))
+}
+
 /// What `sleep` changes. Asleep or on the way: nothing. A machine that is still starting is put to
 /// sleep too, and one that has failed goes through another start if its home is not in the store.
 pub(crate) fn sleep(row: &MachineRow, if_match: &IfMatch, reason: &str) -> Result<MachineChange> {
@@ -136,6 +154,24 @@ mod tests {
         assert_eq!(error.details["provided_revision"], "9");
         assert!(error.is_retryable());
         assert!(delete(&row, &IfMatch::parse(Some("W/\"1\""))).is_ok());
+    }
+
+    #[test]
+    fn only_a_machine_that_rests_can_lose_what_it_sleeps_with() {
+        for (desired, phase, may) in [
+            (Desired::Sleeping, Phase::Sleeping, true),
+            (Desired::Sleeping, Phase::Stopping, false),
+            (Desired::Running, Phase::Running, false),
+            (Desired::Running, Phase::Accepted, false),
+            (Desired::Running, Phase::Failed, true),
+            (Desired::Sleeping, Phase::Failed, true),
+            (Desired::Destroyed, Phase::Sleeping, false),
+        ] {
+            let checked = check_asleep(&row(desired, phase), &IfMatch::Any);
+            assert_eq!(checked.is_ok(), may, "{desired} {phase}");
+        }
+        let asleep = row(Desired::Sleeping, Phase::Sleeping);
+        assert!(check_asleep(&asleep, &IfMatch::Revision("9".to_owned())).is_err());
     }
 
     #[test]

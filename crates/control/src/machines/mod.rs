@@ -135,6 +135,17 @@ impl Machines {
         self.wish(machine, move |row| intent::wake(row, &if_match)).await
     }
 
+    /// Asks for the machine to be awake, booted: the memory that it sleeps with is thrown away.
+    ///
+    /// # Errors
+    /// As [`wake`](Self::wake), and `Conflict` with `INVALID_STATE` where it is awake or on its way.
+    pub async fn wake_cold(&self, machine: &MachineRef, if_match: &IfMatch) -> Result<Machine> {
+        let row = self.inner.resolve(machine).await?;
+        intent::check_asleep(&row, if_match)?;
+        self.inner.parts.host.forget_memory(&row.id).await?;
+        self.wake(machine, if_match).await
+    }
+
     async fn wish(
         &self,
         machine: &MachineRef,

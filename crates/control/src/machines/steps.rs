@@ -14,7 +14,7 @@ use super::driver::Nudge;
 use super::lifecycle::{Observed, Step};
 use super::record::{self, Record};
 use crate::control::Inner;
-use crate::host::{KeeperFailure, KeeperLink, KeeperPhase, KeeperSpec};
+use crate::host::{KeeperFailure, KeeperLink, KeeperPhase, KeeperSpec, Woken};
 use crate::{Error, Result};
 
 /// How long a keeper that no longer answers may take to end.
@@ -48,7 +48,7 @@ pub(crate) async fn take(
         (Step::AwaitEnd, Some(link)) => await_end(inner, row, &*link, since, nudge).await,
         (Step::ReportFailure, Some(link)) => report_failure(inner, row, &*link, seen.failure).await,
         (Step::KillKeeper, Some(link)) => link.kill().await,
-        (Step::ReportRunning, _) => report_running(inner, row).await,
+        (Step::ReportRunning, link) => report_running(inner, row, link.as_deref()).await,
         (Step::ReportSleeping, _) => {
             inner.activity.forget(&row.id);
             report(inner, row, Observation::of(Phase::Sleeping, "asleep")).await
@@ -225,16 +225,38 @@ async fn await_end(
     }
 }
 
-async fn report_running(inner: &Inner, row: &MachineRow) -> Result<()> {
+async fn report_running(
+    inner: &Inner,
+    row: &MachineRow,
+    link: Option<&dyn KeeperLink>,
+) -> Result<()> {
     inner.activity.touch(&row.id);
     let desired = row.desired;
+    let woken = match link {
+        Some(link) => link.status().await?.woken,
+        None => Woken::Booted,
+    };
     let change = MachineChange {
-        observed: Some(Observation::of(Phase::Running, "ready")),
+        observed: Some(awake(woken)),
         take_over: Some(false),
         ..MachineChange::default()
     };
     inner.edit(&row.id, move |now| Ok(if_wanted(now, desired, change))).await?;
     Ok(())
+}
+
+/// How a machine that is awake came up.
+fn awake(woken: Woken) -> Observation {
+    match woken {
+        Woken::Booted => Observation::of(Phase::Running, "ready"),
+        Woken::Resumed => Observation::of(Phase::Running, "resumed"),
+        Woken::BootedInstead(why) => Observation {
+            last_error: Some(format!(
+                "the machine booted and did not go on from its memory: {why}"
+            )),
+            ..Observation::of(Phase::Running, "booted_without_memory")
+        },
+    }
 }
 
 async fn report_powered_off(inner: &Inner, row: &MachineRow) -> Result<()> {

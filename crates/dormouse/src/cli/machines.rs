@@ -151,6 +151,33 @@ pub(super) async fn transition(args: NameArgs, verb: &str) -> Result<u8, Failure
     finish(&client.settled(&args.name).await?, args.json)
 }
 
+/// Arguments of `wake`.
+#[derive(Debug, Args)]
+pub(crate) struct WakeArgs {
+    #[command(flatten)]
+    machine: NameArgs,
+    /// Boot: throw away the memory that the machine sleeps with, and its processes.
+    #[arg(long)]
+    cold: bool,
+}
+
+pub(super) async fn wake(args: WakeArgs) -> Result<u8, Failure> {
+    if !args.cold {
+        return transition(args.machine, "wake").await;
+    }
+    let client = args.machine.server.client()?;
+    client.wake_cold(&args.machine.name).await?;
+    finish(&client.settled(&args.machine.name).await?, args.machine.json)
+}
+
+pub(super) async fn reboot(args: NameArgs) -> Result<u8, Failure> {
+    let client = args.server.client()?;
+    client.transition(&args.name, "sleep").await?;
+    client.settled(&args.name).await?;
+    client.wake_cold(&args.name).await?;
+    finish(&client.settled(&args.name).await?, args.json)
+}
+
 pub(super) async fn publish(args: NameArgs) -> Result<u8, Failure> {
     let report = args.server.client()?.publish(&args.name).await?;
     if args.json {

@@ -44,7 +44,9 @@ pub(crate) enum ClientCommand {
     /// Put a machine to sleep.
     Sleep(machines::NameArgs),
     /// Wake a machine.
-    Wake(machines::NameArgs),
+    Wake(machines::WakeArgs),
+    /// Stop a machine's processes and boot it.
+    Reboot(machines::NameArgs),
     /// Publish what was written to a sleeping machine.
     Publish(machines::NameArgs),
     /// Keep the state that a machine's home has now.
@@ -74,7 +76,8 @@ pub(crate) fn main(command: ClientCommand) -> Result<u8, Failure> {
             ClientCommand::Cp(args) => copy::copy(args).await,
             ClientCommand::Cat(args) => copy::cat(args).await,
             ClientCommand::Sleep(args) => machines::transition(args, "sleep").await,
-            ClientCommand::Wake(args) => machines::transition(args, "wake").await,
+            ClientCommand::Wake(args) => machines::wake(args).await,
+            ClientCommand::Reboot(args) => machines::reboot(args).await,
             ClientCommand::Publish(args) => machines::publish(args).await,
             ClientCommand::Snapshot(args) => snapshots::snapshot(args).await,
             ClientCommand::Snapshots(args) => snapshots::list(args).await,

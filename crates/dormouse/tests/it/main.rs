@@ -18,6 +18,7 @@ mod host_loss;
 mod mount;
 mod posix;
 mod sdk;
+mod sleep;
 mod snapshots;
 mod start_and_stop;
 mod trouble;

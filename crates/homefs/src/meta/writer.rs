@@ -243,6 +243,11 @@ impl Writer {
         Ok(work(&mut self.inner.database.lock()))
     }
 
+    /// The last version given to anything.
+    pub(crate) fn version(&self) -> u64 {
+        self.inner.changes.lock().counters.version
+    }
+
     /// What to sync for everything so far to be durable.
     pub(crate) fn unsynced(&self) -> Unsynced {
         let mut changes = self.inner.changes.lock();

@@ -11,7 +11,9 @@ mod formats;
 mod fsck;
 mod garbage;
 mod ground;
+mod held;
 mod journal;
+
 mod killed;
 mod model;
 mod outage;

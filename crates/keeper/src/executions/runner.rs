@@ -32,6 +32,8 @@ use crate::{Failure, Result};
 const TAP_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a cancelled command has between TERM and KILL.
 const CANCEL_GRACE: Duration = Duration::from_secs(3);
+/// What the record says of a command that ended with the awake machine.
+const STOPPED: &str = "the machine stopped while the command was running";
 /// Most bytes of arguments and environment together.
 const COMMAND_BYTES_MAX: usize = 128 << 10;
 
@@ -51,9 +53,15 @@ struct Live {
     pid: watch::Sender<Option<u32>>,
     ended: watch::Sender<bool>,
     cancelled: AtomicBool,
+    /// The machine goes to sleep: it is not the command's fault that it ends.
+    stopped: AtomicBool,
 }
 
 impl Live {
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
     fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::SeqCst)
     }
@@ -120,6 +128,7 @@ impl Runner {
             pid: watch::Sender::new(None),
             ended: watch::Sender::new(false),
             cancelled: false.into(),
+            stopped: false.into(),
         });
         live.insert(id.clone(), entry.clone());
         drop(live);
@@ -147,12 +156,12 @@ impl Runner {
             State::Failed
         };
         let state = match outcome {
-            Err(error) if error.kind() == ErrorKind::Unreachable => fail(
-                "MACHINE_STOPPED",
-                "the machine stopped while the command was running".to_owned(),
-            ),
+            Err(error) if error.kind() == ErrorKind::Unreachable => {
+                fail("MACHINE_STOPPED", STOPPED.to_owned())
+            }
             Err(error) if was_started => fail("GUEST_ERROR", error.to_string()),
             Err(error) => fail("START_FAILED", error.to_string()),
+            Ok(None) if live.is_stopped() => fail("MACHINE_STOPPED", STOPPED.to_owned()),
             Ok(None) => State::Cancelled,
             Ok(Some(exited)) => {
                 let state = if exited.timed_out {
@@ -162,6 +171,9 @@ impl Runner {
                     )
                 } else if live.is_cancelled() {
                     State::Cancelled
+                } else if live.is_stopped() {
+                    // Whatever it says: it was told to end.
+                    fail("MACHINE_STOPPED", STOPPED.to_owned())
                 } else if exited.code == Some(0) {
                     State::Succeeded
                 } else {
@@ -186,7 +198,7 @@ impl Runner {
         inputs: mpsc::Receiver<Input>,
     ) -> Result<Option<Exited>, agent_proto::Error> {
         self.guest.settle().await?;
-        if live.is_cancelled() {
+        if live.is_cancelled() || live.is_stopped() {
             return Ok(None);
         }
         let exec = Exec {
@@ -206,7 +218,7 @@ impl Runner {
             }
         }
         live.pid.send_replace(Some(pid));
-        if live.is_cancelled() {
+        if live.is_cancelled() || live.is_stopped() {
             // Whoever cancelled it may have stopped waiting for its number.
             self.guest.agent().kill(pid, libc::SIGKILL).await.ok();
         }
@@ -287,6 +299,32 @@ impl Runner {
             ErrorKind::Timeout,
             format!("execution {id} does not end; put the machine to sleep"),
         ))
+    }
+
+    /// Ends all that runs, with TERM and, after `grace`, KILL: nobody would hear of its end later. What
+    /// a command has left behind in the machine is not touched. True where all have ended.
+    pub(crate) async fn end_all(&self, grace: Duration) -> bool {
+        let all: Vec<Arc<Live>> = self.live.lock().values().cloned().collect();
+        for live in &all {
+            live.stopped.store(true, Ordering::SeqCst);
+            // A client that does not read would hold up the end of its command.
+            live.journal.lock().taps.clear();
+        }
+        for signal in [libc::SIGTERM, libc::SIGKILL] {
+            let ending = futures::future::join_all(all.iter().map(|live| async move {
+                let pid = *live.pid.borrow();
+                if let (Some(pid), false) = (pid, *live.ended.borrow()) {
+                    // Gone already: the wait finds its end.
+                    self.guest.agent().kill(pid, signal).await.ok();
+                }
+                live.ended.subscribe().wait_for(|ended| *ended).await.ok();
+            }));
+            if tokio::time::timeout(grace, ending).await.is_ok() {
+                return true;
+            }
+        }
+        tracing::warn!("a command does not end");
+        false
     }
 
     /// Waits for an execution's end, but no longer than `wait`.

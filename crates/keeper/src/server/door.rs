@@ -39,11 +39,32 @@ impl Door {
         self.inside.close();
     }
 
-    /// Returns once nobody is inside, but no later than after `patience`. The door is closed.
-    pub(crate) async fn empty(&self, patience: Duration) {
-        if tokio::time::timeout(patience, self.inside.wait()).await.is_err() {
+    /// Does `work` inside, to its end: also where whoever asked for it goes away, a change that has begun
+    /// counts until it is done.
+    ///
+    /// # Errors
+    /// Those of [`enter`](Self::enter) and of `work`.
+    pub(crate) async fn through<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let inside = self.enter()?;
+        let done = tokio::spawn(async move {
+            let done = work.await;
+            drop(inside);
+            done
+        });
+        done.await.map_err(|error| Failure::internal("finish a call", error))?
+    }
+
+    /// Returns once nobody is inside, but no later than after `patience`; true where it is so. The door is
+    /// closed.
+    pub(crate) async fn empty(&self, patience: Duration) -> bool {
+        let empty = tokio::time::timeout(patience, self.inside.wait()).await.is_ok();
+        if !empty {
             tracing::warn!(calls = self.inside.len(), "calls were still under way at sleep");
         }
+        empty
     }
 }
 
@@ -62,7 +83,8 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(2)).await;
             drop(call);
         };
-        tokio::join!(door.empty(Duration::from_secs(10)), leaves);
+        let (empty, ()) = tokio::join!(door.empty(Duration::from_secs(10)), leaves);
+        assert!(empty);
         assert_eq!(begun.elapsed(), Duration::from_secs(2));
     }
 
@@ -72,7 +94,20 @@ mod tests {
         let _call = door.enter().unwrap();
         door.close();
         let begun = tokio::time::Instant::now();
-        door.empty(Duration::from_secs(10)).await;
+        assert!(!door.empty(Duration::from_secs(10)).await);
         assert_eq!(begun.elapsed(), Duration::from_secs(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_whose_caller_goes_away_stays_inside_until_it_is_done() {
+        let door = Door::default();
+        let change = door.through(async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            Ok(())
+        });
+        tokio::time::timeout(Duration::from_secs(1), change).await.unwrap_err();
+        door.close();
+        assert!(!door.empty(Duration::from_secs(2)).await);
+        assert!(door.empty(Duration::from_secs(10)).await);
     }
 }

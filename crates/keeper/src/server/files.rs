@@ -104,16 +104,18 @@ pub(super) async fn put(
     Args(args): Args<PutArgs>,
     body: Body,
 ) -> Result<Json<PutDone>> {
-    let _inside = ctx.door.enter()?;
-    ctx.files()?.put(&args.path.checked()?, stream(body), args.options).await.map(Json)
+    let (path, files) = (args.path.checked()?, ctx.files()?.clone());
+    let put = async move { files.put(&path, stream(body), args.options).await };
+    ctx.door.through(put).await.map(Json)
 }
 
 pub(super) async fn remove(
     State(ctx): Ctx,
     Args(args): Args<RemoveArgs>,
 ) -> Result<Json<FileInfo>> {
-    let _inside = ctx.door.enter()?;
-    ctx.files()?.remove(&args.path.checked()?, args.recursive, args.preconditions).await.map(Json)
+    let (path, files) = (args.path.checked()?, ctx.files()?.clone());
+    let remove = async move { files.remove(&path, args.recursive, args.preconditions).await };
+    ctx.door.through(remove).await.map(Json)
 }
 
 pub(super) async fn list(State(ctx): Ctx, Args(args): Args<ListArgs>) -> Result<Json<ListPage>> {
@@ -121,8 +123,8 @@ pub(super) async fn list(State(ctx): Ctx, Args(args): Args<ListArgs>) -> Result<
 }
 
 pub(super) async fn make_dir(State(ctx): Ctx, Args(args): Args<DirArgs>) -> Result<Json<()>> {
-    let _inside = ctx.door.enter()?;
-    ctx.files()?.make_dir(&args.path.checked()?, args.perm).await.map(Json)
+    let (path, files) = (args.path.checked()?, ctx.files()?.clone());
+    ctx.door.through(async move { files.make_dir(&path, args.perm).await }).await.map(Json)
 }
 
 pub(super) async fn bundle(State(ctx): Ctx, Args(args): Args<PathArgs>) -> Result<Response> {
@@ -131,11 +133,14 @@ pub(super) async fn bundle(State(ctx): Ctx, Args(args): Args<PathArgs>) -> Resul
 }
 
 pub(super) async fn import(State(ctx): Ctx, body: Body) -> Result<Json<ImportDone>> {
-    let _inside = ctx.door.enter()?;
-    let files = ctx.files()?;
-    let (args, rest) = split_prefix(stream(body)).await?;
-    let options = ImportOptions { keep_owner: args.keep_owner, outside_links: args.outside_links };
-    files.import_tar(&args.path.checked()?, rest, args.removals, options).await.map(Json)
+    let files = ctx.files()?.clone();
+    let import = async move {
+        let (args, rest) = split_prefix(stream(body)).await?;
+        let ImportArgs { path, removals, keep_owner, outside_links } = args;
+        let options = ImportOptions { keep_owner, outside_links };
+        files.import_tar(&path.checked()?, rest, removals, options).await
+    };
+    ctx.door.through(import).await.map(Json)
 }
 
 /// Takes the arguments off the front of a body.

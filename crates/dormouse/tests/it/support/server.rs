@@ -178,6 +178,13 @@ impl Server {
         signal(pid, Signal::SIGKILL);
         eventually("the keeper ends", Duration::from_secs(10), || self.keeper(machine).is_none());
     }
+
+    /// Kills a machine's keeper without a word, where it has one just now.
+    pub(crate) fn kill_keeper_if_any(&self, machine: &str) {
+        if let Some(pid) = self.keeper(machine) {
+            signal(pid, Signal::SIGKILL);
+        }
+    }
 }
 
 /// Ends a process that the test started.

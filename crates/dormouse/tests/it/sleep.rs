@@ -1,0 +1,218 @@
+//! A machine sleeps with its memory and goes on from it.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::{Api, Options, Server};
+
+/// Appends a number and its own process id to `/root/count`, as fast as it likes, for ever; and writes to
+/// a file of the home that has no name any more.
+const COUNTER: &str = "cat >/root/counter <<'END'
+exec 3>/root/unnamed; rm /root/unnamed
+i=0
+while :; do i=$((i+1)); echo $i $$ >>/root/count; echo $i >&3; sleep 0.02; done
+END
+nohup bash /root/counter >/dev/null 2>&1 & echo $!";
+
+/// How the machine came up, and why not from its memory.
+fn how(api: &Api, machine: &str) -> (String, String) {
+    let seen = api.get(&format!("/v1/machines/{machine}")).ok().json();
+    let text = |name: &str| seen["status"][name].as_str().unwrap_or_default().to_owned();
+    (text("reason"), text("last_error"))
+}
+
+fn boot_id(api: &Api, machine: &str) -> String {
+    api.shell(machine, "cat /proc/sys/kernel/random/boot_id")
+}
+
+/// How far the counter has come. No number is missing, none is there twice, and one process wrote all.
+fn counted(api: &Api, machine: &str, pid: &str) -> u64 {
+    let check = "awk -v pid=$PID '$1 != NR || $2 != pid { print \"line\", NR, $0; bad = 1 } \
+                 END { if (!bad) print NR }' /root/count";
+    let said = api.shell(machine, &check.replace("$PID", pid));
+    said.trim().parse().unwrap_or_else(|_| panic!("{said}"))
+}
+
+/// How many processes of the guest have this command line.
+fn running(api: &Api, machine: &str, line: &str) -> u64 {
+    let list =
+        "for p in /proc/[0-9]*/cmdline; do { tr '\\0' ' ' <$p || true; } 2>/dev/null; echo; done";
+    let count = format!("{list} | grep -c '^{line} $' || true");
+    api.shell(machine, &count).trim().parse().expect("a number")
+}
+
+#[test]
+fn a_counter_goes_on_over_sleeps_as_if_it_had_blinked() {
+    let server = Server::start(Options::default());
+    let api = server.api();
+    let machine = api.create("counter");
+    api.shell(&machine, "cp -a /usr/share/perl5 /root/tree; echo kept >/usr/local/marker");
+    let tree = "cd /root/tree && find . -type f -exec sha256sum {} + | sort | sha256sum";
+    let (hash, boot) = (api.shell(&machine, tree), boot_id(&api, &machine));
+    let pid = api.shell(&machine, COUNTER).trim().to_owned();
+    let mut before = 0;
+    for cycle in 0..12 {
+        api.sleep(&machine);
+        if cycle == 3 {
+            std::thread::sleep(Duration::from_secs(5));
+        }
+        api.wake(&machine);
+        assert_eq!(how(&api, &machine), ("resumed".to_owned(), String::new()), "cycle {cycle}");
+        let now = counted(&api, &machine, &pid);
+        assert!(now > before, "cycle {cycle}: it stood still at {now}");
+        before = now;
+        let clock: f64 = api.shell(&machine, "date +%s.%N").trim().parse().expect("a number");
+        let ours = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .expect("after 1970")
+            .as_secs_f64();
+        assert!((ours - clock).abs() < 3.0, "cycle {cycle}: its clock is {} s off", ours - clock);
+    }
+    assert_eq!(boot_id(&api, &machine), boot, "it was booted");
+    assert_eq!(api.shell(&machine, tree), hash);
+    assert_eq!(api.shell(&machine, "cat /usr/local/marker").trim(), "kept");
+    // What it wrote to the file without a name is all there.
+    let unnamed = format!("awk '$1 != NR {{ exit 1 }} END {{ print NR }}' /proc/{pid}/fd/3");
+    let lines: u64 = api.shell(&machine, &unnamed).trim().parse().expect("a number");
+    assert!(lines >= before, "{lines} of {before}");
+    // And the API sees what it writes, as ever.
+    let read = api.get(&format!("/v1/machines/{machine}/fs/count")).ok().text();
+    assert!(read.lines().count() as u64 >= before);
+}
+
+#[test]
+fn files_written_by_the_api_between_sleeps_are_seen_by_the_guest() {
+    let server = Server::start(Options::default());
+    let api = server.api();
+    let machine = api.create("between");
+    let at = |name: &str| format!("/v1/machines/{machine}/fs/{name}");
+    for cycle in 0..4 {
+        // The guest's kernel has the file, its absence, and its directory in its caches.
+        api.put(&at("dir/file"), format!("content {cycle}")).ok();
+        let look = "cat /root/dir/file; ls /root/dir | wc -l; test ! -e /root/dir/later";
+        assert_eq!(api.shell(&machine, look), format!("content {cycle}1\n"));
+        api.sleep(&machine);
+        api.wake(&machine);
+        assert_eq!(how(&api, &machine).0, "resumed");
+        api.put(&at("dir/file"), format!("changed {cycle}")).ok();
+        api.put(&at("dir/later"), "here").ok();
+        let look = "cat /root/dir/file /root/dir/later; rm /root/dir/later";
+        assert_eq!(api.shell(&machine, look), format!("changed {cycle}here"));
+    }
+}
+
+#[test]
+fn memory_does_not_go_on_upon_a_home_that_changed() {
+    let server = Server::start(Options::default());
+    let api = server.api();
+    let machine = api.create("changed");
+    api.put(&format!("/v1/machines/{machine}/fs/file"), "before").ok();
+    let pid = api.shell(&machine, COUNTER).trim().to_owned();
+    let boot = boot_id(&api, &machine);
+    api.sleep(&machine);
+    // A draft that nobody published is no change.
+    api.put(&format!("/v1/machines/{machine}/fs/file"), "after").ok();
+    api.wake(&machine);
+    assert_eq!(how(&api, &machine).0, "resumed");
+    assert_eq!(api.shell(&machine, "cat /root/file"), "before");
+    counted(&api, &machine, &pid);
+    api.delete(&format!("/v1/machines/{machine}/fs/draft"));
+    api.sleep(&machine);
+    api.put(&format!("/v1/machines/{machine}/fs/file"), "after").ok();
+    api.post(&format!("/v1/machines/{machine}/fs/publish"), "").ok();
+    api.wake(&machine);
+    let (reason, why) = how(&api, &machine);
+    assert_eq!(reason, "booted_without_memory");
+    assert!(why.contains("its home was changed while it slept"), "{why}");
+    assert_ne!(boot_id(&api, &machine), boot);
+    assert_eq!(api.shell(&machine, "cat /root/file"), "after");
+    counted(&api, &machine, &pid);
+    assert_eq!(running(&api, &machine, "bash /root/counter"), 0);
+}
+
+#[test]
+fn a_machine_boots_where_it_is_asked_to() {
+    let server = Server::start(Options::default());
+    let api = server.api();
+    let machine = api.create("cold");
+    let boot = boot_id(&api, &machine);
+    let cold = format!("/v1/machines/{machine}/wake?cold=true");
+    let refused = api.post(&cold, "").expect(409).json();
+    assert_eq!(refused["error_code"], "INVALID_STATE", "{refused}");
+    api.shell(&machine, "echo kept >/root/file");
+    api.sleep(&machine);
+    api.post(&cold, "").ok();
+    api.until(&machine, "running");
+    assert_eq!(how(&api, &machine), ("ready".to_owned(), String::new()));
+    let second = boot_id(&api, &machine);
+    assert_ne!(second, boot);
+    assert_eq!(api.shell(&machine, "cat /root/file").trim(), "kept");
+    // Memory of another size is no memory of this machine.
+    api.sleep(&machine);
+    let size = serde_json::json!({ "memory_mib": 640 });
+    api.send(api.request(reqwest::Method::PATCH, &format!("/v1/machines/{machine}")).json(&size))
+        .ok();
+    api.wake(&machine);
+    let (reason, why) = how(&api, &machine);
+    assert!(reason == "booted_without_memory" && why.contains("its size"), "{reason}: {why}");
+}
+
+#[test]
+fn a_command_that_runs_ends_with_the_sleep_and_what_it_left_goes_on() {
+    let server = Server::start(Options::default());
+    let api = server.api();
+    let machine = api.create("commands");
+    let pid = api.shell(&machine, COUNTER).trim().to_owned();
+    let execution = api.start(&machine, &["/bin/sleep", "1000"]);
+    let state = || api.get(&format!("/v1/machines/{machine}/executions/{execution}")).ok().json();
+    crate::support::eventually("it runs", Duration::from_secs(60), || {
+        state()["status"] == "running"
+    });
+    api.sleep(&machine);
+    let ended: Value = state();
+    assert_eq!(
+        (&ended["status"], &ended["error_code"]),
+        (&"failed".into(), &"MACHINE_STOPPED".into())
+    );
+    api.wake(&machine);
+    assert_eq!(running(&api, &machine, "/bin/sleep 1000"), 0);
+    assert_eq!(running(&api, &machine, "bash /root/counter"), 1);
+    counted(&api, &machine, &pid);
+}
+
+#[test]
+fn a_keeper_killed_at_any_point_of_a_sleep_or_a_wake_loses_nothing() {
+    let server = Server::start(Options::default());
+    let api = server.api();
+    let machine = api.create("killed");
+    let at = |n: usize| format!("/v1/machines/{machine}/fs/put-{n}");
+    let mut resumed = 0;
+    for cycle in 0..10 {
+        api.put(&at(cycle), format!("content {cycle}")).ok();
+        // From the first moment of a sleep to well into the wake after it.
+        let moment = Duration::from_millis(cycle as u64 * 70);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(moment);
+                server.kill_keeper_if_any(&machine);
+            });
+            api.post(&format!("/v1/machines/{machine}/sleep"), "");
+            api.post(&format!("/v1/machines/{machine}/wake"), "");
+        });
+        let seen = || api.get(&format!("/v1/machines/{machine}")).ok().json();
+        crate::support::eventually("it comes back", Duration::from_secs(180), || {
+            let phase = seen()["status"]["phase"].as_str().unwrap_or_default().to_owned();
+            if matches!(phase.as_str(), "failed" | "sleeping") {
+                api.post(&format!("/v1/machines/{machine}/wake"), "");
+            }
+            phase == "running" && api.run(&machine, &["/bin/true"]).0 == 0
+        });
+        resumed += usize::from(how(&api, &machine).0 == "resumed");
+        for n in 0..=cycle {
+            assert_eq!(api.get(&at(n)).expect(200).text(), format!("content {n}"), "cycle {cycle}");
+            assert_eq!(api.shell(&machine, &format!("cat /root/put-{n}")), format!("content {n}"));
+        }
+    }
+    eprintln!("of 10 wakes {resumed} went on from memory");
+}

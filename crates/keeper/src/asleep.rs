@@ -1,0 +1,261 @@
+//! What a machine that sleeps with its memory leaves beside it: all that a wake has to know.
+//!
+//! # Invariants
+//! - The record lies there only while no guest has run since the memory was saved. It is written last
+//!   at sleep, after memory and devices are on the disk, and is gone from the disk before a guest runs.
+//! - Memory goes on only upon what it knew: the same home, in the same version, on the same kind of
+//!   hypervisor, and beside the very files that it was saved with: a disk that something else wrote to
+//!   is another one.
+//!
+//! # Crash
+//! Before the record: the machine boots from disk and home, as after a loss of power. After it: the
+//! machine goes on from its memory, also where the keeper did not come to give the home up.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use base::HomeId;
+use fuse_serve::Saved;
+use serde::{Deserialize, Serialize};
+use vfs::Ino;
+
+use crate::layout::MachineDir;
+use crate::status::replace_file;
+
+/// The format that this program writes, and the only one that it reads.
+const FORMAT: u32 = 1;
+/// Longest record that is read, in bytes: a kernel holds at most some million inodes.
+const RECORD_BYTES_MAX: u64 = 64 << 20;
+
+/// The content of `asleep.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SleepRecord {
+    format: u32,
+    /// The home that the guest has mounted.
+    home: HomeId,
+    /// Its version when the guest last saw it.
+    version: u64,
+    /// What the guest ran on.
+    ran_on: BTreeMap<String, String>,
+    /// What the home's server agreed with the guest's kernel.
+    no_open: bool,
+    no_opendir: bool,
+    /// Inodes that the kernel holds, with their lookup counts.
+    held: Vec<(Ino, u64)>,
+    /// How many notifications the guest has had since it was booted.
+    notified: u64,
+    /// Length and time of change of disk, memory and devices, once they were on the disk.
+    files: BTreeMap<String, String>,
+}
+
+impl SleepRecord {
+    /// The record of a guest that was saved.
+    pub(crate) fn new(
+        home: HomeId,
+        version: u64,
+        ran_on: BTreeMap<String, String>,
+        session: Saved,
+        notified: u64,
+    ) -> Self {
+        let Saved { no_open, no_opendir, held } = session;
+        Self {
+            format: FORMAT,
+            home,
+            version,
+            ran_on,
+            no_open,
+            no_opendir,
+            held,
+            notified,
+            files: BTreeMap::new(),
+        }
+    }
+
+    /// The record in `dir`. One that cannot be read is none: the machine boots.
+    pub(crate) fn read(dir: &MachineDir) -> Option<Self> {
+        let path = dir.asleep();
+        let read = std::fs::metadata(&path).and_then(|meta| {
+            if meta.len() > RECORD_BYTES_MAX {
+                return Err(io::Error::other(format!("{} bytes", meta.len())));
+            }
+            Ok(serde_json::from_slice(&std::fs::read(&path)?)?)
+        });
+        match read {
+            Ok(record) => Some(record),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                tracing::warn!(%error, "the record of a sleep cannot be read; the machine boots");
+                None
+            }
+        }
+    }
+
+    /// The same for a home that has this version now, and is as it was.
+    pub(crate) fn at_version(self, version: u64) -> Self {
+        Self { version, ..self }
+    }
+
+    /// Whether it knows the home as it is in `version`.
+    pub(crate) fn is_of(&self, home: &HomeId, version: u64) -> bool {
+        self.home == *home && self.version == version
+    }
+
+    /// The same beside the files in `dir`, which nobody writes to any more.
+    pub(crate) fn with_files(self, dir: &MachineDir) -> io::Result<Self> {
+        Ok(Self { files: files(dir)?, ..self })
+    }
+
+    /// Writes it. On the disk when this returns.
+    pub(crate) fn write(&self, dir: &MachineDir) -> io::Result<()> {
+        replace_file(&dir.asleep(), &serde_json::to_vec(self)?)?;
+        File::open(dir.path())?.sync_all()
+    }
+
+    /// Takes the record in `dir` away; it is gone from the disk when this returns.
+    pub(crate) fn remove(dir: &MachineDir) -> io::Result<()> {
+        match std::fs::remove_file(dir.asleep()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            // Also where it is gone already: that may not be on the disk yet.
+            _ => File::open(dir.path())?.sync_all(),
+        }
+    }
+
+    /// Whether the files in `dir` are those that the memory was saved with.
+    ///
+    /// # Errors
+    /// Which is not, for people.
+    pub(crate) fn fits_files(&self, dir: &MachineDir) -> Result<(), String> {
+        let now = files(dir).map_err(|error| format!("its files cannot be looked at: {error}"))?;
+        match now.iter().find(|(name, is)| self.files.get(*name) != Some(is)) {
+            Some((name, _)) => Err(format!("its {name} was changed by something else")),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the memory can go on upon `home`, found in `version`, and what a guest would run on.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub(crate) fn fits(
+        &self,
+        home: &HomeId,
+        version: u64,
+        runs_on: &BTreeMap<String, String>,
+    ) -> Result<(), String> {
+        if self.format != FORMAT {
+            return Err("another version of this program saved its memory".to_owned());
+        }
+        if self.home != *home {
+            return Err("it has another home now".to_owned());
+        }
+        if self.version != version {
+            return Err("its home was changed while it slept".to_owned());
+        }
+        let names = runs_on.keys().chain(self.ran_on.keys());
+        match names.into_iter().find(|name| self.ran_on.get(*name) != runs_on.get(*name)) {
+            Some(name) => Err(format!("its {name} is another one now")),
+            None => Ok(()),
+        }
+    }
+
+    /// Inodes that the kernel holds.
+    pub(crate) fn held(&self) -> Vec<Ino> {
+        self.held.iter().map(|(ino, _)| *ino).collect()
+    }
+
+    /// What the home's server needs to go on.
+    pub(crate) fn session(&self) -> Saved {
+        let Self { no_open, no_opendir, .. } = *self;
+        Saved { no_open, no_opendir, held: self.held.clone() }
+    }
+
+    /// How many notifications the guest has had.
+    pub(crate) fn notified(&self) -> u64 {
+        self.notified
+    }
+}
+
+fn files(dir: &MachineDir) -> io::Result<BTreeMap<String, String>> {
+    let seen = [("disk", dir.upper()), ("memory", dir.memory()), ("devices", dir.devices())];
+    let told = seen.map(|(name, path)| {
+        let meta = std::fs::metadata(path)?;
+        let told = format!("{} {}.{:09}", meta.len(), meta.mtime(), meta.mtime_nsec());
+        Ok((name.to_owned(), told))
+    });
+    told.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runs_on(size: &str) -> BTreeMap<String, String> {
+        [("hypervisor", "q"), ("size", size)].map(|(a, b)| (a.to_owned(), b.to_owned())).into()
+    }
+
+    fn record(home: &HomeId) -> SleepRecord {
+        let session = Saved { no_open: true, no_opendir: false, held: vec![(7, 2), (9, 1)] };
+        SleepRecord::new(home.clone(), 41, runs_on("small"), session, 3)
+    }
+
+    #[test]
+    fn it_comes_back_as_it_was_written_and_goes() {
+        let path = tempfile::tempdir().unwrap();
+        let dir = MachineDir::new(path.path());
+        assert_eq!(SleepRecord::read(&dir), None);
+        let home = HomeId::generate();
+        let record = record(&home);
+        record.write(&dir).unwrap();
+        let read = SleepRecord::read(&dir).unwrap();
+        assert_eq!(read, record);
+        assert_eq!((read.held(), read.notified()), (vec![7, 9], 3));
+        assert_eq!(read.session().held, [(7, 2), (9, 1)]);
+        read.fits(&home, 41, &runs_on("small")).unwrap();
+        SleepRecord::remove(&dir).unwrap();
+        SleepRecord::remove(&dir).unwrap();
+        assert_eq!(SleepRecord::read(&dir), None);
+    }
+
+    #[test]
+    fn memory_goes_on_upon_nothing_but_what_it_knew() {
+        let home = HomeId::generate();
+        let record = record(&home);
+        let why =
+            |home: &HomeId, version, runs_on| record.fits(home, version, &runs_on).unwrap_err();
+        assert!(why(&HomeId::generate(), 41, runs_on("small")).contains("another home"));
+        assert!(why(&home, 42, runs_on("small")).contains("changed while it slept"));
+        assert!(why(&home, 41, runs_on("large")).contains("its size"));
+        assert!(why(&home, 41, BTreeMap::new()).contains("hypervisor"));
+        let newer = SleepRecord { format: FORMAT + 1, ..record.clone() };
+        assert!(newer.fits(&home, 41, &runs_on("small")).is_err());
+    }
+
+    #[test]
+    fn memory_goes_on_beside_the_files_that_it_was_saved_with() {
+        let path = tempfile::tempdir().unwrap();
+        let dir = MachineDir::new(path.path());
+        let record = record(&HomeId::generate());
+        record.clone().with_files(&dir).unwrap_err();
+        for file in [dir.upper(), dir.memory(), dir.devices()] {
+            std::fs::write(file, "as saved").unwrap();
+        }
+        let record = record.with_files(&dir).unwrap();
+        record.fits_files(&dir).unwrap();
+        std::fs::write(dir.upper(), "mended by hand").unwrap();
+        assert!(record.fits_files(&dir).unwrap_err().contains("its disk"));
+        std::fs::remove_file(dir.upper()).unwrap();
+        record.fits_files(&dir).unwrap_err();
+    }
+
+    #[test]
+    fn a_damaged_record_is_none() {
+        let path = tempfile::tempdir().unwrap();
+        let dir = MachineDir::new(path.path());
+        for damaged in ["", "{", "[]", "{\"format\": \"x\"}"] {
+            std::fs::write(dir.asleep(), damaged).unwrap();
+            assert_eq!(SleepRecord::read(&dir), None, "{damaged}");
+        }
+    }
+}

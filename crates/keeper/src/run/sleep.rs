@@ -1,0 +1,180 @@
+//! From a guest that runs to one that sleeps: with its memory, or else stopped in order.
+//!
+//! # Order of a sleep with memory
+//! The kernel hears of every change that the API made; the agent holds the processes, writes back
+//! what they wrote and lets no request out any more; the channel of the home stops between two
+//! messages; the control session says good-bye; the guest stops and is saved; the record is written.
+//! The home is given up after that: what the kernel holds open is kept by the session till then.
+//!
+//! # Failure
+//! Until the guest is at rest, whatever fails leads to an orderly stop: processes end, nothing that was
+//! written is lost. One that is at rest and cannot be saved is killed: it had written back everything,
+//! so that only its processes are lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fuse_serve::Session;
+use homefs::HomeFs;
+
+use super::Keeper;
+use super::start::Awake;
+use crate::asleep::SleepRecord;
+use crate::guest::Guest;
+use crate::{Failure, Result};
+
+/// How long processes in the guest have between TERM and KILL where they have to end.
+const PROCESS_GRACE: Duration = Duration::from_secs(5);
+/// How long the instance may take to power off after its agent said that it will.
+const POWER_OFF_GRACE: Duration = Duration::from_secs(10);
+/// How long a guest may take to come to rest; a busy one writes back what it has.
+const FREEZE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long what is under way in the home may take then.
+const CHANNEL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many inodes the kernel may hold before its caches are dropped: each is in the record.
+const HELD_UNTRIMMED_MAX: usize = 100_000;
+/// How many it may hold and sleep with its memory.
+const HELD_MAX: usize = 1_000_000;
+
+/// Keeps what the kernel of a sleeping guest holds, as long as it lives.
+#[derive(Debug)]
+pub(super) struct Held {
+    _session: Arc<Session>,
+}
+
+impl Keeper {
+    /// Puts the guest to sleep. It does not run when this returns. `quiet`: nothing but the guest itself
+    /// changes its home or starts something any more; else its memory is not kept.
+    pub(super) async fn put_to_sleep(
+        &self,
+        home: &Arc<HomeFs>,
+        awake: Awake,
+        quiet: bool,
+    ) -> Result<Option<Held>> {
+        if self.spec.keep_memory && awake.keeps_memory && quiet {
+            match self.freeze(home, &awake).await {
+                Ok(record) => return self.save(home, awake, record).await,
+                Err(why) => tracing::warn!(%why, "the guest is stopped: its memory is not kept"),
+            }
+        }
+        stop(&awake.guest).await;
+        awake.end(POWER_OFF_GRACE).await?;
+        Ok(None)
+    }
+
+    /// Brings the guest to rest. What it is called when it wakes.
+    ///
+    /// # Errors
+    /// Why not, and the guest goes on.
+    async fn freeze(&self, home: &Arc<HomeFs>, awake: &Awake) -> Result<SleepRecord, String> {
+        let frozen = self.try_to_freeze(home, awake).await;
+        if frozen.is_err() {
+            awake.channel.thaw();
+            // Said also where the agent did not answer: it may have frozen all the same.
+            awake.guest.agent().thaw(self.now_nanos(), &self.fresh_entropy()).await.ok();
+        }
+        frozen
+    }
+
+    async fn try_to_freeze(
+        &self,
+        home: &Arc<HomeFs>,
+        awake: &Awake,
+    ) -> Result<SleepRecord, String> {
+        let guest = &awake.guest;
+        let told = |error: agent_proto::Error| error.to_string();
+        guest.settle().await.map_err(told)?;
+        if awake.session.held_count() > HELD_UNTRIMMED_MAX {
+            guest.agent().trim().await.map_err(told)?;
+        }
+        guest.agent().freeze(FREEZE_PATIENCE).await.map_err(told)?;
+        let channel = awake.channel.clone();
+        crate::files::blocking(move || Ok(channel.freeze(CHANNEL_PATIENCE)))
+            .await
+            .map_err(|error| error.message)?
+            .map_err(|error| error.to_string())?;
+        // A notification that is on its way would be lost with the channel.
+        guest.heard_all().await?;
+        let session = awake.session.save().ok_or("it has no home")?;
+        if session.held.len() > HELD_MAX {
+            return Err(format!("its kernel holds {} inodes", session.held.len()));
+        }
+        let (id, version, ran_on) = (self.spec.home.clone(), home.version(), awake.ran_on.clone());
+        Ok(SleepRecord::new(id, version, ran_on, session, guest.notified()))
+    }
+
+    /// Saves a guest that is at rest.
+    async fn save(
+        &self,
+        home: &Arc<HomeFs>,
+        awake: Awake,
+        record: SleepRecord,
+    ) -> Result<Option<Held>> {
+        let Awake { instance, session, channel, guest, .. } = awake;
+        guest.agent().close().await;
+        let saved = instance.suspend(&self.dir.devices()).await;
+        instance.stop(Duration::ZERO).await;
+        crate::files::blocking(move || {
+            drop(channel);
+            Ok(())
+        })
+        .await?;
+        let written = match saved {
+            Ok(()) => {
+                let (dir, home) = (self.dir.clone(), home.clone());
+                crate::files::blocking(move || {
+                    // What the guest wrote has to be there as long as its memory is.
+                    vfs::FileSystem::sync_local(&*home)?;
+                    std::fs::File::open(dir.upper())
+                        .and_then(|upper| upper.sync_all())
+                        .and_then(|()| record.with_files(&dir)?.write(&dir))
+                        .map_err(|error| Failure::internal("write the sleep record", error))
+                })
+                .await
+                .map_err(|error| error.message)
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        match written {
+            Ok(()) => Ok(Some(Held { _session: session })),
+            Err(why) => {
+                tracing::error!(%why, "the guest's memory is lost; it had written back everything");
+                // It may be there all the same, and nobody keeps what the kernel held.
+                SleepRecord::remove(&self.dir)
+                    .map_err(|error| Failure::internal("take the sleep record away", error))?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Opening a home gives it another version, and so does giving it up; neither is a change that a guest
+    /// would have to know of. `fits`: nobody but the guest has changed the home since the record in the
+    /// machine's directory was written. Where there is none, or it does not fit, what is left of the
+    /// guest's memory is removed.
+    pub(super) async fn renew_record(&self, home: &Arc<HomeFs>, fits: bool) {
+        let (dir, home) = (self.dir.clone(), home.clone());
+        let renewed = crate::files::blocking(move || {
+            let record = SleepRecord::read(&dir).filter(|_| fits);
+            let done = match record {
+                Some(record) => record.at_version(home.version()).write(&dir),
+                None => SleepRecord::remove(&dir).map(|()| {
+                    // They hold what the guest's memory held.
+                    for file in [dir.devices(), dir.memory()] {
+                        std::fs::remove_file(file).ok();
+                    }
+                }),
+            };
+            done.map_err(|error| Failure::internal("write the sleep record", error))
+        });
+        if let Err(error) = renewed.await {
+            tracing::warn!(%error, "the guest's memory is lost");
+        }
+    }
+}
+
+async fn stop(guest: &Guest) {
+    if let Err(error) = guest.agent().shutdown(PROCESS_GRACE).await {
+        tracing::warn!(%error, "the guest did not shut down by itself");
+    }
+}

@@ -1,0 +1,333 @@
+//! From an open home to a guest that answers: one that goes on from its memory, or one that boots.
+//!
+//! # Order of a wake from memory
+//! The memory has to fit ([`SleepRecord::fits`]). The record goes, then the guest runs: so memory is never
+//! used twice. The home is served as the kernel knows it; the agent is met anew, told time and
+//! entropy, and lets the processes go on, who see nothing of it all before that.
+//!
+//! # Failure
+//! Whatever keeps the memory from going on: the machine boots, in the same keeper, and says why.
+//! A guest that does not come up is killed; its home is as after a loss of power.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_proto::{AgentClient, Configure, Hello};
+use base::ErrorKind;
+use fuse_serve::{Channel, Saved, Session};
+use homefs::HomeFs;
+use runtime::{Instance, Memory};
+use tokio::net::UnixStream;
+use vfs::FileSystem as _;
+
+use super::{Found, Keeper, guest_ended};
+use crate::asleep::SleepRecord;
+use crate::control::Control;
+use crate::files::Files;
+use crate::guest::Guest;
+use crate::server::Shared;
+use crate::{Failure, Result};
+
+/// How long a guest that goes on may take to answer; it runs already.
+const RESUME_PATIENCE: Duration = Duration::from_secs(20);
+/// Bytes that stay free on the disk beside a guest's memory, or the memory is not kept there.
+const DISK_LEFT_MIN: u64 = 4 << 30;
+/// Most characters of a guest's own words in a message.
+const GUEST_SAYS_CHARS_MAX: usize = 300;
+
+/// A guest that runs, and what it takes to serve it.
+#[derive(Debug)]
+pub(super) struct Awake {
+    pub(super) instance: Arc<dyn Instance>,
+    pub(super) session: Arc<Session>,
+    pub(super) channel: Arc<Channel>,
+    pub(super) guest: Arc<Guest>,
+    /// What it runs on.
+    pub(super) ran_on: BTreeMap<String, String>,
+    /// Whether its memory is in a file.
+    pub(super) keeps_memory: bool,
+}
+
+/// A guest that was started and has not answered yet.
+struct Started {
+    instance: Arc<dyn Instance>,
+    session: Arc<Session>,
+    channel: Arc<Channel>,
+    control: Control,
+}
+
+impl Awake {
+    /// Ends the guest, at once or when it has powered off, but within `grace`. Requests of its kernel
+    /// that are under way are finished, so that nothing changes the home later.
+    pub(super) async fn end(self, grace: Duration) -> Result<()> {
+        self.instance.stop(grace).await;
+        close(self.channel).await
+    }
+}
+
+async fn close(channel: Arc<Channel>) -> Result<()> {
+    crate::files::blocking(move || {
+        drop(channel);
+        Ok(())
+    })
+    .await
+}
+
+impl Keeper {
+    /// A guest that answers, and the file calls that it hears of.
+    pub(super) async fn wake(
+        &self,
+        home: &Arc<HomeFs>,
+        found: &Found,
+        shared: &Shared,
+    ) -> Result<(Awake, Files)> {
+        let held = found.asleep.as_ref().map(SleepRecord::held).unwrap_or_default();
+        let resumed = match found.asleep {
+            Some(ref record) => self.resume(home, record, found).await.map(Some),
+            None => Ok(None),
+        };
+        let (awake, how) = match resumed {
+            Ok(Some(awake)) => (Ok(awake), "resumed".to_owned()),
+            Ok(None) => (self.boot(home, shared).await, "booted".to_owned()),
+            Err(why) => {
+                tracing::warn!(%why, "the machine boots instead of going on from its memory");
+                (self.boot(home, shared).await, format!("booted: {why}"))
+            }
+        };
+        // The kernel that goes on holds them by itself; for one that boots there are none.
+        let letting_go = home.clone();
+        crate::files::blocking(move || {
+            held.into_iter().for_each(|ino| letting_go.unpin(ino));
+            Ok(())
+        })
+        .await?;
+        let awake = awake?;
+        tracing::info!(how, "awake");
+        self.standing.lock().woken = how;
+        let files = self.files(home, &awake.channel);
+        Ok((awake, files))
+    }
+
+    /// Goes on from the saved memory.
+    ///
+    /// # Errors
+    /// Why that cannot be, for people. No guest runs then.
+    async fn resume(
+        &self,
+        home: &Arc<HomeFs>,
+        record: &SleepRecord,
+        found: &Found,
+    ) -> Result<Awake, String> {
+        let ran_on = self.parts.runtime.fingerprint(&self.spec.instance);
+        record.fits(&self.spec.home, found.opened.version, &ran_on)?;
+        record.fits_files(&self.dir)?;
+        if found.opened.files_reverted > 0 {
+            return Err("files of its home were lost with another host".to_owned());
+        }
+        // From here on the memory is used up.
+        SleepRecord::remove(&self.dir)
+            .map_err(|error| format!("take its sleep record away: {error}"))?;
+        let memory = Memory::Saved { file: self.dir.memory(), state: self.dir.devices() };
+        let started = self.launch(home, memory, Some(&record.session())).await;
+        let started = started.map_err(|error| {
+            // It may name paths of this host.
+            tracing::warn!(%error, "go on from saved memory");
+            "it could not be brought back".to_owned()
+        })?;
+        let met = async {
+            let agent = AgentClient::reconnect(started.control, &*self.parts.entropy).await?;
+            let hello = agent.hello().await?;
+            agent.thaw(self.now_nanos(), &self.fresh_entropy()).await?;
+            Ok::<_, agent_proto::Error>((agent, hello))
+        };
+        let met = tokio::select! {
+            met = tokio::time::timeout(RESUME_PATIENCE, met) => met
+                .map_err(|_| format!("it did not answer within {} s", RESUME_PATIENCE.as_secs()))
+                .and_then(|met| met.map_err(|error| guest_said(&error.to_string())))
+                .and_then(|(agent, hello)| match trouble_with_home(hello) {
+                    None => Ok(agent),
+                    Some(why) => Err(why),
+                }),
+            exit = started.instance.wait() => Err(guest_ended(&exit).message),
+        };
+        match met {
+            Ok(agent) => {
+                std::fs::remove_file(self.dir.devices()).ok();
+                let notifier = started.channel.notifier();
+                let guest = Arc::new(Guest::new(agent, notifier, record.notified()));
+                let (instance, session, channel) =
+                    (started.instance, started.session, started.channel);
+                let keeps_memory = true;
+                Ok(Awake { instance, session, channel, guest, ran_on, keeps_memory })
+            }
+            Err(why) => {
+                started.instance.stop(Duration::ZERO).await;
+                close(started.channel).await.map_err(|error| error.message)?;
+                Err(why)
+            }
+        }
+    }
+
+    /// Boots the guest.
+    async fn boot(&self, home: &Arc<HomeFs>, shared: &Shared) -> Result<Awake> {
+        SleepRecord::remove(&self.dir)
+            .map_err(|error| Failure::internal("take the sleep record away", error))?;
+        std::fs::remove_file(self.dir.devices()).ok();
+        let keeps_memory = self.spec.keep_memory && self.has_room_for_memory();
+        let memory = if keeps_memory {
+            Memory::File(self.dir.memory())
+        } else {
+            std::fs::remove_file(self.dir.memory()).ok();
+            Memory::Anonymous
+        };
+        // Before it starts: programs are replaced while they run.
+        let ran_on = self.parts.runtime.fingerprint(&self.spec.instance);
+        let started = self.launch(home, memory, None).await?;
+        // Files can be read and written while the guest boots; its kernel knows nothing yet.
+        shared.files.set(self.files(home, &started.channel)).ok();
+        shared.home.set(home.clone()).ok();
+        let Started { instance, session, channel, control } = started;
+        match self.meet_agent(control, &instance).await {
+            Ok(agent) => {
+                let guest = Arc::new(Guest::new(agent, channel.notifier(), 0));
+                Ok(Awake { instance, session, channel, guest, ran_on, keeps_memory })
+            }
+            Err(error) => {
+                instance.stop(Duration::ZERO).await;
+                close(channel).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether the disk has room for all of the guest's memory. A page that finds none would end the guest.
+    fn has_room_for_memory(&self) -> bool {
+        let needed = (self.spec.instance.memory_mib << 20).saturating_add(DISK_LEFT_MIN);
+        let free = nix::sys::statvfs::statvfs(self.dir.path())
+            .map(|disk| disk.blocks_available().saturating_mul(disk.fragment_size()));
+        let enough = free.is_ok_and(|free| free >= needed);
+        if !enough {
+            tracing::warn!(needed, ?free, "too little room on the disk to keep the guest's memory");
+        }
+        enough
+    }
+
+    async fn launch(
+        &self,
+        home: &Arc<HomeFs>,
+        memory: Memory,
+        saved: Option<&Saved>,
+    ) -> Result<Started> {
+        let spec = runtime::Spec { memory, ..self.spec.instance.clone() };
+        let started = self.parts.runtime.start(&spec).await?;
+        let instance: Arc<dyn Instance> = Arc::from(started.instance);
+        let config = fuse_serve::Config::default();
+        let session = Arc::new(match saved {
+            Some(saved) => Session::resume(home.clone(), config, saved),
+            None => Session::new(home.clone(), config),
+        });
+        let threads = fuse_serve::Threads::default();
+        let channel = Channel::serve(session.clone(), started.fuse, threads)
+            .map_err(|error| Failure::internal("serve the home to the guest", error))?;
+        let control = started
+            .control
+            .set_nonblocking(true)
+            .and_then(|()| UnixStream::from_std(started.control))
+            .map_err(|error| Failure::internal("set up the control channel", error))?;
+        let (channel, control) = (Arc::new(channel), Control::new(control));
+        Ok(Started { instance, session, channel, control })
+    }
+
+    /// File calls whose changes the guest's kernel hears of.
+    fn files(&self, home: &Arc<HomeFs>, channel: &Channel) -> Files {
+        let notifier = channel.notifier();
+        Files::new(home.clone())
+            .with_on_change(Arc::new(move |touched: &vfs::Touched| notifier.send(touched)))
+    }
+
+    async fn meet_agent(
+        &self,
+        control: Control,
+        instance: &Arc<dyn Instance>,
+    ) -> Result<AgentClient> {
+        let meeting = async {
+            let agent = AgentClient::connect(control, &*self.parts.entropy).await?;
+            let hello = agent.hello().await?;
+            tracing::info!(version = %hello.version, uptime_ms = hello.uptime_ms, "agent answers");
+            agent.configure(&self.configure()).await?;
+            Ok::<_, agent_proto::Error>((agent, hello))
+        };
+        let patience = self.spec.boot_timeout();
+        let (agent, hello) = tokio::select! {
+            met = tokio::time::timeout(patience, meeting) => met
+                .map_err(|_| self.silent(instance, format!("the guest did not answer within {} s", patience.as_secs())))?
+                .map_err(|error| self.silent(instance, format!("the guest's agent: {error}")))?,
+            exit = instance.wait() => return Err(self.silent(instance, guest_ended(&exit).message)),
+            () = self.stop.cancelled() => {
+                return Err(Failure::new(ErrorKind::Conflict, "put to sleep before the guest was up"));
+            }
+        };
+        match trouble_with_home(hello) {
+            None => Ok(agent),
+            Some(why) => Err(Failure::new(ErrorKind::Unreachable, why)),
+        }
+    }
+
+    fn configure(&self) -> Configure {
+        Configure {
+            hostname: self.spec.name.clone(),
+            unix_nanos: self.now_nanos(),
+            entropy: self.fresh_entropy(),
+            nameservers: Vec::new(),
+            hosts: Vec::new(),
+        }
+    }
+
+    pub(super) fn now_nanos(&self) -> i64 {
+        i64::try_from(self.parts.clock.now().as_nanosecond()).unwrap_or(0)
+    }
+
+    /// For the guest's kernel, in hex.
+    pub(super) fn fresh_entropy(&self) -> String {
+        let mut entropy = [0; 64];
+        self.parts.entropy.fill(&mut entropy);
+        entropy.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn silent(&self, instance: &Arc<dyn Instance>, why: String) -> Failure {
+        let console = instance.console_tail();
+        let mut message = format!("{why}; see instance/console.log in the machine's directory");
+        if let Some(line) =
+            console.lines().rev().find(|line| line.contains("dormouse-agent: FATAL"))
+        {
+            message = format!("{why}: {}", guest_said(line));
+        }
+        tracing::warn!(%console, "the guest did not come up");
+        Failure::new(ErrorKind::Unreachable, message)
+    }
+}
+
+fn trouble_with_home(hello: Hello) -> Option<String> {
+    if hello.home_mounted {
+        return None;
+    }
+    let detail = guest_said(&hello.detail.unwrap_or_default());
+    Some(format!("the guest could not mount its home: {detail}"))
+}
+
+/// What a guest says, fit for a message: one short line, whatever it was.
+fn guest_said(text: &str) -> String {
+    text.trim().chars().filter(|c| !c.is_control()).take(GUEST_SAYS_CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_says_becomes_one_short_line() {
+        assert_eq!(guest_said("  no /dev/fuse\u{1b}[2J\r\n"), "no /dev/fuse[2J");
+        assert_eq!(guest_said(&"x".repeat(9_000)).len(), GUEST_SAYS_CHARS_MAX);
+    }
+}
