@@ -25,6 +25,7 @@ use crate::meta::writer::{OnCommit, Start, Writer};
 use crate::pins::Pins;
 use crate::pressure::Pressure;
 use crate::recover::Mended;
+use crate::whole::Whole;
 use crate::{local_copies, recover};
 
 /// Whether changes are let in.
@@ -92,7 +93,11 @@ impl Engine {
             std::fs::create_dir_all(path).map_err(crate::data::spool::failed)?;
         }
         let spool = Spool::open(dir.spool_dir()).map_err(crate::data::spool::failed)?;
-        let shared = Arc::new(Shared { pins: Pins::default(), spool, bytes_max });
+        let whole = Whole::default();
+        if !clean {
+            whole.note_all();
+        }
+        let shared = Arc::new(Shared { pins: Pins::default(), spool, bytes_max, whole });
         held.into_iter().for_each(|ino| shared.pins.pin(ino));
         let database = dir.database();
         let start = Start {

@@ -88,6 +88,7 @@ impl FileSystem for Engine {
         new_name: &[u8],
         flags: RenameFlags,
     ) -> Result<()> {
+        let _entered = self.shared.whole.enter();
         self.change(|tx| ops::rename::rename(tx, parent, name, new_parent, new_name, flags))
     }
 
@@ -184,6 +185,7 @@ impl FileSystem for Engine {
     }
 
     fn place(&self, ino: Ino, base: Ino, path: &[&[u8]], expect: Expect) -> Result<Placed> {
+        let _entered = self.shared.whole.enter();
         self.change(|tx| ops::place::place(tx, ino, base, path, expect))
     }
 
@@ -202,6 +204,10 @@ impl FileSystem for Engine {
     }
 
     fn graft(&self, graft: &Graft<'_>) -> Result<Touched> {
-        self.change(|tx| ops::graft::graft(tx, graft))
+        let _entered = self.shared.whole.enter();
+        self.change(|tx| {
+            tx.shared.whole.note_all();
+            ops::graft::graft(tx, graft)
+        })
     }
 }

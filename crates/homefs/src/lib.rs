@@ -66,6 +66,7 @@ mod snapshot;
 mod snapshots;
 mod upload;
 mod wal;
+mod whole;
 
 pub use create::{create_home, delete_home, head};
 pub use draft::Draft;

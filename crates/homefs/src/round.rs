@@ -14,6 +14,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::RwLockWriteGuard;
 use rusqlite::Connection;
 use tokio::sync::watch;
 use vfs::{Errno, FsError, Ino, Result};
@@ -31,6 +32,10 @@ use crate::replica::log::Log;
 use crate::replica::pages::PageSource as _;
 use crate::upload::{self, Pending, Uploaded};
 use crate::wal::PageView;
+use crate::whole::{Noted, Whole};
+
+/// How often a round begins anew for files that were named meanwhile, before it has them wait.
+const OPEN_PASSES_MAX: usize = 4;
 
 /// What to seal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,9 +118,9 @@ impl Rounds {
         if let Some(Released { seq, committed }) = self.released {
             return Ok(Done { seq, released: true, committed, view: None });
         }
-        self.seal(which)?;
         let seq = self.log.next_seq().map_err(to_fs)?;
-        let (pending, rider) = self.store(seq, release)?;
+        let shared = self.engine.shared.clone();
+        let (pending, rider, closed) = self.prepare(which, &shared.whole, seq, release)?;
         self.uploaded = Uploaded::default();
         self.engine.writer.run(move |tx| {
             if release {
@@ -125,6 +130,7 @@ impl Rounds {
             pending.mark_stored(tx, seq)
         })?;
         let captured = self.engine.writer.between(|thread| thread.capture())?;
+        drop(closed);
         // What the store has must be on this disk too, page for page: later deltas build on it.
         if let Err(error) = self.engine.durable.sync_database(&self.engine.writer) {
             let Captured { changed, .. } = captured;
@@ -175,15 +181,55 @@ impl Rounds {
         Ok(())
     }
 
-    fn seal(&self, which: &Which) -> Result<()> {
+    /// Seals and stores for commit `seq`, until no file has a name that the store lacks content of and that
+    /// has to be there whole. No other gets one as long as the guard lives.
+    fn prepare<'a>(
+        &self,
+        which: &Which,
+        whole: &'a Whole,
+        seq: u64,
+        release: bool,
+    ) -> Result<(Pending, Bytes, RwLockWriteGuard<'a, ()>)> {
+        let mut which = which.clone();
+        for _ in 0..OPEN_PASSES_MAX {
+            self.seal(&which, whole)?;
+            let (pending, rider) = self.store(seq, release)?;
+            let closed = whole.close();
+            if whole.is_empty() {
+                return Ok((pending, rider, closed));
+            }
+            drop(closed);
+            which = Which::These(Vec::new());
+        }
+        let closed = whole.close();
+        self.seal(&which, whole)?;
+        let (pending, rider) = self.store(seq, release)?;
+        Ok((pending, rider, closed))
+    }
+
+    fn seal(&self, which: &Which, whole: &Whole) -> Result<()> {
+        let noted = whole.take();
+        let sealed = self.seal_with(which, &noted);
+        if sealed.is_err() {
+            whole.give_back(noted);
+        }
+        sealed
+    }
+
+    fn seal_with(&self, which: &Which, noted: &Noted) -> Result<()> {
         let engine = &self.engine;
+        let now = engine.clock.monotonic();
         let mut inodes = match which {
-            Which::These(inodes) => inodes.clone(),
-            Which::All | Which::Quiet => engine.read_database(dirty_inodes)?,
+            Which::These(inodes) if !noted.all => inodes.clone(),
+            _ => engine.read_database(dirty_inodes)?,
         };
-        if *which == Which::Quiet {
-            let now = engine.clock.monotonic();
-            inodes.retain(|ino| engine.heat.is_quiet(*ino, now));
+        if *which == Which::Quiet && !noted.all {
+            inodes.retain(|ino| engine.heat.is_quiet(*ino, now) || noted.inodes.contains(ino));
+        }
+        if matches!(which, Which::These(_)) && !noted.all {
+            inodes.extend(&noted.inodes);
+            inodes.sort_unstable();
+            inodes.dedup();
         }
         engine.heat.cool(&inodes);
         engine.seal(inodes, self.epoch)

@@ -29,6 +29,7 @@ use crate::front::delta::{Delta, EntryKey, EntryRef};
 use crate::front::record::{self, Item, Patch, SpoolStep};
 use crate::front::{self, Front, Key, Loaded, fold};
 use crate::pins::Pins;
+use crate::whole::Whole;
 
 /// What changes may use besides the rows. Shared with the rest of the engine.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) spool: Spool,
     /// The most bytes of content.
     pub(crate) bytes_max: u64,
+    /// Files whose names a commit has with all of their content.
+    pub(crate) whole: Whole,
 }
 
 /// What a change did. Kept from one to the next, for its room.

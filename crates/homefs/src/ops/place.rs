@@ -4,7 +4,7 @@ use vfs::{Errno, Expect, FsError, Ino, Kind, Placed, Result, Touched, check_name
 
 use super::names::{self, New};
 use super::remove;
-use crate::meta::inode::Inode;
+use crate::meta::inode::{Inode, Tier};
 use crate::meta::rows::Rows as _;
 use crate::meta::tx::Tx;
 
@@ -19,6 +19,9 @@ pub(crate) fn place(
     let inode = tx.get(ino)?;
     if inode.kind == Kind::Directory || !names::is_detached(tx, ino)? {
         return Err(FsError::with(Errno::EINVAL, "only a detached non-directory can be placed"));
+    }
+    if inode.tier != Tier::Inline {
+        tx.shared.whole.note(ino);
     }
     let placed = give_name(tx, &inode, base, path, expect)?;
     names::settle(tx, &inode)?;

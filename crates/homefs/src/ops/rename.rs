@@ -4,7 +4,7 @@ use vfs::{Errno, FsError, Ino, Kind, ROOT, RenameFlags, Result, check_name};
 
 use super::{names, remove};
 use crate::limits::DEPTH_MAX;
-use crate::meta::inode::Inode;
+use crate::meta::inode::{Inode, Tier};
 use crate::meta::rows::Rows as _;
 use crate::meta::tx::Tx;
 
@@ -41,6 +41,9 @@ pub(crate) fn rename(
         (_, Some(other)) if other.ino == moved.ino => Ok(()),
         (_, Some(other)) => {
             check_replaceable(tx, &moved, &other)?;
+            if moved.tier != Tier::Inline {
+                tx.shared.whole.note(moved.ino);
+            }
             names::remove_entry(tx, parent, name)?;
             names::retarget(tx, new_parent, new_name, moved.ino)?;
             let lost = i64::from(other.kind == Kind::Directory);

@@ -1,13 +1,13 @@
 //! What survives which loss.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base::{ErrorKind, SnapshotId};
 use homefs::{HomeFs, HomeSettings, Recovery, SyncMode};
-use vfs::{FileSystem as _, ROOT, SetAttr};
+use vfs::{FileSystem as _, Graft, Kind, ROOT, RenameFlags, SetAttr};
 
-use crate::support::{World, eventually, get, noise, put, try_get, upload};
+use crate::support::{ROOT_USER, World, eventually, get, noise, put, try_get, upload};
 
 #[test]
 fn a_killed_process_loses_nothing_it_acknowledged() {
@@ -86,6 +86,83 @@ fn a_file_that_was_dirty_when_its_host_was_lost_is_as_it_was_synced() {
     assert_eq!(opened.files_reverted, 1);
     assert_eq!(get(&home, "f"), noise(50_000, 1));
     assert_eq!(home.statfs().unwrap().bytes_used, 50_001);
+}
+
+#[test]
+fn a_file_that_took_its_name_whole_is_not_stored_without_its_content() {
+    for size in [20_000, 200_000, 5_000_000] {
+        let world = World::new();
+        let (home, _) = world.open("a");
+        for name in ["placed", "renamed", "merged"] {
+            upload(&home, name, b"old");
+        }
+        let other = put(&home, "other", b"x");
+        home.sync(None).unwrap();
+        upload(&home, "placed", &noise(size, 1));
+        put(&home, "temporary", &noise(size, 2));
+        home.rename(ROOT, b"temporary", ROOT, b"renamed", RenameFlags::Replace).unwrap();
+        let from = home.create_detached(Kind::Directory, 0o755, ROOT_USER).unwrap().ino;
+        let file = home.mknod(from, b"merged", Kind::File, 0o644, ROOT_USER, 0).unwrap().ino;
+        for (n, part) in noise(size, 3).chunks(1 << 20).enumerate() {
+            home.write(file, (n << 20) as u64, part).unwrap();
+        }
+        let graft = Graft { from, into: ROOT, removals: &[], implicit: &[from], expect: None };
+        home.graft(&graft).unwrap();
+        // Somebody else's sync takes all names along.
+        home.write(other, 0, b"y").unwrap();
+        home.sync(Some(other)).unwrap();
+        drop(home);
+        let (home, _) = world.open("b");
+        for (seed, name) in [(1, "placed"), (2, "renamed"), (3, "merged")] {
+            assert!(get(&home, name) == noise(size, seed), "{name}, {size} bytes");
+        }
+    }
+}
+
+#[test]
+fn uploads_without_a_pause_are_stored_whole_by_every_sync_beside_them() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    let other = put(&home, "other", b"x");
+    home.sync(None).unwrap();
+    let (done, home) = (AtomicBool::new(false), &home);
+    std::thread::scope(|scope| {
+        for writer in 0..3 {
+            let done = &done;
+            scope.spawn(move || {
+                for n in 0.. {
+                    if done.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    upload(home, &format!("f{writer}"), &noise(60_000 + n as usize, n));
+                }
+            });
+        }
+        // Also where a check fails: the scope waits for the writers.
+        let _stop = StopAtEnd(&done);
+        let snapshot = world.snapshot("c");
+        let mut seen = 0;
+        for n in 0..60_u64 {
+            home.write(other, 0, &n.to_le_bytes()).unwrap();
+            home.sync(Some(other)).unwrap();
+            snapshot.refresh().unwrap();
+            for writer in 0..3 {
+                let Some(data) = try_get(&snapshot, &format!("f{writer}")) else { continue };
+                let n = data.len().checked_sub(60_000).expect("not all of it is there");
+                assert!(data == noise(60_000 + n, n as u64), "another content");
+                seen += 1;
+            }
+        }
+        assert!(seen > 0, "nothing was stored");
+    });
+}
+
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]

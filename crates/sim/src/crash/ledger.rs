@@ -80,9 +80,8 @@ impl Own {
         let mut allowed = Vec::new();
         match self.since.get(path) {
             Some(since) if lost_disk => {
+                // Old or new: a name is never stored without its content.
                 allowed.extend(since.iter().map(|call| outcome(call.as_ref())));
-                // Replicated before it was sealed: a new file can be there and empty.
-                allowed.push(Some(Vec::new()));
             }
             _ => allowed.push(outcome(self.local.get(path))),
         }
