@@ -97,11 +97,6 @@ impl SleepRecord {
         Self { version, ..self }
     }
 
-    /// Whether it knows the home as it is in `version`.
-    pub(crate) fn is_of(&self, home: &HomeId, version: u64) -> bool {
-        self.home == *home && self.version == version
-    }
-
     /// The same beside the files in `dir`, which nobody writes to any more.
     pub(crate) fn with_files(self, dir: &MachineDir) -> io::Result<Self> {
         Ok(Self { files: files(dir)?, ..self })

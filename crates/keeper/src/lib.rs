@@ -19,7 +19,6 @@
 
 mod asleep;
 pub mod client;
-mod control;
 mod error;
 pub mod executions;
 pub mod files;

@@ -169,15 +169,7 @@ impl Keeper {
             Err(error) => return words(&self.parts, false, 0, Some(&error)),
         };
         self.standing.lock().home = Some(home.clone());
-        let opened_version = opened.version;
-        let found = Found { asleep, opened };
-        // Until a guest runs, the memory that was found still fits the home, if it did.
-        let version = home.version();
-        let fitted = found
-            .asleep
-            .as_ref()
-            .is_some_and(|record| record.is_of(&self.spec.home, opened_version));
-        let outcome = self.with_home(&home, &found, shared).await;
+        let outcome = self.with_home(&home, &Found { asleep, opened }, shared).await;
         self.enter(KeeperState::Stopping);
         // Nothing that is acknowledged may come after the last commit.
         shared.door.close();
@@ -186,6 +178,7 @@ impl Keeper {
         let (outcome, held) = match outcome {
             Ok((Ending::Fenced(why), _)) => {
                 let error = Failure::new(ErrorKind::Fenced, why);
+                self.renew_record(&home, false).await;
                 return words(&self.parts, false, home.status().seq, Some(&error));
             }
             Ok((Ending::Asked, held)) => (None, held),
@@ -193,8 +186,7 @@ impl Keeper {
             Err(error) => (Some(error), None),
         };
         let released = self.release(&home).await;
-        let untouched = fitted && home.version() == version;
-        self.renew_record(&home, held.is_some() || untouched).await;
+        self.renew_record(&home, held.is_some()).await;
         match released {
             Ok(seq) => words(&self.parts, true, seq, outcome.as_ref()),
             Err(error) => words(

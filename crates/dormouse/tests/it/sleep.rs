@@ -208,7 +208,14 @@ fn a_keeper_killed_at_any_point_of_a_sleep_or_a_wake_loses_nothing() {
             if matches!(phase.as_str(), "failed" | "sleeping") {
                 api.post(&format!("/v1/machines/{machine}/wake"), "");
             }
-            phase == "running" && api.run(&machine, &["/bin/true"]).0 == 0
+            // The server may not have noticed yet that the keeper was killed: 502, and to be tried again.
+            let command = serde_json::json!({ "command": ["/bin/true"] });
+            let path = format!("/v1/machines/{machine}/executions");
+            let started = (phase == "running").then(|| api.post_json(&path, &command));
+            started.filter(|reply| reply.status.is_success()).is_some_and(|reply| {
+                let id = reply.json()["execution_id"].as_str().unwrap_or_default().to_owned();
+                api.ended(&machine, &id)["status"] == "succeeded"
+            })
         });
         resumed += usize::from(how(&api, &machine).0 == "resumed");
         for n in 0..=cycle {

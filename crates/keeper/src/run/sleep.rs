@@ -18,7 +18,7 @@ use fuse_serve::Session;
 use homefs::HomeFs;
 
 use super::Keeper;
-use super::start::Awake;
+use super::start::{Awake, close};
 use crate::asleep::SleepRecord;
 use crate::guest::Guest;
 use crate::{Failure, Result};
@@ -63,7 +63,7 @@ impl Keeper {
         Ok(None)
     }
 
-    /// Brings the guest to rest. What it is called when it wakes.
+    /// Brings the guest to rest; what a wake has to know of it.
     ///
     /// # Errors
     /// Why not, and the guest goes on.
@@ -115,11 +115,7 @@ impl Keeper {
         guest.agent().close().await;
         let saved = instance.suspend(&self.dir.devices()).await;
         instance.stop(Duration::ZERO).await;
-        crate::files::blocking(move || {
-            drop(channel);
-            Ok(())
-        })
-        .await?;
+        close(channel).await?;
         let written = match saved {
             Ok(()) => {
                 let (dir, home) = (self.dir.clone(), home.clone());
@@ -148,14 +144,12 @@ impl Keeper {
         }
     }
 
-    /// Opening a home gives it another version, and so does giving it up; neither is a change that a guest
-    /// would have to know of. `fits`: nobody but the guest has changed the home since the record in the
-    /// machine's directory was written. Where there is none, or it does not fit, what is left of the
-    /// guest's memory is removed.
-    pub(super) async fn renew_record(&self, home: &Arc<HomeFs>, fits: bool) {
+    /// Giving a home up gives it another version, which is no change that a guest would have to know of.
+    /// `asleep`: this keeper has saved the guest. Else what is left of the guest's memory is removed.
+    pub(super) async fn renew_record(&self, home: &Arc<HomeFs>, asleep: bool) {
         let (dir, home) = (self.dir.clone(), home.clone());
         let renewed = crate::files::blocking(move || {
-            let record = SleepRecord::read(&dir).filter(|_| fits);
+            let record = SleepRecord::read(&dir).filter(|_| asleep);
             let done = match record {
                 Some(record) => record.at_version(home.version()).write(&dir),
                 None => SleepRecord::remove(&dir).map(|()| {

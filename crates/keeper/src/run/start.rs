@@ -23,7 +23,6 @@ use vfs::FileSystem as _;
 
 use super::{Found, Keeper, guest_ended};
 use crate::asleep::SleepRecord;
-use crate::control::Control;
 use crate::files::Files;
 use crate::guest::Guest;
 use crate::server::Shared;
@@ -54,7 +53,7 @@ struct Started {
     instance: Arc<dyn Instance>,
     session: Arc<Session>,
     channel: Arc<Channel>,
-    control: Control,
+    control: UnixStream,
 }
 
 impl Awake {
@@ -66,7 +65,8 @@ impl Awake {
     }
 }
 
-async fn close(channel: Arc<Channel>) -> Result<()> {
+/// Waits for requests that are under way.
+pub(super) async fn close(channel: Arc<Channel>) -> Result<()> {
     crate::files::blocking(move || {
         drop(channel);
         Ok(())
@@ -235,8 +235,7 @@ impl Keeper {
             .set_nonblocking(true)
             .and_then(|()| UnixStream::from_std(started.control))
             .map_err(|error| Failure::internal("set up the control channel", error))?;
-        let (channel, control) = (Arc::new(channel), Control::new(control));
-        Ok(Started { instance, session, channel, control })
+        Ok(Started { instance, session, channel: Arc::new(channel), control })
     }
 
     /// File calls whose changes the guest's kernel hears of.
@@ -248,7 +247,7 @@ impl Keeper {
 
     async fn meet_agent(
         &self,
-        control: Control,
+        control: UnixStream,
         instance: &Arc<dyn Instance>,
     ) -> Result<AgentClient> {
         let meeting = async {
