@@ -205,9 +205,6 @@ impl FileSystem for Engine {
 
     fn graft(&self, graft: &Graft<'_>) -> Result<Touched> {
         let _entered = self.shared.whole.enter();
-        self.change(|tx| {
-            tx.shared.whole.note_all();
-            ops::graft::graft(tx, graft)
-        })
+        self.change(|tx| ops::graft::graft(tx, graft))
     }
 }

@@ -38,6 +38,10 @@ pub(crate) fn graft(tx: &mut Tx<'_>, graft: &Graft<'_>) -> Result<Touched> {
             return Err(FsError::new(Errno::ESTALE));
         }
     }
+    if !tx.is_empty(graft.from)? {
+        // Which of its files are dirty is not looked up. One that only removes brings none.
+        tx.shared.whole.note_all();
+    }
     let mut touched = Touched::default();
     let implicit: HashSet<Ino> = graft.implicit.iter().copied().collect();
     for path in graft.removals {
