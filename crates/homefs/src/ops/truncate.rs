@@ -44,8 +44,8 @@ pub(crate) fn fallocate(tx: &mut Tx<'_>, ino: Ino, mode: u32, offset: u64, len: 
     let end = checked_end(offset, len)?;
     match mode {
         0 | KEEP_SIZE => {
-            let there = layers::covered(&layers::pieces(tx, ino, offset, end)?);
-            tx.check_space(len - there)?;
+            let size = if mode == 0 { inode.size.max(end) } else { inode.size };
+            tx.check_space(missing(tx, &inode, size, (offset, end))?)?;
             tx.check_room()?;
         }
         m if m == PUNCH_HOLE | KEEP_SIZE || m & !KEEP_SIZE == ZERO_RANGE => {
@@ -63,6 +63,16 @@ pub(crate) fn fallocate(tx: &mut Tx<'_>, ino: Ino, mode: u32, offset: u64, len: 
     tx.content_changed(&mut inode);
     tx.save(&inode);
     Ok(())
+}
+
+/// The bytes that a file of `size` bytes has yet to allocate, to have content in a range.
+fn missing(tx: &Tx<'_>, inode: &Inode, size: u64, (start, end): (u64, u64)) -> Result<u64> {
+    if inode.tier == Tier::Inline && size <= INLINE_BYTES_MAX {
+        // Inline content is one piece from the beginning: what lies before the range is part of it.
+        return Ok(end.min(size).saturating_sub(inode.alloc));
+    }
+    let there = layers::covered(&layers::pieces(tx, inode.ino, start, end)?);
+    Ok(end - start - there)
 }
 
 /// Makes zeros of the holes between `start` and `end`, so that writing there needs no more room.

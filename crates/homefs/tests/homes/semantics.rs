@@ -54,6 +54,24 @@ fn space_is_bounded_and_given_back() {
 }
 
 #[test]
+fn allocating_far_into_a_small_file_counts_what_lies_before() {
+    let mut world = World::new();
+    world.bytes_max = 1 << 20;
+    let (home, _) = world.open("a");
+    let rest = make(&home, "rest");
+    home.write(rest, 0, &noise((1 << 20) - 10_000, 1)).unwrap();
+    // One piece of content from the beginning: 12,000 bytes, not the 1,000 that are asked for.
+    let small = make(&home, "small");
+    assert_eq!(home.fallocate(small, 0, 11_000, 1_000).unwrap_err().errno(), Errno::ENOSPC);
+    assert_eq!(home.getattr(small).unwrap().size, 0, "a refusal changes nothing");
+    home.fallocate(small, 0, 9_000, 1_000).unwrap();
+    assert_eq!(home.statfs().unwrap().bytes_used, 1 << 20, "filled to the last byte");
+    // Beyond the end of the file, where nothing is kept, nothing is taken.
+    home.fallocate(small, 1, 11_000, 1_000).unwrap();
+    home.fallocate(small, 0, 0, 10_000).unwrap();
+}
+
+#[test]
 fn what_was_allocated_can_be_written_when_all_else_is_full() {
     let mut world = World::new();
     world.bytes_max = 1 << 20;
