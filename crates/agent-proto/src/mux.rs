@@ -16,6 +16,8 @@
 //! write fails. Lesser violations (a stream too many, a frame beyond its window) are refused with
 //! a GoAway and ignored; a peer that goes on with them only hears that again.
 
+mod lower;
+
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -29,6 +31,7 @@ use tokio_util::compat::TokioAsyncReadCompatExt;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use yamux::{Config, Connection, ConnectionError, Mode};
 
+use self::lower::Lower;
 use crate::limits::{CLOSE_TIMEOUT, SPLIT_BYTES, WINDOW_BYTES, YAMUX_STREAMS_MAX};
 use crate::{Error, STREAMS_MAX};
 
@@ -69,7 +72,7 @@ impl HostMux {
     {
         let session = Arc::new(Session::default());
         let (open, requests) = mpsc::channel(STREAMS_MAX);
-        let connection = Connection::new(stream.compat(), config(), Mode::Client);
+        let connection = Connection::new(Lower(stream).compat(), config(), Mode::Client);
         let driver = HostDriver { connection, requests, waiting: None };
         let closing = session.closing.clone();
         spawn_driver(Arc::clone(&session), driver.run(closing));

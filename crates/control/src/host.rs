@@ -140,6 +140,9 @@ pub trait Host: Send + Sync + Debug + 'static {
     async fn forget_memory(&self, machine: &MachineId) -> Result<()>;
 }
 
+/// How often a keeper is asked that cannot say when it has moved.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
 /// A connection to one running keeper.
 #[async_trait]
 pub trait KeeperLink: FileCalls {
@@ -148,6 +151,16 @@ pub trait KeeperLink: FileCalls {
     /// # Errors
     /// `Unreachable` where it does not answer.
     async fn status(&self) -> Result<KeeperStatus>;
+    /// What it says of itself once that is another phase than the one that was `seen`, or its home is
+    /// claimed since; after `wait` in any case. May come early. Cancel-safe.
+    ///
+    /// # Errors
+    /// `Unreachable` where it does not answer.
+    async fn next_status(&self, seen: &KeeperStatus, wait: Duration) -> Result<KeeperStatus> {
+        let _ = seen;
+        tokio::time::sleep(wait.min(LOOK_AGAIN)).await;
+        self.status().await
+    }
     /// Asks it to put the machine to sleep. Returns at once; [`Self::status`] and [`Self::ended`]
     /// tell how it goes. Idempotent.
     ///

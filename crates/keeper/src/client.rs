@@ -24,11 +24,11 @@ use crate::files::{
 use crate::layout::MachineDir;
 use crate::server::Kept;
 use crate::server::wire::{
-    DirArgs, ForkArgs, GetArgs, GetInfo, ImportArgs, ListArgs, PathArgs, PutArgs, RemoveArgs,
-    SnapshotArgs, StartArgs, WaitArgs,
+    DirArgs, ForkArgs, GetArgs, GetInfo, ImportArgs, ListArgs, NextArgs, PathArgs, PutArgs,
+    RemoveArgs, SnapshotArgs, StartArgs, WaitArgs,
 };
 use crate::server::{ARGS_HEADER, INFO_HEADER, encode_header};
-use crate::{Failure, Result, Status};
+use crate::{Failure, Result, Stage, Status};
 use connections::{Connections, RequestBody};
 
 /// Largest JSON answer that is believed, in bytes.
@@ -58,6 +58,17 @@ impl Client {
     /// `Unreachable` where there is none; `Timeout` where it listens and does not answer.
     pub async fn status(&self) -> Result<Status> {
         self.at_once(Method::GET, "/status").await
+    }
+
+    /// How the keeper stands once that differs in its stage from what was `seen`; after `wait` in any case.
+    ///
+    /// # Errors
+    /// `NotFound` of one that is older than this call; else those of [`status`](Self::status).
+    pub async fn next_status(&self, seen: Stage, wait: Duration) -> Result<Status> {
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        let args = NextArgs { seen, wait_ms };
+        let answer = self.json(Method::GET, "/status/next", &args, empty());
+        within(STATUS_TIMEOUT + wait, answer).await
     }
 
     /// Asks it to put the machine to sleep and end. Answers at once.
@@ -239,12 +250,7 @@ impl Client {
 
     /// A call that a keeper answers from memory.
     async fn at_once(&self, method: Method, path: &str) -> Result<Status> {
-        let answer = self.json(method, path, &(), empty());
-        tokio::time::timeout(STATUS_TIMEOUT, answer).await.unwrap_or_else(|_| {
-            let seconds = STATUS_TIMEOUT.as_secs();
-            let why = format!("the machine's keeper does not answer: nothing came in {seconds} s");
-            Err(Failure::new(ErrorKind::Timeout, why))
-        })
+        within(STATUS_TIMEOUT, self.json(method, path, &(), empty())).await
     }
 
     async fn json<A: Serialize, T: DeserializeOwned>(
@@ -277,6 +283,18 @@ impl Client {
         let response = self.connections.send(request).await?;
         if response.status().is_success() { Ok(response) } else { Err(failure(response).await) }
     }
+}
+
+/// An answer that comes within `patience`, or the error that none does.
+async fn within(
+    patience: Duration,
+    answer: impl Future<Output = Result<Status>>,
+) -> Result<Status> {
+    tokio::time::timeout(patience, answer).await.unwrap_or_else(|_| {
+        let seconds = patience.as_secs();
+        let why = format!("the machine's keeper does not answer: nothing came in {seconds} s");
+        Err(Failure::new(ErrorKind::Timeout, why))
+    })
 }
 
 fn empty() -> RequestBody {

@@ -21,6 +21,8 @@ use crate::{Client, Failure, LastWords, Result};
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often a wait looks again.
 const POLL: Duration = Duration::from_millis(50);
+/// The first pause of a wait for a keeper that starts; it listens after some 10 ms. Doubles up to [`POLL`].
+const POLL_FIRST: Duration = Duration::from_millis(2);
 /// How long a killed keeper may take to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A log past this size starts anew with the next keeper.
@@ -57,6 +59,7 @@ pub async fn start(
         .map_err(|error| Failure::internal("start the keeper", error))?;
     let client = Client::new(dir);
     let listening = async {
+        let mut pause = POLL_FIRST;
         loop {
             if client.status().await.is_ok() {
                 return Ok(());
@@ -64,7 +67,8 @@ pub async fn start(
             if let Ok(Some(status)) = child.try_wait() {
                 return Err(ended_early(dir, &status.to_string()));
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(POLL);
         }
     };
     let done = tokio::time::timeout(LISTEN_TIMEOUT, listening).await.unwrap_or_else(|_| {
@@ -105,7 +109,11 @@ pub fn forget_memory(dir: &MachineDir) -> Result<()> {
 /// Returns once no keeper of this machine lives.
 pub async fn ended(dir: &MachineDir) {
     while is_alive(dir) {
-        tokio::time::sleep(POLL).await;
+        match Lock::watch(dir) {
+            // It cannot fail but for want of memory; then the lock is asked again, a little later.
+            Some(process) if process.readable().await.is_ok() => (),
+            _ => tokio::time::sleep(POLL).await,
+        }
     }
 }
 

@@ -35,4 +35,4 @@ pub use client::Client;
 pub use error::{Failure, Result};
 pub use run::{Parts, refuse, run};
 pub use spec::KeeperSpec;
-pub use status::{KeeperState, LastWords, Status};
+pub use status::{KeeperState, LastWords, Stage, Status};

@@ -9,6 +9,7 @@
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,9 @@ use std::path::{Path, PathBuf};
 use base::ErrorKind;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::layout::MachineDir;
 use crate::{Failure, Result};
@@ -80,6 +84,18 @@ impl Lock {
         }
     }
 
+    /// What becomes readable when the process that holds the lock of `dir` has ended; `None` where it has
+    /// not written its number down yet. Waiting for it costs nothing, however long it lives.
+    pub(crate) fn watch(dir: &MachineDir) -> Option<AsyncFd<OwnedFd>> {
+        let pid = Self::holder(dir)?;
+        let process = pidfd_open(Pid::from_raw(pid.as_raw())?, PidfdFlags::NONBLOCK).ok()?;
+        // Its number could have become another's just before; then that one is not the holder.
+        if Self::holder(dir) != Some(pid) {
+            return None;
+        }
+        watched(process)
+    }
+
     /// The process that holds the lock of `dir`, where it has written its number down.
     ///
     /// A new holder's file has the number of an earlier one for a moment, and that number may be
@@ -104,6 +120,12 @@ fn read(path: PathBuf) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path).ok()?.take(READ_BYTES_MAX).read_to_end(&mut bytes).ok()?;
     Some(bytes)
+}
+
+#[allow(unsafe_code, reason = "tokio wants to be promised what a descriptor is; says why it holds")]
+fn watched(process: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` gives the same open descriptor until it is dropped, and the `AsyncFd` owns it.
+    unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) }.ok()
 }
 
 fn whole_file(kind: i32) -> libc::flock {
@@ -168,6 +190,13 @@ mod tests {
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
+        // A process that has only just begun has no command line yet.
+        let command = format!("/proc/{}/cmdline", sleeper.id());
+        let begun = || std::fs::read(&command).is_ok_and(|line| line.starts_with(b"sh\0"));
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !begun() && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
         std::fs::write(dir.lock(), format!("{}\n", sleeper.id())).unwrap();
         let holder = Lock::holder(&dir);
         sleeper.kill().unwrap();

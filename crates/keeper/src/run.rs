@@ -26,6 +26,7 @@ use homefs::{HomeFs, HomeSettings, Opened, Recovery, SyncMode};
 use objstore::ObjectStore;
 use parking_lot::Mutex;
 use runtime::{Exit, Instance, Runtime};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::sleep::Held;
@@ -122,6 +123,8 @@ struct Keeper {
     spec: KeeperSpec,
     parts: Parts,
     standing: Arc<Mutex<Standing>>,
+    /// Told when the stage changes.
+    moved: watch::Sender<()>,
     stop: CancellationToken,
 }
 
@@ -136,7 +139,8 @@ impl Keeper {
             runner: None,
         };
         let stop = parts.terminate.child_token();
-        Self { dir, spec, parts, standing: Arc::new(Mutex::new(standing)), stop }
+        let (standing, moved) = (Arc::new(Mutex::new(standing)), watch::Sender::new(()));
+        Self { dir, spec, parts, standing, moved, stop }
     }
 
     async fn live(self) -> LastWords {
@@ -150,6 +154,7 @@ impl Keeper {
             files: std::sync::OnceLock::new(),
             runner: std::sync::OnceLock::new(),
             status: status_of(self.standing.clone()),
+            moved: self.moved.subscribe(),
             stop: self.stop.clone(),
         });
         let end = CancellationToken::new();
@@ -169,6 +174,7 @@ impl Keeper {
             Err(error) => return words(&self.parts, false, 0, Some(&error)),
         };
         self.standing.lock().home = Some(home.clone());
+        self.moved.send_replace(());
         let outcome = self.with_home(&home, &Found { asleep, opened }, shared).await;
         self.enter(KeeperState::Stopping);
         // Nothing that is acknowledged may come after the last commit.
@@ -309,6 +315,8 @@ impl Keeper {
             standing.state = state;
             standing.since = self.parts.clock.now();
         }
+        drop(standing);
+        self.moved.send_replace(());
     }
 }
 

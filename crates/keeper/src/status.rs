@@ -67,6 +67,23 @@ pub struct Status {
     pub last_activity: Option<Timestamp>,
 }
 
+impl Status {
+    /// What somebody waits for who waits for a keeper to come up: another state, or a home that is claimed.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        Stage { state: self.state, claimed: self.epoch > Epoch::default() }
+    }
+}
+
+/// How far a keeper has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stage {
+    /// Where it stands.
+    pub state: KeeperState,
+    /// Whether it holds its home.
+    pub claimed: bool,
+}
+
 /// How a keeper ended. The file is replaced by rename, so it is whole or absent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastWords {

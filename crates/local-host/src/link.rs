@@ -1,5 +1,7 @@
 //! One running keeper.
 
+use std::time::Duration;
+
 use agent_proto::{FrameKind, FrameReader, FrameWriter, Signal};
 use async_trait::async_trait;
 use base::{ExecutionId, HomeId, MachineId, SnapshotId};
@@ -14,7 +16,7 @@ use control::host::{ExecutionRecords, KeeperLink, KeeperPhase, KeeperStatus, Wok
 use control::{Error, Page, PageQuery, Result};
 use futures::StreamExt;
 use keeper::layout::MachineDir;
-use keeper::{Client, KeeperState, launch};
+use keeper::{Client, KeeperState, Stage, Status, launch};
 use tokio::sync::mpsc;
 use vfs::path::TreePath;
 use vfs::tar::ImportOptions;
@@ -26,8 +28,10 @@ use crate::records::LocalRecords;
 
 /// Pieces of input that wait for a slow guest.
 const INPUT_AHEAD: usize = 16;
+/// How often a keeper is asked that cannot say when it has moved.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long the record may take to be closed after its output has ended.
-const END_PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+const END_PATIENCE: Duration = Duration::from_secs(20);
 
 /// A connection to one running keeper.
 #[derive(Debug)]
@@ -44,12 +48,10 @@ impl LocalLink {
         let client = Client::new(&dir);
         Self { machine, dir, calls: Calls::Keeper(client.clone()), client, leftovers }
     }
-}
 
-#[async_trait]
-impl KeeperLink for LocalLink {
-    async fn status(&self) -> Result<KeeperStatus> {
-        let status = match self.client.status().await {
+    /// What a keeper said of itself, or its silence.
+    fn told(&self, status: keeper::Result<Status>) -> Result<KeeperStatus> {
+        let status = match status {
             Ok(status) => status,
             // It holds its lock and no longer listens: it is saying its last words.
             // One that listens and says nothing is stuck; that is another error.
@@ -67,8 +69,9 @@ impl KeeperLink for LocalLink {
             }
             Err(error) => return Err(convert::failure(error)),
         };
+        let stage = status.stage();
         Ok(KeeperStatus {
-            phase: match status.state {
+            phase: match stage.state {
                 KeeperState::Starting => KeeperPhase::Starting,
                 KeeperState::Running => KeeperPhase::Ready,
                 KeeperState::Stopping => KeeperPhase::Stopping,
@@ -77,9 +80,34 @@ impl KeeperLink for LocalLink {
             executions_running: u32::try_from(status.executions_live).unwrap_or(u32::MAX),
             last_activity: status.last_activity,
             woken: convert::woken(&status.woken),
-            // Only who holds a home has an epoch of it.
-            home_claimed: status.epoch > base::Epoch::default(),
+            home_claimed: stage.claimed,
         })
+    }
+}
+
+#[async_trait]
+impl KeeperLink for LocalLink {
+    async fn status(&self) -> Result<KeeperStatus> {
+        self.told(self.client.status().await)
+    }
+
+    async fn next_status(&self, seen: &KeeperStatus, wait: Duration) -> Result<KeeperStatus> {
+        let state = match seen.phase {
+            KeeperPhase::Starting => KeeperState::Starting,
+            KeeperPhase::Ready => KeeperState::Running,
+            KeeperPhase::Stopping | KeeperPhase::Stopped | KeeperPhase::Failed => {
+                KeeperState::Stopping
+            }
+        };
+        let seen = Stage { state, claimed: seen.home_claimed };
+        match self.client.next_status(seen, wait).await {
+            // A keeper of an older version, which runs on under this server.
+            Err(error) if error.kind == base::ErrorKind::NotFound => {
+                tokio::time::sleep(wait.min(LOOK_AGAIN)).await;
+                self.status().await
+            }
+            status => self.told(status),
+        }
     }
 
     async fn sleep(&self) -> Result<()> {
@@ -114,7 +142,7 @@ impl KeeperLink for LocalLink {
         Ok(convert::execution(&self.machine, record))
     }
 
-    async fn wait(&self, id: &ExecutionId, wait: std::time::Duration) -> Result<Execution> {
+    async fn wait(&self, id: &ExecutionId, wait: Duration) -> Result<Execution> {
         let record = self.client.wait(id, wait).await.map_err(convert::failure)?;
         Ok(convert::execution(&self.machine, record))
     }

@@ -14,13 +14,16 @@ use super::driver::Nudge;
 use super::lifecycle::{Observed, Step};
 use super::record::{self, Record};
 use crate::control::Inner;
-use crate::host::{KeeperFailure, KeeperLink, KeeperPhase, KeeperSpec, Woken};
+use crate::host::{KeeperFailure, KeeperLink, KeeperPhase, KeeperSpec, KeeperStatus, Woken};
 use crate::{Error, Result};
 
 /// How long a keeper that no longer answers may take to end.
 const LAST_WORDS_WAIT: Duration = Duration::from_secs(5);
 
-/// First pause between two looks at a keeper that is coming up or going down; grows to the second.
+/// Longest that a keeper is waited for that is coming up before the deadline is looked at.
+const LOOK_FOR: Duration = Duration::from_secs(1);
+
+/// First pause between two looks at a keeper that is going down; grows to the second.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 
 /// What was seen of a machine, with the means to act on it.
@@ -127,15 +130,22 @@ async fn await_ready(
         report(inner, row, Observation::of(Phase::Starting, "starting")).await?;
     }
     let deadline = since + inner.settings.timing.start_max;
-    let mut pause = LOOK_EVERY.0;
     let mut claimed = !row.take_over;
+    // The first is asked for at once; those that follow, when there is something new.
+    let mut seen: Option<KeeperStatus> = None;
     loop {
-        tokio::select! {
+        let look = async {
+            match &seen {
+                None => link.status().await,
+                Some(seen) => link.next_status(seen, LOOK_FOR).await,
+            }
+        };
+        let status = tokio::select! {
             () = nudge.given() => return Ok(()),
             () = link.ended() => return Err(ended_words(inner, row).await),
-            () = tokio::time::sleep(pause) => (),
-        }
-        match link.status().await {
+            status = look => status,
+        };
+        match status {
             Ok(status) => {
                 if status.home_claimed && !claimed {
                     claimed = true;
@@ -144,6 +154,7 @@ async fn await_ready(
                 if status.phase != KeeperPhase::Starting {
                     return Ok(());
                 }
+                seen = Some(status);
             }
             // It may have ended just now; then its last words say more than its silence.
             Err(silent) => {
@@ -163,7 +174,6 @@ async fn await_ready(
             )
             .with_code("GUEST_SILENT"));
         }
-        pause = (pause * 2).min(LOOK_EVERY.1);
     }
 }
 

@@ -111,9 +111,11 @@ impl Keeper {
         awake: Awake,
         record: SleepRecord,
     ) -> Result<Option<Held>> {
-        let Awake { instance, session, channel, guest, .. } = awake;
+        let Awake { instance, session, channel, guest, line, .. } = awake;
         guest.agent().close().await;
         let saved = instance.suspend(&self.dir.devices()).await;
+        // A guest that saw it close would have to look for the next host.
+        drop(line);
         instance.stop(Duration::ZERO).await;
         close(channel).await?;
         let written = match saved {

@@ -10,8 +10,9 @@
 //! A guest that does not come up is killed; its home is as after a loss of power.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent_proto::{AgentClient, Configure, Hello};
 use base::ErrorKind;
@@ -42,6 +43,8 @@ pub(super) struct Awake {
     pub(super) session: Arc<Session>,
     pub(super) channel: Arc<Channel>,
     pub(super) guest: Arc<Guest>,
+    /// Another handle to the control channel: as long as it is there, the guest's port is not hung up.
+    pub(super) line: OwnedFd,
     /// What it runs on.
     pub(super) ran_on: BTreeMap<String, String>,
     /// Whether its memory is in a file.
@@ -54,6 +57,7 @@ struct Started {
     session: Arc<Session>,
     channel: Arc<Channel>,
     control: UnixStream,
+    line: OwnedFd,
 }
 
 impl Awake {
@@ -125,6 +129,7 @@ impl Keeper {
         if found.opened.files_reverted > 0 {
             return Err("files of its home were lost with another host".to_owned());
         }
+        let begun = Instant::now();
         // From here on the memory is used up.
         SleepRecord::remove(&self.dir)
             .map_err(|error| format!("take its sleep record away: {error}"))?;
@@ -135,6 +140,7 @@ impl Keeper {
             tracing::warn!(%error, "go on from saved memory");
             "it could not be brought back".to_owned()
         })?;
+        let running = begun.elapsed();
         let met = async {
             let agent = AgentClient::reconnect(started.control, &*self.parts.entropy).await?;
             let hello = agent.hello().await?;
@@ -153,13 +159,14 @@ impl Keeper {
         };
         match met {
             Ok(agent) => {
+                let answered = begun.elapsed();
+                tracing::info!(?running, ?answered, "the guest goes on from its memory");
                 std::fs::remove_file(self.dir.devices()).ok();
                 let notifier = started.channel.notifier();
                 let guest = Arc::new(Guest::new(agent, notifier, record.notified()));
-                let (instance, session, channel) =
-                    (started.instance, started.session, started.channel);
+                let Started { instance, session, channel, line, .. } = started;
                 let keeps_memory = true;
-                Ok(Awake { instance, session, channel, guest, ran_on, keeps_memory })
+                Ok(Awake { instance, session, channel, guest, line, ran_on, keeps_memory })
             }
             Err(why) => {
                 started.instance.stop(Duration::ZERO).await;
@@ -187,11 +194,11 @@ impl Keeper {
         // Files can be read and written while the guest boots; its kernel knows nothing yet.
         shared.files.set(self.files(home, &started.channel)).ok();
         shared.home.set(home.clone()).ok();
-        let Started { instance, session, channel, control } = started;
+        let Started { instance, session, channel, control, line } = started;
         match self.meet_agent(control, &instance).await {
             Ok(agent) => {
                 let guest = Arc::new(Guest::new(agent, channel.notifier(), 0));
-                Ok(Awake { instance, session, channel, guest, ran_on, keeps_memory })
+                Ok(Awake { instance, session, channel, guest, line, ran_on, keeps_memory })
             }
             Err(error) => {
                 instance.stop(Duration::ZERO).await;
@@ -230,12 +237,15 @@ impl Keeper {
         let threads = fuse_serve::Threads::default();
         let channel = Channel::serve(session.clone(), started.fuse, threads)
             .map_err(|error| Failure::internal("serve the home to the guest", error))?;
+        let line = started.control.try_clone().map(OwnedFd::from);
         let control = started
             .control
             .set_nonblocking(true)
-            .and_then(|()| UnixStream::from_std(started.control))
+            .and_then(|()| UnixStream::from_std(started.control));
+        let (line, control) = line
+            .and_then(|line| Ok((line, control?)))
             .map_err(|error| Failure::internal("set up the control channel", error))?;
-        Ok(Started { instance, session, channel: Arc::new(channel), control })
+        Ok(Started { instance, session, channel: Arc::new(channel), control, line })
     }
 
     /// File calls whose changes the guest's kernel hears of.

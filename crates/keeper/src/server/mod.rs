@@ -11,6 +11,7 @@ mod door;
 mod executions;
 mod files;
 mod reply;
+mod standing;
 mod states;
 
 use std::os::fd::AsRawFd;
@@ -21,6 +22,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::{get, post, put};
 use tokio::net::UnixListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::executions::runner::Runner;
@@ -37,6 +39,7 @@ pub(crate) mod wire {
     pub(crate) use super::files::{
         DirArgs, GetArgs, GetInfo, ImportArgs, ListArgs, PathArgs, PutArgs, RemoveArgs,
     };
+    pub(crate) use super::standing::NextArgs;
     pub(crate) use super::states::{ForkArgs, SnapshotArgs};
 }
 
@@ -49,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) home: std::sync::OnceLock<Arc<homefs::HomeFs>>,
     pub(crate) runner: std::sync::OnceLock<Arc<Runner>>,
     pub(crate) status: Box<dyn Fn() -> Status + Send + Sync>,
+    /// Heard when the keeper's stage changes.
+    pub(crate) moved: watch::Receiver<()>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -77,8 +82,9 @@ type Ctx = State<Arc<Shared>>;
 
 fn router(shared: Arc<Shared>) -> Router {
     Router::new()
-        .route("/status", get(status))
-        .route("/stop", post(stop))
+        .route("/status", get(standing::status))
+        .route("/status/next", get(standing::next))
+        .route("/stop", post(standing::stop))
         .route("/files/stat", get(files::stat))
         .route("/files/content", get(files::get).merge(put(files::put)).delete(files::remove))
         .route("/files/list", get(files::list))
@@ -104,15 +110,6 @@ pub(crate) async fn serve(
         .with_graceful_shutdown(end.cancelled_owned())
         .await
         .map_err(|error| Failure::internal("serve the keeper's socket", error))
-}
-
-async fn status(State(shared): Ctx) -> axum::Json<Status> {
-    axum::Json((shared.status)())
-}
-
-async fn stop(State(shared): Ctx) -> axum::Json<Status> {
-    shared.stop.cancel();
-    axum::Json((shared.status)())
 }
 
 /// Binds `path`, however long it is: a socket address holds 107 bytes, so the socket is named

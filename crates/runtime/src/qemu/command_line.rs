@@ -41,12 +41,13 @@ pub(crate) struct Descriptors {
     pub(crate) incoming: Option<RawFd>,
 }
 
-/// The arguments for `spec`; `user_network` gives it QEMU's user-mode network.
+/// The arguments for `spec`; `user_network` gives it QEMU's user-mode network. A guest that goes on from
+/// its memory has read its kernel's arguments already, `tsc_khz` among them.
 pub(crate) fn arguments(
     spec: &Spec,
     accelerator: Accelerator,
     user_network: bool,
-    tsc_khz: u64,
+    tsc_khz: Option<u64>,
     fds: &Descriptors,
 ) -> Result<Vec<String>, Error> {
     let mut args: Vec<String> = Vec::new();
@@ -147,11 +148,12 @@ fn kernel_arguments(
     spec: &Spec,
     accelerator: Accelerator,
     user_network: bool,
-    tsc_khz: u64,
+    tsc_khz: Option<u64>,
 ) -> Result<String, Error> {
+    let tsc = tsc_khz.map(|khz| format!("tsc_early_khz={khz} ")).unwrap_or_default();
     let mut line = format!(
-        "console=ttyS0 quiet reboot=t panic=-1 tsc_early_khz={tsc_khz} tsc=reliable no5lvl audit=0 \
-         apparmor=0 cryptomgr.notests random.trust_cpu=on 8250.nr_uarts=1"
+        "console=ttyS0 quiet reboot=t panic=-1 {tsc}tsc=reliable no5lvl audit=0 apparmor=0 \
+         cryptomgr.notests random.trust_cpu=on 8250.nr_uarts=1"
     );
     if accelerator == Accelerator::Tcg {
         // Speculation that they guard against does not happen in translated code.
@@ -221,7 +223,7 @@ mod tests {
     }
 
     fn line(spec: &Spec, accelerator: Accelerator, network: bool) -> String {
-        arguments(spec, accelerator, network, 2_700_000, &FDS).unwrap().join(" ")
+        arguments(spec, accelerator, network, Some(2_700_000), &FDS).unwrap().join(" ")
     }
 
     #[test]
@@ -269,7 +271,7 @@ mod tests {
     #[test]
     fn memory_in_a_file_can_be_saved_and_brought_back() {
         let line = |fds: &Descriptors| {
-            arguments(&spec(), Accelerator::Tcg, true, 1, fds).unwrap().join(" ")
+            arguments(&spec(), Accelerator::Tcg, true, Some(1), fds).unwrap().join(" ")
         };
         let plain = line(&FDS);
         assert!(
@@ -297,10 +299,10 @@ mod tests {
     fn an_agent_argument_cannot_add_kernel_arguments() {
         for value in ["a b", "a\tinit=/bin/sh", "\"", "é", "a\n"] {
             let spec = Spec { agent_args: vec![("k".to_owned(), value.to_owned())], ..spec() };
-            let error = arguments(&spec, Accelerator::Tcg, true, 1, &FDS).unwrap_err();
+            let error = arguments(&spec, Accelerator::Tcg, true, Some(1), &FDS).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{value:?}");
         }
         let spec = Spec { agent_args: vec![("k".to_owned(), "v".repeat(2048))], ..spec() };
-        assert!(arguments(&spec, Accelerator::Tcg, true, 1, &FDS).is_err());
+        assert!(arguments(&spec, Accelerator::Tcg, true, Some(1), &FDS).is_err());
     }
 }

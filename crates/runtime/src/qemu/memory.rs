@@ -71,17 +71,31 @@ pub(crate) fn open_state(memory: &Memory) -> Result<Option<File>, Error> {
     Ok(Some(file))
 }
 
-/// Has a QEMU that waits for it (`-incoming defer`) read the device state, and lets the guest run.
-pub(crate) fn resume(monitor: UnixStream, state: &File) -> Result<(), Error> {
-    let resumed = (|| {
+/// Has a QEMU that waits for it (`-incoming defer`) read the device state.
+pub(crate) fn load(monitor: UnixStream, state: &File) -> Result<Loaded, Error> {
+    let loaded = (|| {
         let mut qmp = Qmp::negotiate(monitor)?;
         ignore_shared(&mut qmp)?;
         qmp.give(STATE, state.as_fd())?;
         qmp.execute("migrate-incoming", json!({ "uri": format!("fd:{STATE}") }))?;
         migrated(&mut qmp)?;
-        qmp.execute("cont", json!({}))
+        Ok::<_, io::Error>(Loaded { qmp })
     })();
-    resumed.map(drop).map_err(|error| Error::Resume(error.to_string()))
+    loaded.map_err(|error| Error::Resume(error.to_string()))
+}
+
+/// A guest that is loaded and does not run yet.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    qmp: Qmp,
+}
+
+impl Loaded {
+    /// Lets it run.
+    pub(crate) fn go_on(mut self) -> Result<(), Error> {
+        let told = self.qmp.execute("cont", json!({}));
+        told.map(drop).map_err(|error| Error::Resume(error.to_string()))
+    }
 }
 
 /// Stops the guest and writes its device state to a new file at `path`. The guest does not run when

@@ -2,9 +2,10 @@
 //!
 //! Starting an instance, in order: check the spec; measure the TSC beside everything else; claim a
 //! slot on this host ([`slot`]: a number that gives user id, address and interface name); make the
-//! network namespace; open the files; spawn QEMU from a thread of its own ([`supervise`]), which then
-//! keeps its logs, waits for its end and takes down what was made for it. A guest that was suspended
-//! goes on then ([`memory`]). Whatever fails on the way, dropping what was made so far undoes it.
+//! network namespace ([`place`]); open the files; spawn QEMU from a thread of its own ([`supervise`]),
+//! which then keeps its logs, waits for its end and takes down what was made for it. The namespace is
+//! connected to the world meanwhile. A guest that was suspended goes on once both are done ([`memory`]).
+//! Whatever fails on the way, dropping what was made so far undoes it.
 //!
 //! # Who can do what
 //! - As root, QEMU runs as a user id of its own, without capabilities, in its seccomp sandbox. It opens
@@ -23,6 +24,7 @@ mod fingerprint;
 mod log;
 mod memory;
 mod network;
+mod place;
 mod qmp;
 mod slot;
 mod spawn;
@@ -34,17 +36,18 @@ use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
 pub use self::accel::Accelerator;
 use self::command_line::{Descriptors, arguments};
-use self::network::Link;
-use self::slot::{Registry, Slot};
+use self::place::Place;
+use self::slot::Registry;
 use self::spawn::Confinement;
 use self::supervise::{Process, QemuInstance};
 use crate::limits::{MEMORY_MIB_MAX, MEMORY_MIB_MIN, VCPU_MAX};
-use crate::{Error, Missing, Network, Runtime, Spec, Started};
+use crate::{Error, Memory, Missing, Network, Runtime, Spec, Started};
 
 /// Debian's command for what this runtime runs.
 const INSTALL: &str = "apt-get install --no-install-recommends qemu-system-x86 iproute2 nftables";
@@ -130,7 +133,8 @@ impl Runtime for Qemu {
     }
 }
 
-/// Everything of a start that blocks: about 0.1 s, most of it in `ip` and `nft`.
+/// Everything of a start that blocks. The network is connected (`ip` and `nft`, some 50 ms) while QEMU
+/// begins: its namespace is there before it, and leads nowhere until the rules are in place.
 fn start(spec: &Spec, settings: &QemuSettings, accelerator: Accelerator) -> Result<Started, Error> {
     check(spec)?;
     let program = find_program(&settings.program).ok_or_else(|| Error::Missing {
@@ -138,37 +142,39 @@ fn start(spec: &Spec, settings: &QemuSettings, accelerator: Accelerator) -> Resu
         mend: INSTALL.to_owned(),
     })?;
     fs::create_dir_all(&spec.log_dir).map_err(start_error("create the log folder"))?;
-    let tsc = std::thread::spawn(tsc::khz);
+    let saved = matches!(spec.memory, Memory::Saved { .. });
+    let tsc = (!saved).then(|| std::thread::spawn(tsc::khz));
 
-    let slot = is_root().then(|| Registry::host()?.claim(&spec.machine)).transpose()?;
-    let link = match (&slot, spec.network) {
-        (Some(slot), Network::Isolated) => Some(Link::attach(slot)?),
-        (None, Network::Isolated) => {
-            tracing::warn!(machine = %spec.machine, "no network: a namespace needs root");
-            None
-        }
-        _ => None,
-    };
-    let user_network = link.is_some() || spec.network == Network::User;
-
-    let files = Files::open(spec, slot.as_ref().map(Slot::user_id))?;
-    let tsc_khz = tsc.join().map_err(|_| Error::Start("measure the TSC".to_owned()))?;
+    let place = Arc::new(Place::claim(spec)?);
+    let user = place.user_id();
+    let user_network = place.link.is_some() || spec.network == Network::User;
+    let files = Files::open(spec, user)?;
+    let tsc_khz = tsc.map(std::thread::JoinHandle::join).transpose();
+    let tsc_khz = tsc_khz.map_err(|_| Error::Start("measure the TSC".to_owned()))?;
     let arguments =
         arguments(spec, accelerator, user_network, tsc_khz, &files.inherited.numbers())?;
-    let confinement = Confinement {
-        user: slot.as_ref().map(Slot::user_id),
-        groups: accelerator.groups(),
-        keep_open: files.inherited.all(),
-    };
+    let confinement =
+        Confinement { user, groups: accelerator.groups(), keep_open: files.inherited.all() };
     tracing::debug!(machine = %spec.machine, ?accelerator, tsc_khz, ?arguments, "start qemu");
-    let process = Process { program, arguments, confinement, link, slot };
     let Files { inherited, control, fuse, console, monitor, incoming } = files;
     let suspending = monitor.zip(spec.memory.file().map(Path::to_owned));
-    let instance = QemuInstance::spawn(process, console, &spec.log_dir, suspending)?;
-    // Only now: QEMU has its own copies.
-    drop(inherited);
-    if let Some((monitor, state)) = incoming {
-        memory::resume(monitor, &state)?;
+    let process = Process { program, arguments, confinement, place: place.clone() };
+    let (instance, connected) = std::thread::scope(|scope| {
+        let connecting = scope.spawn(|| place.connect());
+        let instance = QemuInstance::spawn(process, console, &spec.log_dir, suspending);
+        // Only now: QEMU has its own copies.
+        drop(inherited);
+        let loaded = instance.and_then(|instance| {
+            let waiting =
+                incoming.map(|(monitor, state)| memory::load(monitor, &state)).transpose()?;
+            Ok((instance, waiting))
+        });
+        (loaded, connecting.join())
+    });
+    let (instance, waiting) = instance?;
+    connected.map_err(|_| Error::Start("connect the network".to_owned()))??;
+    if let Some(waiting) = waiting {
+        waiting.go_on()?;
     }
     Ok(Started { instance: Box::new(instance), control, fuse })
 }

@@ -23,7 +23,7 @@ use tokio::sync::{oneshot, watch};
 use super::log::{RingLog, Tail};
 use super::memory;
 use super::network::Link;
-use super::slot::Slot;
+use super::place::Place;
 use super::spawn::{Confinement, end_of, spawn};
 use super::start_error;
 use crate::{Error, Exit, Instance};
@@ -37,8 +37,7 @@ pub(crate) struct Process {
     pub(crate) program: PathBuf,
     pub(crate) arguments: Vec<String>,
     pub(crate) confinement: Confinement,
-    pub(crate) link: Option<Link>,
-    pub(crate) slot: Option<Slot>,
+    pub(crate) place: Arc<Place>,
 }
 
 /// A running QEMU.
@@ -183,7 +182,7 @@ fn supervise(
     ended: &watch::Sender<Option<Exit>>,
     suspended: &AtomicBool,
 ) {
-    let Process { program, arguments, confinement, link, slot } = process;
+    let Process { program, arguments, confinement, place } = process;
     let mut command = Command::new(&program);
     command
         .args(&arguments)
@@ -192,7 +191,8 @@ fn supervise(
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
-    let born = link
+    let born = place
+        .link
         .as_ref()
         .map_or(Ok(()), Link::enter)
         .and_then(|()| spawn(&mut command, &confinement))
@@ -203,7 +203,7 @@ fn supervise(
     let (mut child, end) = match born {
         Ok(born) => born,
         Err(error) => {
-            drop((link, slot));
+            drop(place);
             // Nobody waits where the start was given up.
             drop(started.send(Err(Error::Start(format!("{}: {error}", program.display())))));
             return;
@@ -219,9 +219,9 @@ fn supervise(
         Ok(status) => exit_of(status, was_killed, &logs),
         Err(error) => Exit::Crashed(format!("wait for qemu: {error}")),
     };
-    // The slot last: while it is held, nobody else may use the names made from it.
-    drop(link);
-    drop(slot);
+    // Before anybody hears of the end, who may start it again. A start that still connects the network
+    // has a handle to it too, and has not returned then.
+    drop(place);
     // An instance that was dropped has no receiver.
     drop(ended.send(Some(exit)));
 }

@@ -44,47 +44,48 @@ pub(crate) fn link_name(slot: u16) -> String {
 /// A namespace with its way out; gone when dropped.
 #[derive(Debug)]
 pub(crate) struct Link {
+    slot: u16,
     name: String,
     namespace: OwnedFd,
     /// The namespace of the host, for whoever takes the link down from inside the other.
     outside: OwnedFd,
     registry: Registry,
+    resolvers: Resolvers,
     /// A `resolv.conf` for QEMU, where the host's names only loopback addresses.
     resolv_conf: Option<tempfile::NamedTempFile>,
 }
 
 impl Link {
-    /// Makes namespace, veth pair, addresses and rules for `slot`.
-    pub(crate) fn attach(slot: &Slot) -> Result<Self, Error> {
-        let _exclusive = slot.registry().exclusive()?;
-        let failed = |what: &str| {
-            let what = what.to_owned();
-            move |error: io::Error| Error::Missing {
-                what: format!("cannot {what}: {error}"),
-                mend: "needs root with CAP_NET_ADMIN and CAP_SYS_ADMIN, iproute2 and nftables; or \
-                       configure network = \"user\""
-                    .to_owned(),
-            }
-        };
+    /// Makes a namespace for `slot`, which leads nowhere yet.
+    pub(crate) fn new(slot: &Slot) -> Result<Self, Error> {
         let resolvers = resolvers::of_host();
+        let resolv_conf = resolvers.replacement().map_err(failed("write a resolv.conf"))?;
+        let outside = current_namespace().map_err(failed("open the network namespace"))?;
+        let namespace = new_namespace().map_err(failed("make a network namespace"))?;
+        let (slot, registry) = (slot.number(), slot.registry().clone());
+        Ok(Self {
+            slot,
+            name: link_name(slot),
+            namespace,
+            outside,
+            registry,
+            resolvers,
+            resolv_conf,
+        })
+    }
+
+    /// Gives it veth pair, addresses and rules. Dropping the link undoes what was done.
+    pub(crate) fn connect(&self) -> Result<(), Error> {
+        let _exclusive = self.registry.exclusive()?;
         let routes = run("ip", &["-4", "-json", "route", "show", "table", "all"], "")
             .map_err(failed("read the routes"))?;
         let mut taken = address::taken(&routes);
-        taken.extend(resolvers.addresses.iter().copied().map(Block::single));
-        let subnet = choose(slot.number(), &taken).ok_or_else(|| {
+        taken.extend(self.resolvers.addresses.iter().copied().map(Block::single));
+        let subnet = choose(self.slot, &taken).ok_or_else(|| {
             Error::Start("no private network is free: routes of this host take all".to_owned())
         })?;
-        let resolv_conf = resolvers.replacement().map_err(failed("write a resolv.conf"))?;
-
         forward().map_err(failed("switch on net.ipv4.ip_forward"))?;
-        let outside = current_namespace().map_err(failed("open the network namespace"))?;
-        let namespace = new_namespace().map_err(failed("make a network namespace"))?;
-        let name = link_name(slot.number());
-        // From here on, dropping the link undoes.
-        let registry = slot.registry().clone();
-        let link = Self { name, namespace, outside, registry, resolv_conf };
-        link.plug(subnet, &resolvers).map_err(failed("connect a network namespace"))?;
-        Ok(link)
+        self.plug(subnet).map_err(failed("connect a network namespace"))
     }
 
     /// Moves the calling thread into the namespace. There is no way back for it.
@@ -99,8 +100,8 @@ impl Link {
         Ok(())
     }
 
-    fn plug(&self, subnet: Subnet, resolvers: &Resolvers) -> io::Result<()> {
-        run("nft", &["-f", "-"], &rules::table(&resolvers.addresses))?;
+    fn plug(&self, subnet: Subnet) -> io::Result<()> {
+        run("nft", &["-f", "-"], &rules::table(&self.resolvers.addresses))?;
         let mtu = uplink_mtu();
         let (name, host, guest) = (&self.name, subnet.host(), subnet.guest());
         // `ip` takes a path as the name of a namespace where it holds a slash.
@@ -210,6 +211,17 @@ fn uplink_mtu() -> u32 {
         .and_then(|device| fs::read_to_string(format!("/sys/class/net/{device}/mtu")).ok())
         .and_then(|mtu| mtu.trim().parse().ok())
         .map_or(1500, |mtu: u32| mtu.clamp(576, 1500))
+}
+
+/// What could not be done for a network, and what mends it.
+fn failed(what: &str) -> impl Fn(io::Error) -> Error {
+    move |error| Error::Missing {
+        what: format!("cannot {what}: {error}"),
+        mend:
+            "needs root with CAP_NET_ADMIN and CAP_SYS_ADMIN, iproute2 and nftables; or configure \
+               network = \"user\""
+                .to_owned(),
+    }
 }
 
 /// Runs a program with `input`; what it said becomes the error where it fails.

@@ -16,7 +16,9 @@ fn attached() -> Option<(Link, Slot)> {
         return None;
     }
     let slot = Registry::host().unwrap().claim(&MachineId::generate()).unwrap();
-    Some((Link::attach(&slot).unwrap(), slot))
+    let link = Link::new(&slot).unwrap();
+    link.connect().unwrap();
+    Some((link, slot))
 }
 
 fn connects(link: &Link, to: &str) -> bool {

@@ -1,0 +1,54 @@
+//! How the keeper stands, and the call that has it end.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+
+use super::Ctx;
+use super::reply::Args;
+use crate::{KeeperState, Stage, Status};
+
+/// Longest that anybody waits for the next stage.
+const NEXT_MAX: Duration = Duration::from_secs(60);
+
+/// How the keeper stands.
+pub(super) async fn status(State(shared): Ctx) -> Json<Status> {
+    Json((shared.status)())
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct NextArgs {
+    pub(crate) seen: Stage,
+    pub(crate) wait_ms: u64,
+}
+
+/// Answers once the keeper is at another stage than the one that was seen, or after the given time.
+pub(super) async fn next(
+    State(shared): Ctx,
+    Args(NextArgs { seen, wait_ms }): Args<NextArgs>,
+) -> Json<Status> {
+    let mut moved = shared.moved.clone();
+    let changed = async {
+        loop {
+            moved.borrow_and_update();
+            // One that stops does not wait for those who wait for it.
+            let stage = (shared.status)().stage();
+            if stage != seen
+                || stage.state == KeeperState::Stopping
+                || moved.changed().await.is_err()
+            {
+                return;
+            }
+        }
+    };
+    drop(tokio::time::timeout(Duration::from_millis(wait_ms).min(NEXT_MAX), changed).await);
+    Json((shared.status)())
+}
+
+/// Asks the keeper to put the machine to sleep and end.
+pub(super) async fn stop(State(shared): Ctx) -> Json<Status> {
+    shared.stop.cancel();
+    Json((shared.status)())
+}
