@@ -99,14 +99,23 @@ fn hypervisor(program: Option<PathBuf>) -> Vec<Finding> {
     let runtime = Qemu::new(qemu_settings(program));
     let lacks = runtime.missing();
     if lacks.is_empty() {
-        return vec![match runtime.accelerator() {
+        let shares = match runtime.holds_to_shares() {
+            Ok(()) => good("limits", "machines are held to their CPU and memory"),
+            Err(why) => note(
+                "limits",
+                format!("machines are not held to their CPU and memory: {why}"),
+                "run as root where /sys/fs/cgroup can be written",
+            ),
+        };
+        let hypervisor = match runtime.accelerator() {
             Accelerator::Kvm => good("hypervisor", "QEMU with KVM"),
             Accelerator::Tcg => note(
                 "hypervisor",
                 "QEMU by software emulation: guests work, slowly",
                 "use a host whose CPU has vmx or svm and whose /dev/kvm works",
             ),
-        }];
+        };
+        return vec![hypervisor, shares];
     }
     lacks.into_iter().map(|lack| missing(&lack.what, "not found", lack.mend)).collect()
 }

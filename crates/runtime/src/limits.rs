@@ -19,6 +19,11 @@ pub(crate) const MEMORY_MIB_MAX: u64 = 1024 * 1024;
 pub(crate) const VCPU_MAX: f64 = 255.0;
 /// Memory for translated code under TCG, in MiB. QEMU's own default is 1024 an instance.
 pub(crate) const TRANSLATION_MIB: u32 = 256;
+/// What the hypervisor may need beside the guest's memory and translated code, in MiB: 40 to 90 measured,
+/// and page cache of its disks, which is given up under pressure.
+pub(crate) const HYPERVISOR_MIB: u64 = 256;
+/// Threads of a hypervisor: virtual CPUs, and up to 64 that wait for a disk.
+pub(crate) const THREADS_MAX: u32 = 512;
 /// How many instances one host may run at a time: one slot each.
 pub(crate) const SLOTS: u32 = 1 << 16;
 /// Largest `resolv.conf` that is read, in bytes.

@@ -8,17 +8,18 @@
 //! Whatever fails on the way, dropping what was made so far undoes it.
 //!
 //! # Who can do what
-//! - As root, QEMU runs as a user id of its own, without capabilities, in its seccomp sandbox. It opens
-//!   no path that belongs to the machine: disks and channels are descriptors it inherits.
+//! - As root, QEMU runs as a user id of its own, without capabilities, in its seccomp sandbox, held to its
+//!   share of CPU time, memory and threads ([`cgroup`]). It opens no path that belongs to the machine: disks and channels are descriptors it inherits.
 //! - Without root it runs as our user, and [`Network::Isolated`] means no network.
 //! - It dies with the process that started it (`PR_SET_PDEATHSIG`); its namespace, held by nobody
 //!   else, goes with it. What then remains (slot, nftables table) the next start sweeps.
 //!
 //! # Limits of this version
-//! A fraction of a CPU is rounded up to a whole one; under TCG every instance has exactly one, since
-//! on few host CPUs a second slows the home down several times.
+//! The guest sees whole CPUs, a fraction rounded up, and gets its share of their time; under TCG every
+//! instance has exactly one, since on few host CPUs a second slows the home down several times.
 
 mod accel;
+mod cgroup;
 mod command_line;
 mod fingerprint;
 mod log;
@@ -41,6 +42,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 pub use self::accel::Accelerator;
+use self::cgroup::Shares;
 use self::command_line::{Descriptors, arguments};
 use self::place::Place;
 use self::slot::Registry;
@@ -88,6 +90,18 @@ impl Qemu {
     #[must_use]
     pub fn accelerator(&self) -> Accelerator {
         self.settings.accelerator.unwrap_or_else(accel::detect)
+    }
+
+    /// Whether machines are held to their shares of CPU and memory on this host.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub fn holds_to_shares(&self) -> Result<(), String> {
+        if is_root() {
+            cgroup::probe().map_err(|error| format!("no control groups: {error}"))
+        } else {
+            Err("control groups need root".to_owned())
+        }
     }
 
     /// Takes down what killed keepers left on this host. Every start does so too; this is for whoever
@@ -145,7 +159,7 @@ fn start(spec: &Spec, settings: &QemuSettings, accelerator: Accelerator) -> Resu
     let saved = matches!(spec.memory, Memory::Saved { .. });
     let tsc = (!saved).then(|| std::thread::spawn(tsc::khz));
 
-    let place = Arc::new(Place::claim(spec)?);
+    let place = Arc::new(Place::claim(spec, &Shares::of(spec, accelerator))?);
     let user = place.user_id();
     let user_network = place.link.is_some() || spec.network == Network::User;
     let files = Files::open(spec, user)?;
@@ -153,8 +167,13 @@ fn start(spec: &Spec, settings: &QemuSettings, accelerator: Accelerator) -> Resu
     let tsc_khz = tsc_khz.map_err(|_| Error::Start("measure the TSC".to_owned()))?;
     let arguments =
         arguments(spec, accelerator, user_network, tsc_khz, &files.inherited.numbers())?;
-    let confinement =
-        Confinement { user, groups: accelerator.groups(), keep_open: files.inherited.all() };
+    let doors = place.doors()?;
+    let confinement = Confinement {
+        user,
+        groups: accelerator.groups(),
+        keep_open: files.inherited.all(),
+        enter: doors.iter().map(AsRawFd::as_raw_fd).collect(),
+    };
     tracing::debug!(machine = %spec.machine, ?accelerator, tsc_khz, ?arguments, "start qemu");
     let Files { inherited, control, fuse, console, monitor, incoming } = files;
     let suspending = monitor.zip(spec.memory.file().map(Path::to_owned));
@@ -163,7 +182,7 @@ fn start(spec: &Spec, settings: &QemuSettings, accelerator: Accelerator) -> Resu
         let connecting = scope.spawn(|| place.connect());
         let instance = QemuInstance::spawn(process, console, &spec.log_dir, suspending);
         // Only now: QEMU has its own copies.
-        drop(inherited);
+        drop((inherited, doors));
         let loaded = instance.and_then(|instance| {
             let waiting =
                 incoming.map(|(monitor, state)| memory::load(monitor, &state)).transpose()?;

@@ -1,8 +1,12 @@
-//! What an instance has of this host: a slot, and with it a network namespace.
+//! What an instance has of this host: a slot, and with it a network namespace and control groups.
 
-use super::is_root;
-use super::network::Link;
+use std::fs::File;
+use std::io;
+
+use super::cgroup::{self, Cgroup, Shares};
+use super::network::{self, Link};
 use super::slot::{Registry, Slot};
+use super::{is_root, start_error};
 use crate::{Error, Network, Spec};
 
 /// See the module. All of it goes when it is dropped.
@@ -10,12 +14,13 @@ use crate::{Error, Network, Spec};
 pub(crate) struct Place {
     /// Dropped before the slot: while that is held, nobody else may use the names made from it.
     pub(crate) link: Option<Link>,
+    cgroup: Option<Cgroup>,
     slot: Option<Slot>,
 }
 
 impl Place {
     /// Claims a slot where we may, and makes the namespace, which leads nowhere yet.
-    pub(crate) fn claim(spec: &Spec) -> Result<Self, Error> {
+    pub(crate) fn claim(spec: &Spec, shares: &Shares) -> Result<Self, Error> {
         let slot = is_root().then(|| Registry::host()?.claim(&spec.machine)).transpose()?;
         let link = match (&slot, spec.network) {
             (Some(slot), Network::Isolated) => Some(Link::new(slot)?),
@@ -25,7 +30,23 @@ impl Place {
             }
             _ => None,
         };
-        Ok(Self { link, slot })
+        let cgroup = slot.as_ref().and_then(|slot| {
+            let made = Cgroup::create(slot.number(), shares);
+            made.inspect_err(|error| {
+                tracing::warn!(
+                    machine = %spec.machine, %error,
+                    "no control groups: the machine is not held to its share of CPU and memory"
+                );
+            })
+            .ok()
+        });
+        Ok(Self { link, cgroup, slot })
+    }
+
+    /// What the hypervisor writes `0` to, to enter its control groups.
+    pub(crate) fn doors(&self) -> Result<Vec<File>, Error> {
+        let doors = self.cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::doors);
+        doors.map_err(start_error("open a control group"))
     }
 
     /// Connects the namespace to the world.
@@ -37,4 +58,10 @@ impl Place {
     pub(crate) fn user_id(&self) -> Option<u32> {
         self.slot.as_ref().map(Slot::user_id)
     }
+}
+
+/// Takes down what a dead holder of `slot` left.
+pub(crate) fn remove(slot: u16) -> io::Result<()> {
+    network::remove_link(&network::link_name(slot))?;
+    cgroup::remove(slot)
 }

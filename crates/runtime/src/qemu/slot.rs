@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use base::{Digest, MachineId};
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{network, start_error};
+use super::{network, place, start_error};
 use crate::Error;
 use crate::limits::SLOTS;
 
@@ -62,7 +62,7 @@ impl Registry {
     /// Claims a slot for `machine`, after taking down what dead holders left behind.
     pub(crate) fn claim(&self, machine: &MachineId) -> Result<Slot, Error> {
         let _exclusive = self.exclusive()?;
-        self.sweep(&mut |number| network::remove_link(&network::link_name(number)))
+        self.sweep(&mut place::remove)
             .and_then(|()| self.claim_free(machine))
             .map_err(start_error("claim a slot of this host"))?
             .ok_or_else(|| Error::Start(format!("all {SLOTS} slots of this host are taken")))
@@ -71,7 +71,7 @@ impl Registry {
     /// Takes down what dead holders left behind, the shared table too where nobody is left.
     pub(crate) fn clean(&self) -> Result<(), Error> {
         let _exclusive = self.exclusive()?;
-        self.sweep(&mut |number| network::remove_link(&network::link_name(number)))
+        self.sweep(&mut place::remove)
             .and_then(|()| if self.holds(0) { network::remove_table() } else { Ok(()) })
             .map_err(start_error("sweep the slots of this host"))
     }

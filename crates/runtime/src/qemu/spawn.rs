@@ -1,7 +1,7 @@
 //! Starts a child that has given up everything it does not need.
 //!
-//! Between fork and exec, in this order, as each step needs what the next one gives up: keep the
-//! named descriptors open; no core dumps, which would hold the guest's memory; groups, group and
+//! Between fork and exec, in this order, as each step needs what the next one gives up: enter its
+//! control groups; keep the named descriptors open; no core dumps, which would hold the guest's memory; groups, group and
 //! user; no new privileges, ever; death with the parent. The last comes after the change of user,
 //! which clears it.
 #![allow(unsafe_code, reason = "code between fork and exec; each use says why it is sound")]
@@ -26,6 +26,8 @@ pub(crate) struct Confinement {
     pub(crate) groups: Vec<u32>,
     /// Descriptors that it inherits under the same numbers.
     pub(crate) keep_open: Vec<RawFd>,
+    /// `cgroup.procs` of the control groups that it enters.
+    pub(crate) enter: Vec<RawFd>,
 }
 
 /// Spawns `command`, confined.
@@ -42,6 +44,12 @@ pub(crate) fn spawn(command: &mut Command, confinement: &Confinement) -> io::Res
 }
 
 fn confine(confinement: &Confinement, groups: &[Gid], parent: Pid) -> io::Result<()> {
+    for &fd in &confinement.enter {
+        // SAFETY: the parent holds these descriptors open until the child has started.
+        let door = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+        // Zero is whoever writes it.
+        nix::unistd::write(door, b"0")?;
+    }
     for &fd in &confinement.keep_open {
         // SAFETY: the parent holds these descriptors open until the child has started.
         let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };

@@ -1,0 +1,269 @@
+//! Holds an instance to its share of the host: CPU time, memory, threads.
+//!
+//! Each instance has a control group of its own, `dormouse/SLOT` at the root of the host's hierarchy, or of
+//! the container's. QEMU enters it between fork and exec ([`super::spawn`]), so that everything it ever uses
+//! is counted. The guest's memory is part of that, also where it lies in a file.
+//!
+//! # Failure
+//! A host that gives us no control groups (a container that sees them read-only, say) still runs machines:
+//! they are not held to their shares then, and that is logged and said by `doctor`.
+//!
+//! # Crash
+//! A group outlives its processes; the next sweep of the slots removes it.
+
+mod shares;
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+pub(crate) use self::shares::Shares;
+use self::shares::{Hierarchy, Setting};
+
+const ROOT: &str = "/sys/fs/cgroup";
+/// The group of which all instances' groups are part.
+const PARENT: &str = "dormouse";
+/// A group can be removed once the kernel has let go of its last process: some milliseconds.
+const REMOVE_TRIES: u32 = 50;
+const REMOVE_PAUSE: Duration = Duration::from_millis(4);
+
+/// The groups of one instance: one in version 2, one a controller in version 1. Gone when dropped; the
+/// processes in them have to be gone before.
+#[derive(Debug)]
+pub(crate) struct Cgroup {
+    dirs: Vec<PathBuf>,
+}
+
+impl Cgroup {
+    /// Makes the groups of `slot` and sets `shares`.
+    ///
+    /// # Errors
+    /// Where the host gives us none; nothing is left then.
+    pub(crate) fn create(slot: u16, shares: &Shares) -> io::Result<Self> {
+        Self::create_below(Path::new(ROOT), slot, shares)
+    }
+
+    fn create_below(root: &Path, slot: u16, shares: &Shares) -> io::Result<Self> {
+        let hierarchy = Hierarchy::of(root);
+        prepare(root, hierarchy)?;
+        let mut group = Self { dirs: Vec::new() };
+        for parent in parents(root, hierarchy) {
+            let dir = parent.join(name(slot));
+            // One that a killed holder left; nobody runs in it, as the slot is ours.
+            remove_dir(&dir)?;
+            fs::create_dir(&dir)?;
+            group.dirs.push(dir);
+        }
+        for Setting { controller, file, value, may_lack } in shares.settings(hierarchy) {
+            let dir = match hierarchy {
+                Hierarchy::Unified => root.join(PARENT),
+                Hierarchy::Split => root.join(controller).join(PARENT),
+            };
+            match fs::write(dir.join(name(slot)).join(file), value) {
+                Err(error) if may_lack && error.kind() == io::ErrorKind::PermissionDenied => (),
+                written => written?,
+            }
+        }
+        Ok(group)
+    }
+
+    /// What a process writes `0` to, to enter.
+    pub(crate) fn doors(&self) -> io::Result<Vec<File>> {
+        let door = |dir: &PathBuf| OpenOptions::new().write(true).open(dir.join("cgroup.procs"));
+        self.dirs.iter().map(door).collect()
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        for dir in &self.dirs {
+            if let Err(error) = remove_dir(dir) {
+                tracing::warn!(dir = %dir.display(), %error, "remove a control group");
+            }
+        }
+    }
+}
+
+/// Whether instances can be held to their shares on this host.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn probe() -> io::Result<()> {
+    let root = Path::new(ROOT);
+    prepare(root, Hierarchy::of(root))
+}
+
+/// Removes the groups of `slot`; they need not exist.
+pub(crate) fn remove(slot: u16) -> io::Result<()> {
+    let root = Path::new(ROOT);
+    parents(root, Hierarchy::of(root)).iter().try_for_each(|dir| remove_dir(&dir.join(name(slot))))
+}
+
+/// Makes the groups that hold those of instances, and gives them their controllers.
+fn prepare(root: &Path, hierarchy: Hierarchy) -> io::Result<()> {
+    if hierarchy == Hierarchy::Unified {
+        enable(root)?;
+    }
+    for dir in parents(root, hierarchy) {
+        match fs::create_dir(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (),
+            made => made?,
+        }
+    }
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let weight = shares::weight_of_all(hierarchy, u16::try_from(cpus).unwrap_or(u16::MAX));
+    match hierarchy {
+        Hierarchy::Unified => {
+            enable(&root.join(PARENT))?;
+            fs::write(root.join(PARENT).join(weight.file), weight.value)
+        }
+        Hierarchy::Split => {
+            fs::write(root.join(weight.controller).join(PARENT).join(weight.file), weight.value)
+        }
+    }
+}
+
+/// Has the groups below `dir` be counted by what we need.
+fn enable(dir: &Path) -> io::Result<()> {
+    let file = dir.join("cgroup.subtree_control");
+    let there = fs::read_to_string(&file)?;
+    let there: Vec<&str> = there.split_whitespace().collect();
+    let missing = shares::CONTROLLERS.iter().filter(|name| !there.contains(name));
+    let wanted: Vec<String> = missing.map(|name| format!("+{name}")).collect();
+    if wanted.is_empty() { Ok(()) } else { fs::write(file, wanted.join(" ")) }
+}
+
+fn parents(root: &Path, hierarchy: Hierarchy) -> Vec<PathBuf> {
+    match hierarchy {
+        Hierarchy::Unified => vec![root.join(PARENT)],
+        Hierarchy::Split => {
+            shares::CONTROLLERS.iter().map(|name| root.join(name).join(PARENT)).collect()
+        }
+    }
+}
+
+fn name(slot: u16) -> String {
+    format!("{slot:04x}")
+}
+
+/// Removes a group without processes; it need not exist.
+fn remove_dir(dir: &Path) -> io::Result<()> {
+    let mut tries = 0;
+    loop {
+        match fs::remove_dir(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && tries < REMOVE_TRIES => {
+                tries += 1;
+                thread::sleep(REMOVE_PAUSE);
+            }
+            removed => return removed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+    use std::process::{Command, Stdio};
+    use std::time::Instant;
+
+    use super::super::spawn::{Confinement, spawn};
+    use super::*;
+
+    /// A slot that no machine of these tests is likely to have, one for each test.
+    fn shares(vcpu: f64, memory_mib: u64) -> Shares {
+        Shares { vcpu, memory_bytes: memory_mib << 20, threads: 20 }
+    }
+
+    fn usable() -> bool {
+        match probe() {
+            Ok(()) => true,
+            Err(error) => {
+                eprintln!("skipped: this host gives no control groups: {error}");
+                false
+            }
+        }
+    }
+
+    /// Runs a shell in `group`; its standard output.
+    fn run_in(group: &Cgroup, script: &str) -> (Option<i32>, String) {
+        let doors = group.doors().unwrap();
+        let confinement = Confinement {
+            user: None,
+            groups: Vec::new(),
+            keep_open: Vec::new(),
+            enter: doors.iter().map(AsRawFd::as_raw_fd).collect(),
+        };
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).stdout(Stdio::piped()).stderr(Stdio::null());
+        let output = spawn(&mut command, &confinement).unwrap().wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    #[test]
+    fn a_quarter_of_a_cpu_is_a_quarter() {
+        if !usable() {
+            return;
+        }
+        let group = Cgroup::create(0xfff1, &shares(0.25, 256)).unwrap();
+        let begun = Instant::now();
+        // CPU time of the shell alone, in clock ticks of 10 ms, after a second of a busy loop.
+        let script = "end=$(($(date +%s) + 3)); while [ $(date +%s) -lt $end ]; do :; done; times";
+        let (code, said) = run_in(&group, script);
+        let elapsed = begun.elapsed().as_secs_f64();
+        assert_eq!(code, Some(0));
+        let used: f64 = said
+            .split_whitespace()
+            .map(|word| {
+                let (minutes, seconds) = word.trim_end_matches('s').split_once('m').unwrap();
+                minutes.parse::<f64>().unwrap() * 60.0 + seconds.parse::<f64>().unwrap()
+            })
+            .sum();
+        assert!(used <= elapsed * 0.30 + 0.1, "{used} s of CPU in {elapsed} s");
+        assert!(used > 0.0, "{said}");
+    }
+
+    #[test]
+    fn more_memory_or_threads_than_there_are_hurt_only_the_group() {
+        if !usable() {
+            return;
+        }
+        let group = Cgroup::create(0xfff2, &shares(1.0, 32)).unwrap();
+        let (code, _) =
+            run_in(&group, "head -c 200000000 /dev/zero | tail -c 199999999 > /dev/null");
+        assert_ne!(code, Some(0), "200 MB in a group of 32 MiB");
+        let (_, said) = run_in(&group, "for i in $(seq 40); do sleep 1 & done; wait; echo done");
+        assert_eq!(said, "", "40 processes in a group of 20");
+        assert_eq!(run_in(&group, "echo well").1, "well", "and others go on");
+        let dirs = group.dirs.clone();
+        drop(group);
+        assert!(dirs.iter().all(|dir| !dir.exists()), "{dirs:?}");
+    }
+
+    #[test]
+    fn a_unified_hierarchy_is_set_up_once() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path);
+        fs::write(at("cgroup.controllers"), "cpuset cpu io memory pids").unwrap();
+        fs::write(at("cgroup.subtree_control"), "memory").unwrap();
+        fs::create_dir(at("dormouse")).unwrap();
+        fs::write(at("dormouse/cgroup.subtree_control"), "cpu memory pids").unwrap();
+        let group = Cgroup::create_below(root.path(), 7, &shares(1.5, 64)).unwrap();
+        let read = |path: &str| fs::read_to_string(at(path)).unwrap();
+        assert_eq!(read("cgroup.subtree_control"), "+cpu +pids");
+        assert_eq!(read("dormouse/cgroup.subtree_control"), "cpu memory pids", "as it was");
+        assert_eq!(read("dormouse/0007/cpu.max"), "30000 20000");
+        assert_eq!(read("dormouse/0007/memory.max"), "67108864");
+        assert_eq!(read("dormouse/0007/pids.max"), "20");
+        // These are files here, so that the directory cannot be removed.
+        std::mem::forget(group);
+    }
+
+    #[test]
+    fn a_host_without_groups_says_so() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(Cgroup::create_below(root.path(), 7, &shares(1.0, 64)).is_err());
+    }
+}

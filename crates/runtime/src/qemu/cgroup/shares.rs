@@ -1,0 +1,147 @@
+//! From what a machine was promised to what the kernel is told. Pure.
+
+use std::path::Path;
+
+use super::super::Accelerator;
+use crate::Spec;
+use crate::limits::{HYPERVISOR_MIB, THREADS_MAX, TRANSLATION_MIB};
+
+/// What counts the use of what.
+pub(super) const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+/// In which a share of CPU time is given out. Short, so that a guest that has used its own waits little.
+const PERIOD_MICROS: u32 = 20_000;
+
+/// An instance's share of its host.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Shares {
+    /// CPUs: of the guest's, and of what the hypervisor does for it.
+    pub(crate) vcpu: f64,
+    /// Memory: the guest's, and the hypervisor's own. More is not swapped out, it is refused.
+    pub(crate) memory_bytes: u64,
+    /// Threads of the hypervisor.
+    pub(crate) threads: u32,
+}
+
+/// How a host arranges its control groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hierarchy {
+    /// Version 2: one tree.
+    Unified,
+    /// Version 1: a tree for each controller.
+    Split,
+}
+
+/// A file of a group, and what it is to hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Setting {
+    pub(super) controller: &'static str,
+    pub(super) file: &'static str,
+    pub(super) value: String,
+    /// Kernels that do not count swap lack the file.
+    pub(super) may_lack: bool,
+}
+
+impl Hierarchy {
+    pub(super) fn of(root: &Path) -> Self {
+        if root.join("cgroup.controllers").exists() { Self::Unified } else { Self::Split }
+    }
+}
+
+/// What the group of all instances is given against everything else of the host, which would be as much as
+/// one process has: as much as processes that keep all of its CPUs busy.
+pub(super) fn weight_of_all(hierarchy: Hierarchy, cpus: u16) -> Setting {
+    weight(hierarchy, f64::from(cpus))
+}
+
+/// CPU time against others', where there is not enough for all.
+fn weight(hierarchy: Hierarchy, cpus: f64) -> Setting {
+    let (file, value) = match hierarchy {
+        Hierarchy::Unified => ("cpu.weight", (cpus * 100.0).clamp(1.0, 10_000.0)),
+        Hierarchy::Split => ("cpu.shares", (cpus * 1024.0).clamp(2.0, 262_144.0)),
+    };
+    Setting { controller: "cpu", file, value: format!("{value:.0}"), may_lack: false }
+}
+
+impl Shares {
+    /// What an instance of `spec` is held to.
+    pub(crate) fn of(spec: &Spec, accelerator: Accelerator) -> Self {
+        let translated = if accelerator == Accelerator::Tcg { TRANSLATION_MIB } else { 0 };
+        let mib = spec.memory_mib + u64::from(translated) + HYPERVISOR_MIB;
+        Self { vcpu: spec.vcpu, memory_bytes: mib << 20, threads: THREADS_MAX }
+    }
+
+    pub(super) fn settings(&self, hierarchy: Hierarchy) -> Vec<Setting> {
+        let quota = self.quota_micros();
+        let setting =
+            |controller, file, value| Setting { controller, file, value, may_lack: false };
+        let swap = |file, value| Setting { controller: "memory", file, value, may_lack: true };
+        let (memory, threads) = (self.memory_bytes.to_string(), self.threads.to_string());
+        match hierarchy {
+            Hierarchy::Unified => vec![
+                weight(hierarchy, self.vcpu),
+                setting("cpu", "cpu.max", format!("{quota} {PERIOD_MICROS}")),
+                setting("memory", "memory.max", memory),
+                swap("memory.swap.max", "0".to_owned()),
+                setting("pids", "pids.max", threads),
+            ],
+            Hierarchy::Split => vec![
+                weight(hierarchy, self.vcpu),
+                setting("cpu", "cpu.cfs_period_us", PERIOD_MICROS.to_string()),
+                setting("cpu", "cpu.cfs_quota_us", quota.to_string()),
+                setting("memory", "memory.limit_in_bytes", memory.clone()),
+                // Of both together, so that it cannot be less.
+                swap("memory.memsw.limit_in_bytes", memory),
+                setting("pids", "pids.max", threads),
+            ],
+        }
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 1,000 and 5,100,000: the kernel takes no less than a millisecond"
+    )]
+    fn quota_micros(&self) -> u32 {
+        (self.vcpu * f64::from(PERIOD_MICROS)).clamp(1_000.0, 255.0 * 20_000.0) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_become_what_either_version_takes() {
+        let shares = Shares { vcpu: 0.25, memory_bytes: 1 << 30, threads: 99 };
+        let text = |hierarchy| {
+            let settings = shares.settings(hierarchy).into_iter();
+            settings.map(|s| format!("{}={}", s.file, s.value)).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(
+            text(Hierarchy::Unified),
+            "cpu.weight=25 cpu.max=5000 20000 memory.max=1073741824 memory.swap.max=0 pids.max=99"
+        );
+        assert_eq!(
+            text(Hierarchy::Split),
+            "cpu.shares=256 cpu.cfs_period_us=20000 cpu.cfs_quota_us=5000 memory.limit_in_bytes=1073741824 \
+             memory.memsw.limit_in_bytes=1073741824 pids.max=99"
+        );
+        assert!(
+            shares.settings(Hierarchy::Split).iter().all(|s| CONTROLLERS.contains(&s.controller))
+        );
+    }
+
+    #[test]
+    fn all_instances_together_weigh_as_much_as_the_host_has_cpus() {
+        assert_eq!(weight_of_all(Hierarchy::Unified, 4).value, "400");
+        assert_eq!(weight_of_all(Hierarchy::Unified, 512).value, "10000", "the most there is");
+        assert_eq!(weight_of_all(Hierarchy::Split, 2).value, "2048");
+    }
+
+    #[test]
+    fn no_share_is_too_small_for_the_kernel() {
+        let shares = Shares { vcpu: 0.001, memory_bytes: 1, threads: 1 };
+        assert_eq!(shares.quota_micros(), 1_000);
+        assert_eq!(Shares { vcpu: 255.0, ..shares }.quota_micros(), 5_100_000);
+    }
+}
