@@ -14,7 +14,7 @@ use crate::cargo::{cargo, run_quietly};
 const LEVELS: &[&[&str]] = &[
     &["base"],
     &["objstore", "chunks", "vfs", "agent-proto", "catalog", "runtime", "images", "sqlite-pages"],
-    &["homefs", "volumes", "fuse-serve", "auth", "client"],
+    &["homefs", "upper", "volumes", "fuse-serve", "auth", "client"],
     &["keeper", "guest-agent"],
     &["control"],
     &["http-kit", "local-host"],

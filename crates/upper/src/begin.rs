@@ -1,0 +1,280 @@
+//! A wake: upon which upper the guest runs.
+//!
+//! # Order
+//! The home is claimed under `epoch`. Where the claim follows directly on one of ours after which the newest
+//! generation was known, nothing is asked. Else: look at the generations; wait a while for one that is
+//! announced; create a generation `begun` of this epoch, which says the same as the newest; fetch where this
+//! host's file is older than that; note what is here now.
+//!
+//! # Invariants
+//! - From `begun` on, no older upload counts, and no collector touches what the newest named.
+//! - A file of this host that is older than what is stored is never run upon. What it has that may
+//!   be nowhere else is set aside, not deleted.
+//!
+//! # Crash
+//! Before the note: the next wake decides anew, and the same.
+
+use std::path::{Path, PathBuf};
+
+use base::{Digest, Epoch};
+use tokio::time::Instant;
+
+use crate::error::{Error, Result, blocking};
+use crate::fetch::Progress;
+use crate::keys::{Generation, Kind};
+use crate::limits::{DECIDE_MAX, PENDING_LOOK, PENDING_PATIENCE};
+use crate::manifest::Manifest;
+use crate::place::{Log, Upper};
+use crate::state::{self, Look, State};
+
+/// The first claim after the one that made a home.
+const FIRST_RUN: Epoch = Epoch(2);
+/// How often a decision that took too long is made anew.
+const DECISIONS_MAX: u32 = 3;
+
+/// How a wake begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Begin {
+    /// The epoch of the claim.
+    pub epoch: Epoch,
+    /// The machine was awake on a host that is lost.
+    pub was_awake: bool,
+}
+
+/// What the guest runs upon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Begun {
+    /// Where it came from.
+    pub found: Found,
+    /// What of it is missing, for people: the newest that was made is not here.
+    pub behind: Option<String>,
+}
+
+/// Where the upper came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// This host's file.
+    Here,
+    /// The store; it lies over this root.
+    Fetched {
+        /// Digest of the root file system.
+        root: Digest,
+    },
+    /// There is none: the caller makes an empty one.
+    Nowhere,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    Keep,
+    Fetch,
+    Blank,
+}
+
+/// Pure: which upper is newest. `here` is the run that left this host's file, at least; `stored` that of
+/// the newest generation, 0 for a blank one.
+fn choose(here: Option<Epoch>, stored: Option<Epoch>) -> Choice {
+    let stored = stored.unwrap_or_default();
+    match here {
+        Some(here) if here >= stored => Choice::Keep,
+        _ if stored > Epoch::default() => Choice::Fetch,
+        _ => Choice::Blank,
+    }
+}
+
+impl Upper {
+    /// Decides upon which upper the guest runs, and fetches it where it is not here. `root_here` is asked
+    /// whether this host has the root file system that a stored upper lies over, before anything is fetched.
+    ///
+    /// # Errors
+    /// Those of store and disk, `Corrupt` where what is stored is damaged; those of `root_here`. What is
+    /// here is as it was then.
+    pub async fn begin<E: From<Error>>(
+        &self,
+        begin: Begin,
+        progress: &Progress,
+        root_here: impl Fn(&Digest) -> Result<(), E>,
+    ) -> Result<Begun, E> {
+        let (state, look) = self.seen().await?;
+        let is_first = begin.epoch <= FIRST_RUN;
+        if look.is_some() && state.settled > Epoch::default() && state.settled.next() == begin.epoch
+        {
+            return Ok(Begun { found: Found::Here, behind: None });
+        }
+        if is_first {
+            let found = if look.is_some() { Found::Here } else { Found::Nowhere };
+            self.note(&State { settled: begin.epoch, ..state }).await?;
+            return Ok(Begun { found, behind: None });
+        }
+        let here = look.map(|_| state.content);
+        let (newest, changed) = self.settle(begin.epoch, here).await?;
+        let choice = choose(here, Some(newest.content));
+        // Of a host that was lost and is this one, nothing is missing.
+        let ours = state.content.max(state.settled);
+        let elsewhere = newest.parent.is_some_and(|parent| parent.epoch > ours);
+        let was_awake = begin.was_awake && (choice != Choice::Keep || elsewhere);
+        let behind = behind(choice, was_awake, &newest, here, changed);
+        if let Some(why) = &behind {
+            tracing::warn!(why, "the upper is not the newest that was made");
+        }
+        self.keep(&newest).await;
+        // What is stored goes on being known only where it is still the newest.
+        let still = state.parent.is_some() && state.parent == newest.parent;
+        let known = State {
+            settled: begin.epoch,
+            parent: Some(newest.generation),
+            stored: state.stored.filter(|_| still),
+            ahead: Vec::new(),
+            ..state.clone()
+        };
+        let found = match choice {
+            Choice::Keep => {
+                self.note(&known).await?;
+                Found::Here
+            }
+            Choice::Blank => {
+                let blank =
+                    State { settled: known.settled, parent: known.parent, ..State::default() };
+                self.note(&blank).await?;
+                Found::Nowhere
+            }
+            Choice::Fetch => {
+                root_here(&newest.root)?;
+                self.fetch(&newest, progress).await?;
+                let (files, content) = (self.files.clone(), newest.content);
+                let stored = blocking(move || take_over(&files, &state, look)).await?;
+                let here = State { content, stored, asleep: stored, ..known };
+                self.note(&here).await?;
+                Found::Fetched { root: newest.root }
+            }
+        };
+        Ok(Begun { found, behind })
+    }
+
+    async fn seen(&self) -> Result<(State, Option<Look>)> {
+        let files = self.files.clone();
+        blocking(move || Ok((State::read(&files.state), Look::at(&files.disk)?))).await
+    }
+
+    /// Makes the generation that this wake begins with. With it the last run that changed something.
+    async fn settle(&self, epoch: Epoch, here: Option<Epoch>) -> Result<(Manifest, Option<Epoch>)> {
+        let ours = Generation { epoch, kind: Kind::Begun };
+        for _ in 0..DECISIONS_MAX {
+            let (looked, log) = self.look(here).await?;
+            let newest = match log.newest() {
+                // A wake that was broken off and is repeated.
+                Some(newest) if newest == ours => {
+                    return Ok((self.stored_manifest(ours).await?, log.last_change()));
+                }
+                Some(newest) if newest > ours => return Err(Error::Overtaken),
+                Some(newest) => match self.manifest(newest).await {
+                    // A later one came, and this was collected.
+                    Err(Error::Store(objstore::Error::NotFound { .. })) => continue,
+                    newest => newest?.begun(epoch),
+                },
+                None => Manifest::blank(ours),
+            };
+            if looked.elapsed() > DECIDE_MAX {
+                continue;
+            }
+            match self.store.create(&self.keys.manifest(ours), newest.encode()).await {
+                Ok(()) => return Ok((newest, log.pending())),
+                // An attempt of ours whose reply was lost, and that looked before something else came.
+                Err(objstore::Error::Exists { .. }) => {
+                    return Ok((self.stored_manifest(ours).await?, log.last_change()));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(objstore::Error::Unavailable {
+            message: "the generations of the machine's upper change too quickly".to_owned(),
+        }
+        .into())
+    }
+
+    /// The generations, once none is on its way that would be newer than what is here; after a while, as
+    /// they are. With them when that was.
+    async fn look(&self, here: Option<Epoch>) -> Result<(Instant, Log)> {
+        let until = Instant::now() + PENDING_PATIENCE;
+        loop {
+            let looked = Instant::now();
+            let log = self.log().await?;
+            let waits = log.pending().is_some_and(|epoch| here.is_none_or(|here| here < epoch));
+            if !waits || Instant::now() >= until {
+                return Ok((looked, log));
+            }
+            tokio::time::sleep(PENDING_LOOK).await;
+        }
+    }
+}
+
+/// What is missing, for people.
+fn behind(
+    choice: Choice,
+    was_awake: bool,
+    newest: &Manifest,
+    here: Option<Epoch>,
+    changed: Option<Epoch>,
+) -> Option<String> {
+    let has = match choice {
+        Choice::Keep => here.unwrap_or_default(),
+        Choice::Fetch | Choice::Blank => newest.content,
+    };
+    let lost = changed.is_some_and(|epoch| epoch > has);
+    let as_it_is = match choice {
+        Choice::Keep => "it is as it was left on this host",
+        Choice::Fetch => "it is as it was stored before",
+        Choice::Blank => "it begins empty over the image",
+    };
+    let why = if lost {
+        "its host went away before the last sleep's changes to it were stored"
+    } else if was_awake {
+        "its host was lost while the machine was awake"
+    } else {
+        return None;
+    };
+    Some(format!(
+        "what is outside of /root (packages, /etc, /var) is not the newest: {why}; {as_it_is}"
+    ))
+}
+
+/// Puts the fetched disk in the place of what is here; how it looks.
+fn take_over(
+    files: &crate::place::Files,
+    state: &State,
+    here: Option<Look>,
+) -> Result<Option<Look>> {
+    if here.is_some() && here != state.stored {
+        let aside = aside(&files.disk, state.content);
+        tracing::warn!(aside = %aside.display(), "an upper that was overtaken is kept aside");
+        std::fs::rename(&files.disk, aside).map_err(Error::disk("set an older upper aside"))?;
+    }
+    std::fs::rename(&files.fetched, &files.disk)
+        .and_then(|()| state::sync_dir(&files.disk))
+        .map_err(Error::disk("put the fetched upper in its place"))?;
+    Look::at(&files.disk)
+}
+
+fn aside(disk: &Path, content: Epoch) -> PathBuf {
+    disk.with_extension(format!("parked-{content}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_upper_of_the_latest_run_wins() {
+        let choice =
+            |here: Option<u64>, stored: Option<u64>| choose(here.map(Epoch), stored.map(Epoch));
+        assert_eq!(choice(None, None), Choice::Blank);
+        assert_eq!(choice(None, Some(0)), Choice::Blank);
+        assert_eq!(choice(None, Some(3)), Choice::Fetch);
+        assert_eq!(choice(Some(2), Some(3)), Choice::Fetch, "a stale one");
+        assert_eq!(choice(Some(3), Some(3)), Choice::Keep);
+        assert_eq!(choice(Some(4), Some(3)), Choice::Keep, "it slept unchanged, or was not stored");
+        assert_eq!(choice(Some(0), Some(3)), Choice::Fetch, "nothing is known of it");
+        assert_eq!(choice(Some(0), None), Choice::Keep, "nobody ever stored one");
+    }
+}

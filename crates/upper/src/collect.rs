@@ -1,0 +1,131 @@
+//! Deleting what nobody needs any more.
+//!
+//! # Order
+//! A generation has been the newest for a while ([`COLLECT_GRACE`](crate::COLLECT_GRACE)). The names in the
+//! store are read, then the manifests from that generation on; what is older than it and named by none
+//! of them goes, chunks first.
+//!
+//! # Invariants
+//! What an upload has under way is of a later epoch, or named by the newest generation. So is what anybody can
+//! be reading: a wake creates a generation of its own before it reads.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use base::{Digest, Epoch, MachineId};
+use futures::{StreamExt, TryStreamExt};
+use objstore::ObjectStore;
+
+use crate::error::Result;
+use crate::keys::{Entry, Generation, Keys, Kind};
+use crate::limits::{DELETES, LIST_PAGE};
+use crate::place::Upper;
+use crate::state::State;
+
+/// What was deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Collected {
+    /// How many objects.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Upper {
+    /// Deletes what is older than `since`, a generation that has been there for
+    /// [`COLLECT_GRACE`](crate::COLLECT_GRACE), and that nothing needs. Where it is not given, the newest that
+    /// this host knows.
+    ///
+    /// # Errors
+    /// Those of the store. Any error while names are read deletes nothing. Calling again is safe.
+    pub async fn collect(&self, since: Option<Generation>) -> Result<Collected> {
+        let state = self.state().await?;
+        let Some(since) = since.or(state.parent) else { return Ok(Collected::default()) };
+        let log = self.log().await?;
+        // One that is gone was overtaken: whoever did that collects.
+        if !log.manifests.contains(&since) {
+            return Ok(Collected::default());
+        }
+        let mut named: HashSet<(Digest, Epoch)> = HashSet::new();
+        let mut content = Epoch::default();
+        for generation in log.manifests.iter().filter(|generation| **generation >= since) {
+            let manifest = self.manifest(*generation).await?;
+            if *generation == since {
+                content = manifest.content;
+            }
+            named.extend(manifest.chunks.values().map(|chunk| (chunk.digest, chunk.born)));
+        }
+        let is_garbage = |key: &str| match self.keys.chunk_id(key) {
+            Some(chunk) => chunk.1 <= newest_birth(since) && !named.contains(&chunk),
+            None => false,
+        };
+        let mut collected = delete_where(&self.store, &self.keys.chunks(), is_garbage).await?;
+        let is_old = |key: &str| match self.keys.entry(key) {
+            // What is lost is said until there is something newer.
+            Some(Entry::Manifest(Generation { epoch, kind: Kind::Stored })) if epoch > content => {
+                false
+            }
+            Some(Entry::Changed(epoch)) => epoch <= content,
+            Some(Entry::Manifest(generation)) => generation < since,
+            None => false,
+        };
+        let names = delete_where(&self.store, &self.keys.log(), is_old).await?;
+        collected.objects += names.objects;
+        collected.bytes += names.bytes;
+        Ok(collected)
+    }
+
+    /// Notes that everything up to `since` was collected. For a machine without a keeper.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub async fn note_collected(&self, since: Option<Generation>) -> Result<()> {
+        let state = self.state().await?;
+        if state.uncollected && since.is_none_or(|since| state.parent == Some(since)) {
+            self.note(&State { uncollected: false, ..state }).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The last epoch whose uploads are over once `since` is there.
+fn newest_birth(since: Generation) -> Epoch {
+    match since.kind {
+        Kind::Stored => since.epoch,
+        // The run itself may be storing by now.
+        Kind::Begun => Epoch(since.epoch.0.saturating_sub(1)),
+    }
+}
+
+/// Deletes all of a machine's upper from the store; idempotent.
+///
+/// # Errors
+/// Those of the store. Calling again goes on.
+pub async fn delete(store: &Arc<dyn ObjectStore>, machine: &MachineId) -> Result<Collected> {
+    let keys = Keys::of(machine);
+    // Names first: what is left of a deletion that was broken off is no upper any more.
+    let names = delete_where(store, &keys.log(), |_| true).await?;
+    let rest = delete_where(store, keys.prefix(), |_| true).await?;
+    Ok(Collected { objects: names.objects + rest.objects, bytes: names.bytes + rest.bytes })
+}
+
+async fn delete_where(
+    store: &Arc<dyn ObjectStore>,
+    prefix: &str,
+    doomed: impl Fn(&str) -> bool,
+) -> Result<Collected> {
+    let (mut collected, mut after) = (Collected::default(), None::<String>);
+    loop {
+        let page = store.list(prefix, after.as_deref(), LIST_PAGE).await?;
+        let (full, last) = (page.len() == LIST_PAGE, page.last().map(|last| last.key.clone()));
+        let doomed: Vec<_> = page.into_iter().filter(|object| doomed(&object.key)).collect();
+        collected.objects += doomed.len() as u64;
+        collected.bytes += doomed.iter().map(|object| object.size).sum::<u64>();
+        let each = doomed.into_iter().map(|object| async move { store.delete(&object.key).await });
+        futures::stream::iter(each).buffer_unordered(DELETES).try_collect::<()>().await?;
+        match last {
+            Some(last) if full => after = Some(last),
+            _ => return Ok(collected),
+        }
+    }
+}

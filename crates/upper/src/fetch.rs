@@ -1,0 +1,151 @@
+//! From a manifest to a disk.
+//!
+//! # Order
+//! Chunks are fetched some at once, unpacked, compared with their digests, and written into a new sparse
+//! file; that is synced. Whoever asked puts it in its place.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use base::Digest;
+use futures::{StreamExt, TryStreamExt};
+
+use crate::error::{Error, Result, blocking};
+use crate::limits::{CHUNK_BYTES, FETCHES};
+use crate::manifest::{Chunk, Manifest, chunk_len};
+use crate::place::Upper;
+
+/// How far a fetch is, for whoever looks on.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(Arc<(AtomicU64, AtomicU64)>);
+
+impl Progress {
+    /// Bytes fetched and bytes in all; `None` where nothing is being fetched.
+    #[must_use]
+    pub fn bytes(&self) -> Option<(u64, u64)> {
+        let (done, all) = (self.0.0.load(Ordering::Relaxed), self.0.1.load(Ordering::Relaxed));
+        (all > 0).then_some((done, all))
+    }
+
+    fn begin(&self, all: u64) {
+        self.0.0.store(0, Ordering::Relaxed);
+        self.0.1.store(all, Ordering::Relaxed);
+    }
+
+    fn add(&self, bytes: u64) {
+        self.0.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Upper {
+    /// Fetches the disk of `manifest` into the file beside.
+    pub(crate) async fn fetch(&self, manifest: &Manifest, progress: &Progress) -> Result<()> {
+        let begun = std::time::Instant::now();
+        let bytes = manifest.chunks.values().map(|chunk| u64::from(chunk.stored)).sum();
+        progress.begin(bytes);
+        let fetched = self.fetch_chunks(manifest, progress).await;
+        progress.begin(0);
+        match &fetched {
+            Ok(()) => tracing::info!(
+                generation = %manifest.generation, chunks = manifest.chunks.len(), bytes,
+                ms = begun.elapsed().as_millis(), "fetched the machine's upper"
+            ),
+            Err(_) => std::fs::remove_file(&self.files.fetched).unwrap_or_default(),
+        }
+        fetched
+    }
+
+    async fn fetch_chunks(&self, manifest: &Manifest, progress: &Progress) -> Result<()> {
+        let (path, len) = (self.files.fetched.clone(), manifest.disk_bytes);
+        let file = Arc::new(blocking(move || make(&path, len)).await?);
+        let chunks: Vec<(u32, Chunk)> =
+            manifest.chunks.iter().map(|(index, chunk)| (*index, *chunk)).collect();
+        let each = chunks.into_iter().map(|(index, chunk)| {
+            let file = file.clone();
+            async move {
+                self.fetch_chunk(file, len, index, &chunk).await?;
+                progress.add(u64::from(chunk.stored));
+                Ok::<_, Error>(())
+            }
+        });
+        futures::stream::iter(each).buffer_unordered(FETCHES).try_collect::<()>().await?;
+        blocking(move || file.sync_all().map_err(Error::disk("sync the fetched upper"))).await
+    }
+
+    async fn fetch_chunk(
+        &self,
+        file: Arc<File>,
+        len: u64,
+        index: u32,
+        chunk: &Chunk,
+    ) -> Result<()> {
+        let key = self.keys.chunk(&chunk.digest, chunk.born);
+        // One byte more than it has: a longer object is another one.
+        let stored = match self.store.get(&key, Some(0..u64::from(chunk.stored) + 1)).await {
+            Err(objstore::Error::NotFound { .. }) => return Err(Error::Missing { key }),
+            stored => stored?,
+        };
+        if stored.len() != chunk.stored as usize {
+            return Err(Error::damaged(&key, "it has another length"));
+        }
+        let digest = chunk.digest;
+        blocking(move || {
+            let content = unpack(&key, &stored, chunk_len(len, index), &digest)?;
+            file.write_all_at(&content, u64::from(index) * CHUNK_BYTES as u64)
+                .map_err(Error::disk("write the fetched upper"))
+        })
+        .await
+    }
+}
+
+fn make(path: &Path, len: u64) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options
+        .open(path)
+        .and_then(|file| {
+            file.set_len(len)?;
+            Ok(file)
+        })
+        .map_err(Error::disk("make a file for the upper"))
+}
+
+/// The content of a chunk, which has this length and digest.
+fn unpack(key: &str, stored: &[u8], len: usize, digest: &Digest) -> Result<Vec<u8>> {
+    let content = zstd::bulk::decompress(stored, len)
+        .map_err(|_| Error::damaged(key, "it cannot be unpacked"))?;
+    if content.len() != len {
+        return Err(Error::damaged(key, "its content has another length"));
+    }
+    if Digest::of(&content) != *digest {
+        return Err(Error::damaged(key, "its content has another digest"));
+    }
+    Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_very_content_is_unpacked() {
+        let content = vec![7; 100_000];
+        let digest = Digest::of(&content);
+        let stored = zstd::bulk::compress(&content, 1).unwrap();
+        let unpack = |stored: &[u8], len| super::unpack("k", stored, len, &digest);
+        assert_eq!(unpack(&stored, content.len()).unwrap(), content);
+        unpack(&stored, content.len() - 1).unwrap_err();
+        unpack(&stored, content.len() + 1).unwrap_err();
+        unpack(&stored[..stored.len() - 1], content.len()).unwrap_err();
+        unpack(b"", content.len()).unwrap_err();
+        unpack(b"not zstd at all", content.len()).unwrap_err();
+        let other = zstd::bulk::compress(&vec![8; 100_000], 1).unwrap();
+        unpack(&other, content.len()).unwrap_err();
+        // A bomb is stopped at the length that is wanted.
+        let bomb = zstd::bulk::compress(&vec![0; 50 << 20], 1).unwrap();
+        unpack(&bomb, content.len()).unwrap_err();
+    }
+}

@@ -1,0 +1,39 @@
+//! The end of a run: what this host, and others, have to know of it.
+
+use base::Epoch;
+use bytes::Bytes;
+
+use crate::error::{Error, Result, blocking};
+use crate::place::Upper;
+use crate::state::{Look, State};
+
+/// What is in the store for a run that changed the upper. Its name says everything.
+const NOTE: &[u8] = b"{\"format\":1}";
+
+impl Upper {
+    /// Notes that the run of `epoch` has ended: here, and in the store where it changed something, so that
+    /// whoever wakes the machine elsewhere knows that something is missing. The hypervisor is gone, the
+    /// home not yet given up. True where something is to be stored.
+    ///
+    /// # Errors
+    /// Those of disk and store. The upper can be stored all the same, where the note is here.
+    pub async fn leave(&self, epoch: Epoch) -> Result<bool> {
+        let (path, disk) = (self.files.state.clone(), self.files.disk.clone());
+        let behind = blocking(move || {
+            let Some(look) = Look::at(&disk)? else { return Ok(false) };
+            std::fs::File::open(&disk)
+                .and_then(|disk| disk.sync_all())
+                .map_err(Error::disk("sync the upper"))?;
+            let state =
+                State { content: epoch, settled: epoch, asleep: Some(look), ..State::read(&path) };
+            state.write(&path)?;
+            Ok(state.is_ahead_of_the_store())
+        })
+        .await?;
+        if behind {
+            let note = Bytes::from_static(NOTE);
+            self.store.put(&self.keys.changed(epoch), note).await?;
+        }
+        Ok(behind)
+    }
+}

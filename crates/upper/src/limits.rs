@@ -1,0 +1,47 @@
+//! Every bound of this crate, with the reason for its number.
+
+use std::time::Duration;
+
+/// Bytes of a chunk. Small enough that a small change costs little, large enough that a request is worth it.
+pub(crate) const CHUNK_BYTES: usize = 4 << 20;
+
+/// The largest upper, in bytes; it bounds a manifest to 12 MiB.
+pub const DISK_BYTES_MAX: u64 = 1 << 40;
+
+/// The longest stored form of a chunk: what zstd makes of noise, and then some.
+pub(crate) const STORED_BYTES_MAX: u32 = (CHUNK_BYTES + CHUNK_BYTES / 64) as u32;
+
+/// zstd's level: an uploader shares its processor with machines.
+pub(crate) const ZSTD_LEVEL: i32 = 1;
+
+/// Chunks that are read, compressed and stored at once. Each takes up to twice its length in memory.
+pub(crate) const UPLOADS: usize = 3;
+
+/// Chunks that are fetched at once: somebody waits for them.
+pub(crate) const FETCHES: usize = 8;
+
+/// Objects deleted at once.
+pub(crate) const DELETES: usize = 8;
+
+/// Names asked for at once.
+pub(crate) const LIST_PAGE: usize = 1_000;
+
+/// Names of generations that are looked at; the collector leaves a handful.
+pub(crate) const GENERATIONS_MAX: usize = 100_000;
+
+/// How long a wake waits for an upload that another host has under way.
+pub(crate) const PENDING_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often it looks.
+pub(crate) const PENDING_LOOK: Duration = Duration::from_millis(500);
+
+/// From looking at the generations to having one of our own. Far below [`COLLECT_GRACE`]: what we have
+/// looked at must still be there.
+pub(crate) const DECIDE_MAX: Duration = Duration::from_secs(180);
+
+/// How long a generation is the newest before what it does not name is deleted: somebody may have begun to
+/// read the one before.
+pub const COLLECT_GRACE: Duration = Duration::from_secs(900);
+
+/// The longest local note.
+pub(crate) const STATE_BYTES_MAX: u64 = 64 << 20;

@@ -1,0 +1,249 @@
+//! Asleep: what changed goes to the store.
+//!
+//! # Order
+//! Chunks with data are read, some at once. Those of the generation before are taken over, new ones are
+//! compressed and stored; then the file is looked at once more, and the manifest is created. Nobody writes
+//! to the file meanwhile; where somebody did, there is no manifest.
+//!
+//! # Failure
+//! What was stored until then is noted, and found again by the next attempt. The names are ours alone, so
+//! nothing is replaced that somebody else needs.
+//!
+//! # Bounds
+//! A few chunks in memory, each as it is and compressed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::sync::Arc;
+
+use base::{Digest, Epoch};
+use bytes::Bytes;
+use futures::StreamExt;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, Result, blocking};
+use crate::keys::{Generation, Kind};
+use crate::limits::{DISK_BYTES_MAX, STORED_BYTES_MAX, UPLOADS, ZSTD_LEVEL};
+use crate::manifest::{Chunk, Manifest};
+use crate::place::Upper;
+use crate::scan;
+use crate::state::{Look, State};
+
+/// How an attempt to store went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Saved {
+    /// There was nothing to store.
+    Nothing,
+    /// All of it is in the store.
+    Stored {
+        /// The generation.
+        generation: Generation,
+        /// Chunks that were stored now.
+        chunks: u64,
+        /// Their bytes, as stored.
+        bytes: u64,
+    },
+    /// It was told to stop.
+    Stopped,
+}
+
+/// What became of one chunk.
+enum Piece {
+    Hole,
+    Known(Chunk),
+    New { digest: Digest, body: Bytes },
+}
+
+/// One reading of a disk.
+#[derive(Debug)]
+struct Attempt {
+    file: Arc<File>,
+    disk_bytes: u64,
+    /// Chunks that the store has.
+    known: Arc<HashMap<Digest, Chunk>>,
+    /// Under which new ones are born.
+    epoch: Epoch,
+    done: Mutex<Done>,
+}
+
+/// What an attempt has stored.
+#[derive(Debug, Default)]
+struct Done {
+    chunks: BTreeMap<u32, Chunk>,
+    new: HashMap<Digest, Chunk>,
+}
+
+impl Upper {
+    /// Stores what the last run changed. `root` is the file system that the upper lies over. Nobody writes
+    /// to the disk until it returns.
+    ///
+    /// # Errors
+    /// Those of store and disk; `Overtaken` where another host went on with the machine, after which
+    /// there is nothing to be done; `Changed`. Calling again goes on from there.
+    pub async fn save(&self, root: &Digest, stop: &CancellationToken) -> Result<Saved> {
+        let state = self.state().await?;
+        let Some(look) = state.asleep.filter(|_| state.is_ahead_of_the_store()) else {
+            return Ok(Saved::Nothing);
+        };
+        let disk = self.files.disk.clone();
+        let (file, indexes) = blocking(move || {
+            if Look::at(&disk)? != Some(look) || look.len() > DISK_BYTES_MAX {
+                return Err(Error::Changed);
+            }
+            let file = File::open(&disk).map_err(Error::disk("open the upper"))?;
+            let indexes = scan::with_data(&file, look.len())?;
+            Ok((Arc::new(file), indexes))
+        })
+        .await?;
+        let parent = match state.parent {
+            Some(parent) => Some(self.manifest(parent).await.map_err(gone_is_overtaken)?),
+            None => None,
+        };
+        let attempt = Attempt {
+            file,
+            disk_bytes: look.len(),
+            known: known(parent.as_ref(), &state),
+            epoch: state.content,
+            done: Mutex::default(),
+        };
+        let ended = self.save_chunks(&attempt, indexes, stop).await;
+        let Done { chunks, new } = attempt.done.into_inner();
+        if !matches!(ended, Ok(true)) {
+            let ahead =
+                new.iter().map(|(digest, chunk)| (digest.to_string(), chunk.born, chunk.stored));
+            let ahead = state.ahead.iter().cloned().chain(ahead).collect();
+            self.note(&State { ahead, ..state }).await?;
+            return ended.map(|_| Saved::Stopped);
+        }
+        let generation = Generation { epoch: state.content, kind: Kind::Stored };
+        let manifest = Manifest {
+            generation,
+            parent: state.parent,
+            content: state.content,
+            root: *root,
+            disk_bytes: look.len(),
+            chunks,
+        };
+        self.finish(state, look, manifest, parent, &new).await
+    }
+
+    /// False where it was told to stop.
+    async fn save_chunks(
+        &self,
+        attempt: &Attempt,
+        indexes: Vec<u32>,
+        stop: &CancellationToken,
+    ) -> Result<bool> {
+        let each = indexes.into_iter().map(|index| async move {
+            let Attempt { epoch, done, .. } = attempt;
+            let chunk = match attempt.piece(index).await? {
+                Piece::Hole => return Ok(()),
+                Piece::Known(chunk) => chunk,
+                Piece::New { digest, body } => {
+                    let stored = u32::try_from(body.len()).unwrap_or(u32::MAX);
+                    let chunk = Chunk { digest, born: *epoch, stored };
+                    let there = done.lock().new.contains_key(&digest);
+                    if !there {
+                        self.store.put(&self.keys.chunk(&digest, *epoch), body).await?;
+                        done.lock().new.insert(digest, chunk);
+                    }
+                    chunk
+                }
+            };
+            done.lock().chunks.insert(index, chunk);
+            Ok::<_, Error>(())
+        });
+        let mut each = futures::stream::iter(each).buffer_unordered(UPLOADS);
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(false),
+                next = each.next() => next,
+            };
+            match next {
+                Some(done) => done?,
+                None => return Ok(true),
+            }
+        }
+    }
+
+    /// Names what is stored.
+    async fn finish(
+        &self,
+        state: State,
+        look: Look,
+        manifest: Manifest,
+        parent: Option<Manifest>,
+        new: &HashMap<Digest, Chunk>,
+    ) -> Result<Saved> {
+        let disk = self.files.disk.clone();
+        if blocking(move || Look::at(&disk)).await? != Some(look) {
+            return Err(Error::Changed);
+        }
+        if parent.is_some_and(|parent| parent.same_disk(&manifest)) {
+            // Written to, and the same again: nobody has to wait for it.
+            self.store.delete(&self.keys.changed(state.content)).await?;
+            self.note(&State { stored: Some(look), ahead: Vec::new(), ..state }).await?;
+            return Ok(Saved::Nothing);
+        }
+        let generation = manifest.generation;
+        match self.store.create(&self.keys.manifest(generation), manifest.encode()).await {
+            Ok(()) => {}
+            Err(objstore::Error::Exists { .. }) => {
+                // An attempt of ours that did not live to note it.
+                if !self.stored_manifest(generation).await?.same_disk(&manifest) {
+                    return Err(Error::Overtaken);
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.keep(&manifest).await;
+        let state = State {
+            parent: Some(generation),
+            stored: Some(look),
+            uncollected: true,
+            ahead: Vec::new(),
+            ..state
+        };
+        self.note(&state).await?;
+        let bytes = new.values().map(|chunk| u64::from(chunk.stored)).sum();
+        Ok(Saved::Stored { generation, chunks: new.len() as u64, bytes })
+    }
+}
+
+/// A parent that was collected: somebody made a newer generation.
+fn gone_is_overtaken(error: Error) -> Error {
+    match error {
+        Error::Store(objstore::Error::NotFound { .. }) => Error::Overtaken,
+        error => error,
+    }
+}
+
+/// Chunks that are stored already, by content.
+fn known(parent: Option<&Manifest>, state: &State) -> Arc<HashMap<Digest, Chunk>> {
+    let ahead = state.ahead().map(|(digest, born, stored)| Chunk { digest, born, stored });
+    let ahead =
+        ahead.filter(|chunk| chunk.stored <= STORED_BYTES_MAX && chunk.born <= state.content);
+    let named = parent.into_iter().flat_map(|parent| parent.chunks.values().copied());
+    Arc::new(ahead.chain(named).map(|chunk| (chunk.digest, chunk)).collect())
+}
+
+impl Attempt {
+    async fn piece(&self, index: u32) -> Result<Piece> {
+        let (file, known, disk_bytes) = (self.file.clone(), self.known.clone(), self.disk_bytes);
+        blocking(move || {
+            let Some(content) = scan::read(&file, disk_bytes, index)? else {
+                return Ok(Piece::Hole);
+            };
+            let digest = Digest::of(&content);
+            if let Some(chunk) = known.get(&digest) {
+                return Ok(Piece::Known(*chunk));
+            }
+            let body = zstd::bulk::compress(&content, ZSTD_LEVEL)
+                .map_err(Error::disk("compress a chunk of the upper"))?;
+            Ok(Piece::New { digest, body: Bytes::from(body) })
+        })
+        .await
+    }
+}

@@ -1,0 +1,210 @@
+//! What this host knows of its copy of an upper: a small file beside it.
+//!
+//! # Invariants
+//! - `content` is never later than what the file holds: it may have been run upon since.
+//! - `settled` is the epoch of a claim of ours after which the newest generation in the store was ours, or
+//!   there was none: a claim that follows directly has nothing to ask. 0 where that is not known.
+//! - `stored` says how the file looked when all of it was in the generation `parent`.
+//!
+//! # Crash
+//! Replaced whole and synced. A note that is missing means that nothing is known: what the store has
+//! is newer then.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use base::{Digest, Epoch};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::keys::Generation;
+use crate::limits::STATE_BYTES_MAX;
+
+/// What is written, and all that is read.
+const FORMAT: u32 = 1;
+
+/// How a file looks from outside. One that is written to looks different.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Look {
+    len: u64,
+    mtime: i64,
+    mtime_nanos: i64,
+}
+
+impl Look {
+    /// Of the file at `path`; `None` where there is none.
+    pub(crate) fn at(path: &Path) -> Result<Option<Self>> {
+        match std::fs::metadata(path) {
+            Ok(meta) => Ok(Some(Self {
+                len: meta.len(),
+                mtime: meta.mtime(),
+                mtime_nanos: meta.mtime_nsec(),
+            })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::disk("look at the upper")(error)),
+        }
+    }
+
+    /// Its length in bytes.
+    pub(crate) fn len(self) -> u64 {
+        self.len
+    }
+}
+
+/// The content of the note.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct State {
+    pub(crate) format: u32,
+    /// The run that left the file, at least.
+    pub(crate) content: Epoch,
+    /// See above.
+    pub(crate) settled: Epoch,
+    /// The newest generation in the store, as far as we know.
+    pub(crate) parent: Option<Generation>,
+    /// The file, when all of it was in `parent`.
+    pub(crate) stored: Option<Look>,
+    /// The file, as the last run left it.
+    pub(crate) asleep: Option<Look>,
+    /// Something in the store may be garbage since `parent`.
+    pub(crate) uncollected: bool,
+    /// Chunks that an upload stored which was broken off: digest, birth, stored length.
+    pub(crate) ahead: Vec<(String, Epoch, u32)>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            format: FORMAT,
+            content: Epoch::default(),
+            settled: Epoch::default(),
+            parent: None,
+            stored: None,
+            asleep: None,
+            uncollected: false,
+            ahead: Vec::new(),
+        }
+    }
+}
+
+impl State {
+    /// The note at `path`. One that is missing or cannot be read is one that knows nothing.
+    pub(crate) fn read(path: &Path) -> Self {
+        let read = File::open(path).and_then(|file| {
+            let mut bytes = Vec::new();
+            file.take(STATE_BYTES_MAX).read_to_end(&mut bytes)?;
+            let state: Self = serde_json::from_slice(&bytes)?;
+            if state.format == FORMAT {
+                Ok(state)
+            } else {
+                Err(io::Error::other(format!("format {}", state.format)))
+            }
+        });
+        match read {
+            Ok(state) => state,
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    tracing::warn!(%error, "what was known of the upper cannot be read");
+                }
+                Self::default()
+            }
+        }
+    }
+
+    /// Writes it. On the disk when this returns.
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        let bytes = serde_json::to_vec(self).unwrap_or_default();
+        replace(path, &bytes).map_err(Error::disk("note how the upper is"))
+    }
+
+    /// Chunks that lie in the store already and are named by nobody.
+    pub(crate) fn ahead(&self) -> impl Iterator<Item = (Digest, Epoch, u32)> {
+        self.ahead
+            .iter()
+            .filter_map(|(digest, born, stored)| Some((digest.parse().ok()?, *born, *stored)))
+    }
+
+    /// True where something is to be stored, given how the file looks.
+    pub(crate) fn is_ahead_of_the_store(&self) -> bool {
+        self.asleep.is_some() && self.asleep != self.stored
+    }
+}
+
+/// How far a sleeping machine's upper is in the store, as this host knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// All of it is there.
+    Stored {
+        /// Something else there may be garbage.
+        uncollected: bool,
+    },
+    /// Something is to be stored.
+    Behind,
+    /// This host knows of no run that ended in order.
+    Unknown,
+}
+
+/// Reads how far the upper is whose note is at `path`.
+pub(crate) fn standing(path: &Path) -> Standing {
+    let state = State::read(path);
+    match state.asleep {
+        None => Standing::Unknown,
+        Some(_) if state.is_ahead_of_the_store() => Standing::Behind,
+        Some(_) => Standing::Stored { uncollected: state.uncollected },
+    }
+}
+
+/// Replaces a file whole, mode 0600; on the disk when this returns.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension("tmp");
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)?;
+    sync_dir(path)
+}
+
+/// Brings what was renamed beside `path` to the disk.
+pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::Kind;
+
+    #[test]
+    fn a_note_comes_back_as_it_was_written_and_a_damaged_one_knows_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("upper.json");
+        assert_eq!(State::read(&path), State::default());
+        std::fs::write(dir.path().join("disk"), "x").unwrap();
+        let look = Look::at(&dir.path().join("disk")).unwrap();
+        assert_eq!(look.unwrap().len(), 1);
+        let digest = Digest::of(b"x");
+        let state = State {
+            content: Epoch(4),
+            settled: Epoch(5),
+            parent: Some(Generation { epoch: Epoch(5), kind: Kind::Begun }),
+            stored: look,
+            asleep: look,
+            uncollected: true,
+            ahead: vec![(digest.to_string(), Epoch(4), 7)],
+            ..State::default()
+        };
+        state.write(&path).unwrap();
+        assert_eq!(State::read(&path), state);
+        assert_eq!(state.ahead().collect::<Vec<_>>(), [(digest, Epoch(4), 7)]);
+        assert_eq!(standing(&path), Standing::Stored { uncollected: true });
+        State { stored: None, ..state.clone() }.write(&path).unwrap();
+        assert_eq!(standing(&path), Standing::Behind);
+        for damaged in ["", "{", "[]", "{\"format\":9}"] {
+            std::fs::write(&path, damaged).unwrap();
+            assert_eq!(State::read(&path), State::default(), "{damaged}");
+            assert_eq!(standing(&path), Standing::Unknown);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! A store that fails, lies, or goes away.
+
+use std::time::Duration;
+
+use base::{Epoch, ErrorKind};
+use objstore::ObjectStore as _;
+use testkit::{FaultRates, Injection, Verb};
+use tokio_util::sync::CancellationToken;
+use upper::{Found, Saved, Standing, Upper};
+
+use crate::support::{CHUNK, Host, World, fetched, noise};
+
+/// A host whose sleeping machine has this many chunks that nobody stored.
+async fn with_chunks(world: &World, count: u64) -> Host {
+    let host = world.host();
+    let epoch = world.claim();
+    host.begin(epoch).await.unwrap();
+    for chunk in 0..count {
+        host.write(chunk * CHUNK, &noise(epoch.0 * 100 + chunk, 4096));
+    }
+    host.upper.leave(epoch).await.unwrap();
+    host
+}
+
+#[tokio::test]
+async fn an_upload_that_fails_goes_on_where_it_ended() {
+    let world = World::new();
+    let host = with_chunks(&world, 12).await;
+    let before = host.meter.counts();
+    let mut failures = 0;
+    for _ in 0..40 {
+        host.store.inject(Verb::Put, "uppers/", 3, Injection::Before);
+        match host.save(&world).await {
+            Ok(saved) => {
+                assert!(matches!(saved, Saved::Stored { .. }));
+                break;
+            }
+            Err(error) => {
+                failures += 1;
+                assert_eq!(error.kind(), ErrorKind::Unavailable);
+                assert_eq!(Upper::standing(&host.files), Standing::Behind);
+            }
+        }
+    }
+    assert!(failures > 1);
+    let puts = host.meter.counts().since(&before).put;
+    assert!(puts.requests - puts.errors <= 12 + failures, "{puts:?}: some were stored again");
+    let other = world.host();
+    other.begin(world.claim()).await.unwrap();
+    assert_eq!(other.digest(), host.digest());
+}
+
+#[tokio::test]
+async fn an_upload_that_is_told_to_stop_names_nothing_and_is_taken_up() {
+    let world = World::new();
+    let host = with_chunks(&world, 12).await;
+    host.store.set_rates(FaultRates {
+        delay: 1.0,
+        delay_max: Duration::from_millis(60),
+        ..FaultRates::default()
+    });
+    let stop = CancellationToken::new();
+    let (saved, ()) = tokio::join!(host.upper.save(&world.root, &stop), async {
+        while host.meter.counts().put.requests < 5 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stop.cancel();
+    });
+    assert_eq!(saved.unwrap(), Saved::Stopped);
+    assert_eq!(world.generations().await, ["00000000000000000002-changed"]);
+    host.store.set_rates(FaultRates::default());
+    // The machine woke and slept again; nothing that was stored is stored twice.
+    let stored = world.keys().await.len();
+    let epoch = world.claim();
+    assert_eq!(host.begin(epoch).await.unwrap().found, Found::Here);
+    host.upper.leave(epoch).await.unwrap();
+    let Saved::Stored { chunks, .. } = host.save(&world).await.unwrap() else { panic!("stored") };
+    assert!(chunks as usize <= 12 - (stored - 1), "{chunks} of 12, {stored} were there");
+    let other = world.host();
+    assert_eq!(other.begin(world.claim()).await.unwrap().found, fetched(&world));
+    assert_eq!(other.digest(), host.digest());
+}
+
+#[tokio::test]
+async fn lost_replies_of_the_store_are_settled() {
+    let world = World::new();
+    let host = with_chunks(&world, 3).await;
+    host.store.inject(Verb::Create, "uppers/", 1, Injection::After);
+    host.save(&world).await.unwrap_err();
+    // It is there, and is found to be ours.
+    assert!(matches!(host.save(&world).await.unwrap(), Saved::Stored { .. }));
+    let other = world.host();
+    other.store.inject(Verb::Create, "uppers/", 1, Injection::After);
+    let epoch = world.claim();
+    other.begin(epoch).await.unwrap_err();
+    assert_eq!(other.begin(epoch).await.unwrap().found, fetched(&world));
+    assert_eq!(other.digest(), host.digest());
+}
+
+#[tokio::test]
+async fn a_disk_that_is_written_to_meanwhile_is_not_named() {
+    let world = World::new();
+    let host = with_chunks(&world, 6).await;
+    host.store.set_rates(FaultRates {
+        delay: 1.0,
+        delay_max: Duration::from_millis(80),
+        ..FaultRates::default()
+    });
+    let (saved, ()) = tokio::join!(host.save(&world), async {
+        while host.meter.counts().put.requests < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        host.write(0, b"somebody wakes");
+    });
+    assert!(matches!(saved, Err(upper::Error::Changed)));
+    assert_eq!(world.generations().await, ["00000000000000000002-changed"]);
+    // Nor one that looks other than it was left.
+    assert!(matches!(host.save(&world).await, Err(upper::Error::Changed)));
+}
+
+#[tokio::test]
+async fn damage_in_the_store_fails_the_wake_and_leaves_everything_as_it_was() {
+    let world = World::new();
+    let (one, two) = (world.host(), world.host());
+    two.run_and_save(&world, 0, b"older, here").await;
+    one.run_and_save(&world, 0, b"newer, there").await;
+    let chunks: Vec<_> = world
+        .keys()
+        .await
+        .into_iter()
+        .filter(|key| key.ends_with("-3") && key.contains("chunks"))
+        .collect();
+    assert_eq!(chunks.len(), 1);
+    let good = world.memory.get(&chunks[0], None).await.unwrap();
+    let older = two.digest();
+    let mut flipped = good.to_vec();
+    flipped[good.len() / 2] ^= 1;
+    let longer = [&good[..], b"x"].concat();
+    for bad in [flipped, longer, good[..good.len() - 1].to_vec(), Vec::new()] {
+        world.memory.put(&chunks[0], bad.into()).await.unwrap();
+        let error = two.begin(world.claim()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert_eq!(two.digest(), older);
+        assert!(!two.files.fetched.exists());
+    }
+    world.memory.delete(&chunks[0]).await.unwrap();
+    let error = two.begin(world.claim()).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("chunks/"), "{error}");
+    assert_eq!(two.digest(), older);
+    world.memory.put(&chunks[0], good).await.unwrap();
+    assert_eq!(two.begin(world.claim()).await.unwrap().found, fetched(&world));
+    assert!(two.has(0, b"newer, there"));
+}
+
+#[tokio::test]
+async fn a_damaged_manifest_fails_the_wake() {
+    let world = World::new();
+    let (one, two) = (world.host(), world.host());
+    one.run_and_save(&world, 0, b"kept").await;
+    let key = world.keys().await.into_iter().find(|key| key.ends_with("-stored")).unwrap();
+    let good = world.memory.get(&key, None).await.unwrap();
+    for bad in [b"".to_vec(), good[..good.len() - 1].to_vec(), vec![0xff; 1 << 20]] {
+        world.memory.put(&key, bad.into()).await.unwrap();
+        let error = two.begin(world.claim()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(!two.files.disk.exists(), "no empty upper instead");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_fails_the_wake_and_not_the_sleep() {
+    let world = World::new();
+    let (one, two) = (world.host(), world.host());
+    one.run_and_save(&world, 0, b"kept").await;
+    two.store.kill();
+    assert_eq!(two.begin(world.claim()).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(!two.files.disk.exists());
+    // Where nothing is to be asked, nothing fails; what is to be stored is known here.
+    let epoch = Epoch(world.claim().0);
+    let three = world.host();
+    three.begin(epoch).await.unwrap();
+    let epoch = world.claim();
+    three.store.kill();
+    assert_eq!(three.begin(epoch).await.unwrap().found, Found::Here);
+    three.write(0, b"more");
+    three.upper.leave(epoch).await.unwrap_err();
+    assert_eq!(Upper::standing(&three.files), Standing::Behind);
+    three.store.revive();
+    assert!(matches!(three.save(&world).await.unwrap(), Saved::Stored { .. }));
+}

@@ -1,0 +1,111 @@
+//! What nobody needs goes, and nothing else.
+
+use base::{Digest, MachineId};
+use objstore::ObjectStore as _;
+use upper::{Collected, Generation, Saved};
+
+use crate::support::{CHUNK, Host, World, noise};
+
+async fn stored(world: &World, host: &Host, at: u64, seed: u64) -> Generation {
+    host.run(world, at, &noise(seed, 4096)).await;
+    match host.save(world).await.unwrap() {
+        Saved::Stored { generation, .. } => generation,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn chunks(world: &World) -> usize {
+    world.keys().await.iter().filter(|key| key.contains("/chunks/")).count()
+}
+
+#[tokio::test]
+async fn what_a_newer_generation_does_not_name_goes_after_it() {
+    let world = World::new();
+    let host = world.host();
+    stored(&world, &host, 0, 1).await;
+    stored(&world, &host, CHUNK, 2).await;
+    let second = stored(&world, &host, 0, 3).await;
+    let third = stored(&world, &host, 0, 4).await;
+    assert_eq!(chunks(&world).await, 4);
+    // The third is too young: what it names stays, and what the second names.
+    let gone = host.upper.collect(Some(second)).await.unwrap();
+    assert_eq!((gone.objects, chunks(&world).await), (1 + 5, 3));
+    let gone = host.upper.collect(Some(third)).await.unwrap();
+    assert_eq!(chunks(&world).await, 2);
+    assert!(gone.bytes > 0);
+    assert_eq!(world.generations().await, [third.to_string()]);
+    assert_eq!(host.upper.collect(Some(third)).await.unwrap(), Collected::default());
+    assert_eq!(host.upper.collect(Some(second)).await.unwrap(), Collected::default());
+    let other = world.host();
+    other.begin(world.claim()).await.unwrap();
+    assert_eq!(other.digest(), host.digest());
+}
+
+#[tokio::test]
+async fn an_uploader_that_was_overtaken_deletes_nothing_that_is_needed() {
+    let world = World::new();
+    let (slow, next) = (world.host(), world.host());
+    stored(&world, &slow, 0, 1).await;
+    let late = stored(&world, &slow, 0, 2).await;
+    // Another host goes on with it; it takes chunks over from what the late one named, and makes more.
+    stored(&world, &next, CHUNK, 3).await;
+    let epoch = world.claim();
+    next.begin(epoch).await.unwrap();
+    next.write(2 * CHUNK, b"under way");
+    next.upper.leave(epoch).await.unwrap();
+    slow.upper.collect(Some(late)).await.unwrap();
+    assert!(matches!(next.save(&world).await.unwrap(), Saved::Stored { .. }));
+    slow.upper.collect(Some(late)).await.unwrap();
+    let other = world.host();
+    other.begin(world.claim()).await.unwrap();
+    assert_eq!(other.digest(), next.digest());
+}
+
+#[tokio::test]
+async fn what_a_broken_off_upload_left_goes_too() {
+    let world = World::new();
+    let (one, two) = (world.host(), world.host());
+    let epoch = world.claim();
+    one.begin(epoch).await.unwrap();
+    one.write(0, b"never named");
+    one.upper.leave(epoch).await.unwrap();
+    one.store.inject(testkit::Verb::Create, "uppers/", 1, testkit::Injection::Before);
+    one.save(&world).await.unwrap_err();
+    assert_eq!(chunks(&world).await, 1);
+    tokio::time::pause();
+    let newer = stored(&world, &two, 0, 9).await;
+    tokio::time::resume();
+    two.upper.collect(Some(newer)).await.unwrap();
+    assert_eq!(chunks(&world).await, 1);
+    let other = world.host();
+    other.begin(world.claim()).await.unwrap();
+    assert_eq!(other.digest(), two.digest());
+}
+
+#[tokio::test]
+async fn a_store_that_fails_while_it_is_asked_loses_nothing() {
+    let world = World::new();
+    let host = world.host();
+    stored(&world, &host, 0, 1).await;
+    let newest = stored(&world, &host, 0, 2).await;
+    let before = world.keys().await;
+    for verb in [testkit::Verb::List, testkit::Verb::Get] {
+        std::fs::remove_file(&host.files.manifest).ok();
+        host.store.inject(verb, "uppers/", 1, testkit::Injection::Before);
+        host.upper.collect(Some(newest)).await.unwrap_err();
+        assert_eq!(world.keys().await, before);
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_leaves_nothing_of_the_machine_and_all_of_others() {
+    let world = World::new();
+    let host = world.host();
+    stored(&world, &host, 0, 1).await;
+    let others = format!("uppers/{}/chunks/{}-2", MachineId::generate(), Digest::of(b"x"));
+    world.memory.put(&others, "x".into()).await.unwrap();
+    let store: std::sync::Arc<dyn objstore::ObjectStore> = world.memory.clone();
+    assert_eq!(upper::delete(&store, &world.machine).await.unwrap().objects, 3);
+    assert_eq!(upper::delete(&store, &world.machine).await.unwrap(), Collected::default());
+    assert_eq!(world.keys().await, [others]);
+}

@@ -1,0 +1,9 @@
+//! The upper against stores that fail, hosts that are lost, and each other.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+mod faults;
+mod garbage;
+mod hosts;
+mod random;
+mod support;
