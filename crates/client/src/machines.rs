@@ -81,6 +81,9 @@ pub struct MachineStatus {
     pub reason: String,
     /// What went wrong.
     pub last_error: Option<String>,
+    /// Whether what a sleeping machine has outside of its home is in the store.
+    #[serde(default)]
+    pub upper: Option<String>,
 }
 
 #[derive(Deserialize)]

@@ -26,6 +26,7 @@ use crate::machines::watchers::Watchers;
 use crate::machines::{MachineRef, Machines, idle_ticker};
 use crate::settings::{Parts, Settings};
 use crate::snapshots::Snapshots;
+use crate::uppers::Uppers;
 use crate::{Error, Result};
 
 /// Rows read at once where all of them are wanted.
@@ -47,6 +48,7 @@ pub(crate) struct Inner {
     pub(crate) watchers: Watchers,
     pub(crate) in_flight: InFlight,
     pub(crate) prober: Prober,
+    pub(crate) uppers: Uppers,
     /// Held while a waiting execution changes.
     pub(crate) waiting: tokio::sync::Mutex<()>,
     pub(crate) shutdown: CancellationToken,
@@ -78,6 +80,7 @@ impl Control {
             watchers: Watchers::default(),
             in_flight: InFlight::default(),
             prober: Prober::default(),
+            uppers: Uppers::default(),
             waiting: tokio::sync::Mutex::default(),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -94,6 +97,7 @@ impl Control {
         inner.tasks.spawn(idle_ticker::run(inner.clone()));
         inner.tasks.spawn(crate::health::run(inner.clone()));
         inner.tasks.spawn(crate::housekeeping::run(inner.clone()));
+        inner.tasks.spawn(crate::uppers::look(inner.clone()));
         inner.tasks.spawn(crate::idempotency::run(inner.clone()));
         Ok(Self { inner })
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base::{ExecutionId, HomeId, MachineId, SnapshotId, Timestamp};
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use crate::Result;
 use crate::executions::{Attachment, Execution, ExecutionEvent, ExecutionOutput, NewExecution};
@@ -95,6 +96,12 @@ pub struct KeeperStatus {
     /// How the guest came up, once it has.
     #[serde(default)]
     pub woken: Woken,
+    /// What of the machine's upper is not the newest that was made, for people.
+    #[serde(default)]
+    pub upper_behind: Option<String>,
+    /// Bytes of the upper that were fetched, and that are to be fetched, while it is.
+    #[serde(default)]
+    pub restoring: Option<(u64, u64)>,
     /// True once it has claimed the home; a right to take it over is used up then.
     pub home_claimed: bool,
 }
@@ -106,6 +113,38 @@ pub struct LastWords {
     pub phase: KeeperPhase,
     /// Why it failed.
     pub failure: Option<KeeperFailure>,
+}
+
+/// How far a sleeping machine's upper is in the object store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpperStanding {
+    /// All of it.
+    Stored {
+        /// What was there before may still be.
+        uncollected: bool,
+    },
+    /// Something is to be stored.
+    Behind,
+    /// This host has seen no sleep of it.
+    Unknown,
+}
+
+/// How an attempt to store an upper ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpperStored {
+    /// There was nothing to store.
+    Nothing,
+    /// It is stored.
+    Stored {
+        /// The state of it that the store has now.
+        generation: String,
+        /// Chunks that were stored for it.
+        chunks: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
+    /// It was told to stop.
+    Stopped,
 }
 
 /// The place where machines run.
@@ -126,6 +165,30 @@ pub trait Host: Send + Sync + Debug + 'static {
     async fn last_words(&self, machine: &MachineId) -> Option<LastWords>;
     /// Executions of a machine, awake or not, from the files that its keepers wrote.
     fn executions(&self, machine: &MachineId) -> Arc<dyn ExecutionRecords>;
+    /// How far the upper of a sleeping machine is in the object store.
+    async fn upper_standing(&self, machine: &MachineId) -> UpperStanding;
+    /// Stores what changed of a sleeping machine's upper; ends soon after `stop`. Nothing is named in the store
+    /// by an attempt that did not come to its end; the next one goes on from there. No keeper may be started
+    /// before it returns.
+    ///
+    /// # Errors
+    /// Those of store and disk; `Fenced` where another host went on with the machine.
+    async fn store_upper(
+        &self,
+        machine: &MachineId,
+        stop: &CancellationToken,
+    ) -> Result<UpperStored>;
+    /// Deletes from the store what an upper does not need any more, `since` being a state of it that was stored
+    /// a while ago; `None` for the newest that is known. How many objects.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn collect_upper(&self, machine: &MachineId, since: Option<&str>) -> Result<u64>;
+    /// Deletes an upper from the store. Idempotent.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn delete_upper(&self, machine: &MachineId) -> Result<()>;
     /// Removes what the host keeps of a machine besides its home: its upper layer, its executions, its
     /// logs. No keeper runs. Idempotent.
     ///

@@ -25,6 +25,7 @@ pub mod machines;
 mod page;
 mod settings;
 pub mod snapshots;
+mod uppers;
 
 pub use control::Control;
 pub use error::{Error, Result};
@@ -34,3 +35,4 @@ pub use machines::{IfMatch, Machine, MachineRef, Machines};
 pub use page::{Page, PageQuery};
 pub use settings::{Defaults, Parts, Settings, SizeLimits, Timing};
 pub use snapshots::Snapshots;
+pub use uppers::UpperStatus;

@@ -80,6 +80,9 @@ pub struct Timing {
     pub probe_every: Duration,
     /// How often sleeping homes are looked at for garbage.
     pub housekeep_every: Duration,
+    /// How long a state of an upper is the newest in the store before what it does not need is deleted.
+    /// Not less than a quarter of an hour: another host may have begun to read the one before.
+    pub collect_upper_after: Duration,
 }
 
 impl Default for Timing {
@@ -93,6 +96,7 @@ impl Default for Timing {
             idle_every: Duration::from_secs(2),
             probe_every: Duration::from_secs(5),
             housekeep_every: Duration::from_secs(900),
+            collect_upper_after: Duration::from_secs(900),
         }
     }
 }

@@ -13,6 +13,7 @@ use base::{Clock, Entropy, ErrorKind, ServerId, SystemClock, SystemEntropy};
 use clap::Args;
 use control::{Control, Settings};
 use local_host::{LocalHomes, LocalHomesSettings, LocalHost, LocalHostSettings};
+use objstore::ObjectStore;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -124,7 +125,7 @@ async fn open(config: &Config) -> Result<Control, Failure> {
         defaults: config.defaults.clone(),
         ..Settings::new(config.data.clone(), server.clone())
     };
-    let host = Arc::new(host(config, &server)?);
+    let host = Arc::new(host(config, &server, store.clone())?);
     let sweeper = host.clone();
     let parts = control::Parts {
         host,
@@ -144,7 +145,11 @@ async fn open(config: &Config) -> Result<Control, Failure> {
     Ok(control)
 }
 
-fn host(config: &Config, server: &ServerId) -> Result<LocalHost, Failure> {
+fn host(
+    config: &Config,
+    server: &ServerId,
+    store: Arc<dyn ObjectStore>,
+) -> Result<LocalHost, Failure> {
     let program = std::env::current_exe().map_err(|error| {
         Failure::new(ErrorKind::Internal, format!("find this program: {error}"))
     })?;
@@ -152,6 +157,7 @@ fn host(config: &Config, server: &ServerId) -> Result<LocalHost, Failure> {
         data_dir: config.data.clone(),
         server: server.clone(),
         store_url: config.store.clone(),
+        store,
         keeper_env: config.keys.keeper_env(),
         images_dir: config.images.clone(),
         program,

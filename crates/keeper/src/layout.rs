@@ -72,6 +72,23 @@ impl MachineDir {
         self.0.join("upper.ext4")
     }
 
+    /// The same with what lies beside it.
+    #[must_use]
+    pub fn upper_files(&self) -> upper::Files {
+        upper::Files {
+            disk: self.upper(),
+            state: self.0.join("upper.json"),
+            manifest: self.0.join("upper.manifest"),
+            fetched: self.0.join("upper.fetch"),
+        }
+    }
+
+    /// Which root file system the writable layer lies over.
+    #[must_use]
+    pub fn root_pin(&self) -> PathBuf {
+        self.0.join("root.sha256")
+    }
+
     /// The guest's memory: in use while the machine is awake, saved while it sleeps.
     #[must_use]
     pub fn memory(&self) -> PathBuf {

@@ -34,5 +34,5 @@ mod status;
 pub use client::Client;
 pub use error::{Failure, Result};
 pub use run::{Parts, refuse, run};
-pub use spec::KeeperSpec;
+pub use spec::{KeeperSpec, UpperSpec};
 pub use status::{KeeperState, LastWords, Stage, Status};

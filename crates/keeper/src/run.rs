@@ -1,8 +1,8 @@
 //! The life of a keeper, from claim to release.
 //!
 //! # Order
-//! Lock the directory; listen; claim the home; serve it to a guest that goes on or boots (`start`); meet
-//! the agent. Then wait for one of: a call to stop, SIGTERM, the guest's end, the loss of the home. Then:
+//! Lock the directory; listen; claim the home; bring the upper here (`upper`); serve the home to a guest that
+//! goes on or boots (`start`); meet the agent. Then wait for one of: a call to stop, SIGTERM, the guest's end, the loss of the home. Then:
 //! save or stop the guest (`sleep`), let executions write their ends, release the home (seal, upload,
 //! last commit), say the last words.
 //!
@@ -17,6 +17,7 @@
 
 mod sleep;
 mod start;
+mod upper;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,6 +69,8 @@ struct Standing {
     since: Timestamp,
     opened: String,
     woken: String,
+    upper_behind: Option<String>,
+    restoring: ::upper::Progress,
     home: Option<Arc<HomeFs>>,
     runner: Option<Arc<Runner>>,
 }
@@ -135,6 +138,8 @@ impl Keeper {
             since: parts.clock.now(),
             opened: String::new(),
             woken: String::new(),
+            upper_behind: None,
+            restoring: ::upper::Progress::default(),
             home: None,
             runner: None,
         };
@@ -143,7 +148,7 @@ impl Keeper {
         Self { dir, spec, parts, standing, moved, stop }
     }
 
-    async fn live(self) -> LastWords {
+    async fn live(mut self) -> LastWords {
         let listener = match server::bind(&self.dir.socket()) {
             Ok(listener) => listener,
             Err(error) => return words(&self.parts, false, 0, Some(&error)),
@@ -167,7 +172,7 @@ impl Keeper {
         last
     }
 
-    async fn live_served(&self, shared: &Shared) -> LastWords {
+    async fn live_served(&mut self, shared: &Shared) -> LastWords {
         let asleep = SleepRecord::read(&self.dir);
         let (home, opened) = match self.open_home(asleep.as_ref()).await {
             Ok(opened) => opened,
@@ -175,7 +180,13 @@ impl Keeper {
         };
         self.standing.lock().home = Some(home.clone());
         self.moved.send_replace(());
-        let outcome = self.with_home(&home, &Found { asleep, opened }, shared).await;
+        let epoch = opened.epoch;
+        let ready = self.ready_upper(&opened).await;
+        let has_upper = ready.is_ok();
+        let outcome = match ready {
+            Ok(()) => self.with_home(&home, &Found { asleep, opened }, shared).await,
+            Err(error) => Err(error),
+        };
         self.enter(KeeperState::Stopping);
         // Nothing that is acknowledged may come after the last commit.
         shared.door.close();
@@ -191,7 +202,12 @@ impl Keeper {
             Ok((Ending::GuestEnded(exit), held)) => (Some(guest_ended(&exit)), held),
             Err(error) => (Some(error), None),
         };
-        let released = self.release(&home).await;
+        let left = async {
+            if has_upper {
+                self.leave_upper(epoch).await;
+            }
+        };
+        let (released, ()) = tokio::join!(self.release(&home), left);
         self.renew_record(&home, held.is_some()).await;
         match released {
             Ok(seq) => words(&self.parts, true, seq, outcome.as_ref()),
@@ -353,6 +369,8 @@ fn status_of(standing: Arc<Mutex<Standing>>) -> Box<dyn Fn() -> Status + Send + 
             epoch: home.as_ref().map(|home| home.epoch).unwrap_or_default(),
             opened: standing.opened.clone(),
             woken: standing.woken.clone(),
+            upper_behind: standing.upper_behind.clone(),
+            restoring: standing.restoring.bytes(),
             home_seq: home.as_ref().map_or(0, |home| home.seq),
             unreplicated_bytes: home.as_ref().map_or(0, |home| home.unreplicated_bytes),
             unreplicated_ops: home.as_ref().map_or(0, |home| home.unreplicated_ops),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use base::{HomeId, MachineId, ServerId};
+use base::{Digest, HomeId, MachineId, ServerId};
 use serde::{Deserialize, Serialize};
 
 use crate::layout::MachineDir;
@@ -36,8 +36,36 @@ pub struct KeeperSpec {
     /// The hypervisor's program; the usual one where it is not given.
     #[serde(default)]
     pub hypervisor: Option<PathBuf>,
-    /// The instance to start.
+    /// The instance to start, but for the root file system, which the upper decides.
     pub instance: runtime::Spec,
+    /// Where there is none yet: the machine's writable layer.
+    pub upper: UpperSpec,
+}
+
+/// A machine's writable layer, for where it is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpperSpec {
+    /// Its length.
+    pub bytes: u64,
+    /// The root file system that a new one lies over.
+    #[serde(with = "as_text")]
+    pub root: Digest,
+    /// Where root file systems are.
+    pub images_dir: PathBuf,
+}
+
+mod as_text {
+    use base::Digest;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(digest: &Digest, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(digest)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Digest, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
 }
 
 impl KeeperSpec {

@@ -39,6 +39,12 @@ pub struct Status {
     /// memory. Empty before.
     #[serde(default)]
     pub woken: String,
+    /// What of the machine's upper is not the newest, for people.
+    #[serde(default)]
+    pub upper_behind: Option<String>,
+    /// Bytes of the upper that were fetched, and that are to be fetched, while it is.
+    #[serde(default)]
+    pub restoring: Option<(u64, u64)>,
     /// The last commit in the store.
     pub home_seq: u64,
     /// Bytes that the store does not have yet.

@@ -6,21 +6,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use base::{Digest, ErrorKind, GIB, MachineId, ServerId};
+use base::{ErrorKind, GIB, MachineId, ServerId};
 use control::host::{
     ExecutionRecords, Host, KeeperFailure, KeeperLink, KeeperPhase, KeeperSpec, LastWords,
+    UpperStanding, UpperStored,
 };
 use control::{Error, Result};
-use images::{Image, Images};
+use images::Images;
 use keeper::launch;
 use keeper::layout::MachineDir;
+use objstore::ObjectStore;
 use parking_lot::Mutex;
 use runtime::{Qemu, QemuSettings};
+use tokio_util::sync::CancellationToken;
 
 use crate::convert;
 use crate::leftovers::Leftovers;
 use crate::link::LocalLink;
 use crate::records::LocalRecords;
+use crate::uppers::LocalUppers;
 
 /// Size of a machine's writable layer: sparse, so it takes what is written to it.
 const UPPER_BYTES: u64 = 16 * GIB;
@@ -34,6 +38,8 @@ pub struct LocalHostSettings {
     pub server: ServerId,
     /// The object store's URL, without credentials.
     pub store_url: String,
+    /// The same, opened: uppers of sleeping machines go there.
+    pub store: Arc<dyn ObjectStore>,
     /// What a keeper's environment has beside, or in place of, what it inherits; `None`: not at all.
     pub keeper_env: Vec<(String, Option<OsString>)>,
     /// Where images are.
@@ -83,6 +89,11 @@ impl LocalHost {
     fn dir(&self, machine: &MachineId) -> MachineDir {
         self.directories.dir(machine)
     }
+
+    fn uppers(&self) -> LocalUppers<'_> {
+        let LocalHostSettings { store, data_dir, .. } = &self.directories.settings;
+        LocalUppers { store, data_dir }
+    }
 }
 
 impl Directories {
@@ -90,7 +101,7 @@ impl Directories {
         machine_dir(&self.settings.data_dir, machine)
     }
 
-    /// Writes what the keeper needs to know; makes the writable layer at the first start.
+    /// Writes what the keeper needs to know.
     fn prepare(&self, spec: &KeeperSpec) -> Result<MachineDir> {
         let dir = self.dir(&spec.machine);
         let io = |doing: &'static str| {
@@ -101,17 +112,13 @@ impl Directories {
         private_dir(dir.path()).map_err(io("make the machine's directory"))?;
         private_dir(&dir.instance_logs()).map_err(io("make the machine's directory"))?;
         let image = self.images.get(&spec.image).map_err(image_error)?;
-        let root = self.pinned_root(&dir, &image)?;
-        if !dir.upper().exists() {
-            images::make_upper(&dir.upper(), UPPER_BYTES).map_err(image_error)?;
-        }
         let instance = runtime::Spec {
             machine: spec.machine.clone(),
             vcpu: spec.vcpu,
             memory_mib: spec.memory_mib,
             kernel: image.kernel,
             initrd: image.initrd,
-            root_image: root,
+            root_image: image.root,
             upper_image: dir.upper(),
             agent_args: Vec::new(),
             memory: runtime::Memory::Anonymous,
@@ -131,39 +138,19 @@ impl Directories {
             boot_timeout_seconds: self.settings.boot_timeout_seconds,
             hypervisor: self.settings.hypervisor.clone(),
             instance,
+            upper: keeper::UpperSpec {
+                bytes: UPPER_BYTES,
+                root: image.digest,
+                images_dir: self.settings.images_dir.clone(),
+            },
         };
         spec.store(&dir).map_err(convert::failure)?;
         Ok(dir)
-    }
-
-    /// The root that the machine's writable layer lies over.
-    fn pinned_root(&self, dir: &MachineDir, image: &Image) -> Result<PathBuf> {
-        let pin = dir.path().join("root.sha256");
-        if dir.upper().exists()
-            && let Ok(text) = std::fs::read_to_string(&pin)
-        {
-            let digest: Digest = text.trim().parse().map_err(|error| {
-                Error::new(ErrorKind::Corrupt, format!("root.sha256 of the machine: {error}"))
-            })?;
-            return self.images.root(&digest).map_err(image_error);
-        }
-        // Pin first, then make the layer: a crash between leaves a pin that is simply written again.
-        pin_to(&pin, &image.digest)
-            .map_err(|error| Error::internal(format!("pin the machine's image: {error}")))?;
-        Ok(image.root.clone())
     }
 }
 
 pub(crate) fn machine_dir(data_dir: &Path, machine: &MachineId) -> MachineDir {
     MachineDir::new(data_dir.join("machines").join(machine.as_str()))
-}
-
-/// On the disk before the layer is, or a loss of power could leave a layer over nobody knows what.
-fn pin_to(pin: &Path, digest: &Digest) -> std::io::Result<()> {
-    use std::io::Write;
-    let mut file = std::fs::File::create(pin)?;
-    writeln!(file, "{digest}")?;
-    file.sync_all()
 }
 
 fn private_dir(path: &Path) -> std::io::Result<()> {
@@ -258,6 +245,26 @@ impl Host for LocalHost {
             .map_err(convert::failure)
     }
 
+    async fn upper_standing(&self, machine: &MachineId) -> UpperStanding {
+        self.uppers().standing(machine).await
+    }
+
+    async fn store_upper(
+        &self,
+        machine: &MachineId,
+        stop: &CancellationToken,
+    ) -> Result<UpperStored> {
+        self.uppers().store(machine, stop).await
+    }
+
+    async fn collect_upper(&self, machine: &MachineId, since: Option<&str>) -> Result<u64> {
+        self.uppers().collect(machine, since).await
+    }
+
+    async fn delete_upper(&self, machine: &MachineId) -> Result<()> {
+        self.uppers().delete(machine).await
+    }
+
     async fn remove(&self, machine: &MachineId) -> Result<()> {
         self.links.lock().remove(machine);
         let dir = self.dir(machine);
@@ -280,6 +287,7 @@ fn failure_code(kind: ErrorKind) -> &'static str {
         ErrorKind::Conflict => "guest_ended",
         ErrorKind::Corrupt => "unhealthy",
         ErrorKind::Unavailable => "unavailable",
+        ErrorKind::NotFound => "image_missing",
         _ => "keeper_failed",
     }
 }

@@ -7,8 +7,7 @@
 //!
 //! # Invariants
 //! - Nothing is remembered that the disk does not say: a restarted server sees the same.
-//! - The image that a machine was first started on is pinned in its directory; its writable layer
-//!   lies over that one exact root.
+//! - Nobody but a keeper writes to a machine's writable layer: it is stored while none lives.
 //!
 //! # Not here
 //! Decisions. Everything translates and calls.
@@ -21,6 +20,7 @@ mod leftovers;
 mod link;
 mod opened;
 mod records;
+mod uppers;
 
 pub use homes::{LocalHomes, LocalHomesSettings};
 pub use host::{LocalHost, LocalHostSettings};

@@ -64,6 +64,8 @@ impl LocalLink {
                     executions_running: 0,
                     last_activity: None,
                     woken: Woken::default(),
+                    upper_behind: None,
+                    restoring: None,
                     home_claimed: false,
                 });
             }
@@ -81,6 +83,8 @@ impl LocalLink {
             last_activity: status.last_activity,
             woken: convert::woken(&status.woken),
             home_claimed: stage.claimed,
+            upper_behind: status.upper_behind,
+            restoring: status.restoring,
         })
     }
 }

@@ -61,6 +61,10 @@ pub(crate) struct StatusBody {
     last_error: Option<String>,
     /// Memory in MiB that was granted.
     memory_configured_mib: u64,
+    /// Of a sleeping machine: `stored` where all that it has outside of its home is in the object store,
+    /// `storing` where it is on its way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upper: Option<&'static str>,
 }
 
 impl From<Machine> for MachineBody {
@@ -88,6 +92,10 @@ impl From<Machine> for MachineBody {
                 last_progress_at: status.last_progress_at,
                 last_error: status.last_error,
                 memory_configured_mib: status.memory_configured_mib,
+                upper: status.upper.map(|upper| match upper {
+                    control::UpperStatus::Stored => "stored",
+                    control::UpperStatus::Storing => "storing",
+                }),
             },
         }
     }

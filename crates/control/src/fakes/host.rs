@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use vfs::path::TreePath;
 use vfs::tar::ImportOptions;
 
@@ -28,6 +29,7 @@ use crate::files::{
 use crate::homes::{DraftChanges, DraftPublished, HomeAt, HomeHead, HomeSnapshot, Homes};
 use crate::host::{
     ExecutionRecords, Host, KeeperLink, KeeperPhase, KeeperSpec, KeeperStatus, LastWords,
+    UpperStanding, UpperStored,
 };
 use crate::{Error, Page, PageQuery, Result};
 
@@ -70,6 +72,7 @@ impl FakeKeeper {
         let words = LastWords { phase: KeeperPhase::Stopped, failure: None };
         state.words.insert(self.machine.clone(), words);
         state.keepers.remove(&self.machine);
+        state.uppers.of.entry(self.machine.clone()).or_default().behind = true;
         drop(state);
         self.end();
     }
@@ -101,6 +104,8 @@ impl Host for FakeHost {
         if state.keepers.contains_key(&spec.machine) {
             return Ok(());
         }
+        let read = state.uppers.of.get(&spec.machine).is_some_and(|upper| upper.storing);
+        assert!(!read, "a keeper was started while its upper was read");
         state.starts += 1;
         state.words.remove(&spec.machine);
         if let Some((kind, code)) = state.start_errors.pop_front() {
@@ -150,6 +155,35 @@ impl Host for FakeHost {
         Ok(())
     }
 
+    async fn upper_standing(&self, machine: &MachineId) -> UpperStanding {
+        match self.state.lock().uppers.of.get(machine) {
+            None => UpperStanding::Unknown,
+            Some(upper) if upper.behind => UpperStanding::Behind,
+            Some(upper) => UpperStanding::Stored { uncollected: upper.uncollected },
+        }
+    }
+
+    async fn store_upper(
+        &self,
+        machine: &MachineId,
+        stop: &CancellationToken,
+    ) -> Result<UpperStored> {
+        self.store_fake_upper(machine, stop).await
+    }
+
+    async fn collect_upper(&self, machine: &MachineId, since: Option<&str>) -> Result<u64> {
+        let mut state = self.state.lock();
+        let Some(upper) = state.uppers.of.get_mut(machine) else { return Ok(0) };
+        upper.uncollected = false;
+        upper.collected.push(since.map(str::to_owned));
+        Ok(1)
+    }
+
+    async fn delete_upper(&self, machine: &MachineId) -> Result<()> {
+        self.state.lock().uppers.of.remove(machine);
+        Ok(())
+    }
+
     async fn remove(&self, machine: &MachineId) -> Result<()> {
         self.state.lock().executions.remove(machine);
         Ok(())
@@ -170,6 +204,8 @@ impl KeeperLink for FakeLink {
             executions_running: u32::try_from(running).unwrap_or(u32::MAX),
             last_activity: state.last_activity.get(&self.keeper.machine).copied(),
             woken: crate::host::Woken::default(),
+            upper_behind: state.uppers.missing.clone(),
+            restoring: state.uppers.restoring,
             home_claimed: true,
         })
     }

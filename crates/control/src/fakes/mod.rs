@@ -6,6 +6,7 @@
 mod host;
 mod store;
 mod tree;
+mod uppers;
 mod world;
 
 pub use store::MemoryStore;

@@ -11,6 +11,7 @@ use base::{
 use parking_lot::Mutex;
 
 use super::host::FakeKeeper;
+use super::uppers::Uppers;
 use super::{FakeTree, MemoryStore};
 use crate::executions::{Execution, ExecutionStatus};
 use crate::homes::HomeSnapshot;
@@ -88,6 +89,7 @@ pub(crate) struct State {
     pub(crate) collected: u32,
     pub(crate) started_with: Option<crate::host::KeeperSpec>,
     pub(crate) last_activity: HashMap<MachineId, Timestamp>,
+    pub(crate) uppers: Uppers,
 }
 
 /// The host and the homes, in memory.
@@ -263,6 +265,7 @@ impl World {
                 idle_every: ms(10),
                 probe_every: ms(10),
                 housekeep_every: ms(10),
+                collect_upper_after: ms(30),
             },
             server_id: ServerId::generate(),
             dir: tempfile::tempdir().expect("a test can make a temporary directory"),

@@ -76,7 +76,7 @@ impl Machines {
     /// # Errors
     /// `NotFound`.
     pub async fn get(&self, machine: &MachineRef) -> Result<Machine> {
-        Ok(shape(&self.inner.resolve(machine).await?))
+        Ok(shape_now(&self.inner, &self.inner.resolve(machine).await?))
     }
 
     /// Machines in the order of their creation.
@@ -88,7 +88,7 @@ impl Machines {
         let length = page.length();
         let rows =
             self.inner.db(move |catalog| catalog.machines(after.as_ref(), length + 1)).await?;
-        let machines = rows.iter().map(shape).collect();
+        let machines = rows.iter().map(|row| shape_now(&self.inner, row)).collect();
         Ok(Page::cut(machines, length, |machine: &Machine| machine.machine_id.to_string()))
     }
 
@@ -168,7 +168,7 @@ impl Machines {
         let id = machine.machine_id.clone();
         let settled = self.inner.wait_for(&id, wait, |row| shape(row).is_settled()).await;
         match settled {
-            Ok(row) => shape(&row),
+            Ok(row) => shape_now(&self.inner, &row),
             Err(error) if error.kind() == base::ErrorKind::NotFound => gone(machine),
             // The catalog cannot be read: what the caller knows is the best there is.
             Err(_) => machine,
@@ -309,8 +309,18 @@ pub(crate) fn shape(row: &MachineRow) -> Machine {
             last_progress_at: row.progress_at,
             last_error: row.observed.last_error.clone(),
             memory_configured_mib: row.spec.memory_mib,
+            upper: None,
         },
     }
+}
+
+/// The same, with what only this server knows at the moment.
+fn shape_now(inner: &Inner, row: &MachineRow) -> Machine {
+    let mut machine = shape(row);
+    let (upper, trouble) = inner.uppers.status(row);
+    machine.status.upper = upper;
+    machine.status.last_error = machine.status.last_error.or(trouble);
+    machine
 }
 
 fn gone(mut machine: Machine) -> Machine {

@@ -15,7 +15,7 @@ use super::lifecycle::{Observed, Step};
 use super::record::{self, Record};
 use crate::control::Inner;
 use crate::host::{KeeperFailure, KeeperLink, KeeperPhase, KeeperSpec, KeeperStatus, Woken};
-use crate::{Error, Result};
+use crate::{Error, Result, uppers};
 
 /// How long a keeper that no longer answers may take to end.
 const LAST_WORDS_WAIT: Duration = Duration::from_secs(5);
@@ -54,6 +54,7 @@ pub(crate) async fn take(
         (Step::ReportRunning, link) => report_running(inner, row, link.as_deref()).await,
         (Step::ReportSleeping, _) => {
             inner.activity.forget(&row.id);
+            uppers::asleep(inner, &row.id);
             report(inner, row, Observation::of(Phase::Sleeping, "asleep")).await
         }
         (Step::ReportPoweredOff, _) => report_powered_off(inner, row).await,
@@ -84,10 +85,11 @@ pub(crate) async fn ensure_recorded(inner: &Inner, row: &MachineRow) -> Result<M
         .await
 }
 
-/// Takes home and record out of the store, in this order.
+/// Takes home, upper and record out of the store, in this order.
 pub(crate) async fn unrecord(inner: &Inner, row: &MachineRow) -> Result<()> {
     abandon_fork(inner, row).await?;
     inner.parts.homes.delete(&inner.home_at(row)).await?;
+    inner.parts.host.delete_upper(&row.id).await?;
     record::delete(&*inner.parts.store, &row.id).await
 }
 
@@ -116,6 +118,8 @@ async fn start_keeper(inner: &Inner, row: &MachineRow) -> Result<()> {
         fsync_local: row.spec.fsync == catalog::Fsync::Local,
         take_over: row.take_over,
     };
+    // A keeper writes to what an upload reads.
+    uppers::hold(inner, &row.id).await;
     inner.parts.host.start_keeper(&spec).await
 }
 
@@ -129,7 +133,8 @@ async fn await_ready(
     if row.observed.phase != Phase::Starting {
         report(inner, row, Observation::of(Phase::Starting, "starting")).await?;
     }
-    let deadline = since + inner.settings.timing.start_max;
+    let mut deadline = since + inner.settings.timing.start_max;
+    let mut restoring = false;
     let mut claimed = !row.take_over;
     // The first is asked for at once; those that follow, when there is something new.
     let mut seen: Option<KeeperStatus> = None;
@@ -153,6 +158,16 @@ async fn await_ready(
                 }
                 if status.phase != KeeperPhase::Starting {
                     return Ok(());
+                }
+                if let Some((done, all)) = status.restoring {
+                    // Its time to boot has not begun; the store's patience bounds this one.
+                    deadline = Instant::now() + inner.settings.timing.start_max;
+                    tracing::debug!(machine = %row.id, done, all, "restoring the upper");
+                    if !restoring {
+                        restoring = true;
+                        let observed = Observation::of(Phase::Starting, "restoring_upper");
+                        report(inner, row, observed).await?;
+                    }
                 }
                 seen = Some(status);
             }
@@ -242,12 +257,15 @@ async fn report_running(
 ) -> Result<()> {
     inner.activity.touch(&row.id);
     let desired = row.desired;
-    let woken = match link {
-        Some(link) => link.status().await?.woken,
-        None => Woken::Booted,
+    let (woken, behind) = match link {
+        Some(link) => {
+            let status = link.status().await?;
+            (status.woken, status.upper_behind)
+        }
+        None => (Woken::Booted, None),
     };
     let change = MachineChange {
-        observed: Some(awake(woken)),
+        observed: Some(awake(woken, behind)),
         take_over: Some(false),
         ..MachineChange::default()
     };
@@ -256,8 +274,8 @@ async fn report_running(
 }
 
 /// How a machine that is awake came up.
-fn awake(woken: Woken) -> Observation {
-    match woken {
+fn awake(woken: Woken, behind: Option<String>) -> Observation {
+    let observed = match woken {
         Woken::Booted => Observation::of(Phase::Running, "ready"),
         Woken::Resumed => Observation::of(Phase::Running, "resumed"),
         Woken::BootedInstead(why) => Observation {
@@ -266,11 +284,19 @@ fn awake(woken: Woken) -> Observation {
             )),
             ..Observation::of(Phase::Running, "booted_without_memory")
         },
+    };
+    match behind {
+        None => observed,
+        // It is why there is no memory, too.
+        Some(why) => {
+            Observation { last_error: Some(why), ..Observation::of(Phase::Running, "upper_behind") }
+        }
     }
 }
 
-async fn report_powered_off(inner: &Inner, row: &MachineRow) -> Result<()> {
+async fn report_powered_off(inner: &Arc<Inner>, row: &MachineRow) -> Result<()> {
     inner.activity.forget(&row.id);
+    uppers::asleep(inner, &row.id);
     let change = MachineChange {
         desired: Some(Desired::Sleeping),
         observed: Some(Observation::of(Phase::Sleeping, "guest_powered_off")),
@@ -296,9 +322,11 @@ async fn report_failure(
 }
 
 async fn destroy(inner: &Inner, row: &MachineRow) -> Result<()> {
+    uppers::hold(inner, &row.id).await;
     unrecord(inner, row).await?;
     inner.parts.host.remove(&row.id).await?;
     inner.activity.forget(&row.id);
+    uppers::forget(inner, &row.id);
     let id = row.id.clone();
     inner.db(move |catalog| catalog.remove_machine(&id)).await?;
     // Told after the row is gone, so that whoever hears it finds the name free.

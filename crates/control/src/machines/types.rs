@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 pub use catalog::{Desired, Fsync, Phase};
 
+use crate::uppers::UpperStatus;
 use crate::{Error, Result};
 
 /// Why a machine failed whose home another server has.
@@ -65,6 +66,10 @@ pub struct MachineStatus {
     pub last_error: Option<String>,
     /// Memory in MiB that the machine was granted.
     pub memory_configured_mib: u64,
+    /// Of a sleeping machine: whether what it has outside of its home is in the store. Not there where that is
+    /// not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upper: Option<UpperStatus>,
 }
 
 impl Machine {

@@ -138,6 +138,9 @@ pub(super) async fn show(args: NameArgs) -> Result<u8, Failure> {
         row("autosleep", &autosleep),
         row("fsync", &machine.fsync),
     ];
+    if let Some(upper) = &machine.status.upper {
+        rows.push(row("upper", upper));
+    }
     if let Some(error) = &machine.status.last_error {
         rows.push(row("error", error));
     }

@@ -89,3 +89,71 @@ fn wait_failed(api: &crate::support::Api, machine: &str) -> String {
     });
     last
 }
+
+/// Waits until all that a sleeping machine has outside of its home is in the store.
+fn until_upper_stored(api: &crate::support::Api, machine: &str) {
+    crate::support::eventually("its upper is stored", crate::support::BOOT, || {
+        let seen = api.get(&format!("/v1/machines/{machine}")).ok().json();
+        seen["status"]["upper"] == "stored"
+    });
+}
+
+/// A server on a data directory of its own that has the machines of `options`' store.
+fn adopted(options: &Options) -> (tempfile::TempDir, Server) {
+    let data = tempfile::tempdir().expect("make a directory");
+    let adopted = std::process::Command::new(server::program())
+        .args(["adopt", "--data"])
+        .arg(data.path())
+        .args(["--store", options.store.as_deref().expect("it is set")])
+        .status()
+        .expect("run adopt");
+    assert!(adopted.success());
+    let server = Server::start_in(data.path(), options.clone());
+    (data, server)
+}
+
+#[test]
+fn what_was_installed_comes_back_on_another_host_and_goes_back_again() {
+    let store = tempfile::tempdir().expect("make a directory");
+    let options =
+        Options { store: Some(format!("file://{}", store.path().display())), ..Options::default() };
+    let first = Server::start(options.clone());
+    let api = first.api();
+    let machine = api.create("installer");
+    // As apt-get would: programs, configuration, a database, something removed.
+    api.shell(
+        &machine,
+        "printf '#!/bin/sh\\necho it works\\n' >/usr/local/bin/tool && chmod 755 /usr/local/bin/tool
+         echo setting >/etc/tool.conf; ln -s tool /usr/local/bin/also
+         head -c 9000000 /dev/urandom >/var/lib/tool.db; rm /etc/motd
+         cd / && sha256sum var/lib/tool.db >/root/sum",
+    );
+    let began = std::time::Instant::now();
+    api.sleep(&machine);
+    println!("asleep after {} ms", began.elapsed().as_millis());
+    until_upper_stored(&api, &machine);
+    println!("stored after {} ms", began.elapsed().as_millis());
+    let check = "test \"$(tool) $(also)\" = 'it works it works' && cd / && sha256sum -c --status /root/sum \
+                 && test ! -e /etc/motd && cat /etc/tool.conf";
+
+    let (_data, second) = adopted(&options);
+    let there = second.api();
+    there.wake(&machine);
+    let seen = there.get(&format!("/v1/machines/{machine}")).ok().json();
+    assert_eq!(seen["status"]["reason"], "ready", "{seen}");
+    assert_eq!(there.shell(&machine, check), "setting\n");
+    there.shell(&machine, "echo changed >/etc/tool.conf");
+    there.sleep(&machine);
+    until_upper_stored(&there, &machine);
+    drop(second);
+
+    // The first host has an upper, and the memory beside it: both are older.
+    api.wake(&machine);
+    assert_eq!(api.shell(&machine, check), "changed\n");
+    let seen = api.get(&format!("/v1/machines/{machine}")).ok().json();
+    assert_eq!(seen["status"]["reason"], "booted_without_memory", "{seen}");
+    // Deleted, it leaves nothing there.
+    api.delete(&format!("/v1/machines/{machine}")).ok();
+    let left = || std::fs::read_dir(store.path().join("uppers").join(&machine));
+    crate::support::eventually("nothing is left", crate::support::BOOT, || left().is_err());
+}

@@ -1,0 +1,61 @@
+//! Uppers of machines on a [`FakeHost`].
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use base::{ErrorKind, MachineId};
+use tokio_util::sync::CancellationToken;
+
+use super::world::FakeHost;
+use crate::host::UpperStored;
+use crate::{Error, Result};
+
+/// Uppers, which every run changes.
+#[derive(Debug, Default)]
+pub(crate) struct Uppers {
+    pub(crate) of: HashMap<MachineId, FakeUpper>,
+    /// The next attempts to store fail so.
+    pub(crate) errors: VecDeque<ErrorKind>,
+    /// Attempts to store wait.
+    pub(crate) held: bool,
+    /// What keepers say is missing.
+    pub(crate) missing: Option<String>,
+    pub(crate) restoring: Option<(u64, u64)>,
+}
+
+/// One machine's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct FakeUpper {
+    pub(crate) behind: bool,
+    /// An attempt to store it is under way.
+    pub(crate) storing: bool,
+    pub(crate) uncollected: bool,
+    pub(crate) stored: u32,
+    pub(crate) collected: Vec<Option<String>>,
+}
+
+impl FakeHost {
+    pub(crate) async fn store_fake_upper(
+        &self,
+        machine: &MachineId,
+        stop: &CancellationToken,
+    ) -> Result<UpperStored> {
+        if let Some(kind) = self.state.lock().uppers.errors.pop_front() {
+            return Err(Error::new(kind, "the store is away"));
+        }
+        self.state.lock().uppers.of.entry(machine.clone()).or_default().storing = true;
+        while self.state.lock().uppers.held && !stop.is_cancelled() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let mut state = self.state.lock();
+        let upper = state.uppers.of.entry(machine.clone()).or_default();
+        upper.storing = false;
+        if stop.is_cancelled() {
+            return Ok(UpperStored::Stopped);
+        }
+        (upper.behind, upper.uncollected) = (false, true);
+        upper.stored += 1;
+        let generation = format!("generation {}", upper.stored);
+        Ok(UpperStored::Stored { generation, chunks: 1, bytes: 1 })
+    }
+}

@@ -1,0 +1,294 @@
+//! Uppers of machines that fell asleep go to the object store: some at once, in the background.
+//!
+//! # Order
+//! A machine is reported asleep; its upper is stored; a while later what the store no longer needs goes. A wake
+//! ends what is under way first ([`hold`]): a keeper writes to what would be read. At start all
+//! sleeping machines are looked at for what an earlier server did not come to.
+//!
+//! # Failure
+//! Tried again with growing pauses until the machine wakes or is deleted, and said in its status. Where another host
+//! has gone on with the machine there is nothing left to do.
+//!
+//! # Not here
+//! What is stored how (`upper`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use base::{ErrorKind, MachineId};
+use catalog::{Desired, MachineRow, Phase};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::control::Inner;
+use crate::host::{UpperStanding, UpperStored};
+use crate::{Error, Result};
+
+/// Uppers that are stored at once. Each takes some tens of MiB of memory, and one processor in bursts.
+const AT_ONCE: usize = 2;
+/// Rows read at once.
+const SCAN: usize = 500;
+/// Longest pause between two attempts.
+const PAUSE_MAX: Duration = Duration::from_secs(300);
+/// Attempts to collect; the next sleep tries anew.
+const COLLECT_TRIES: u32 = 5;
+
+/// Whether all that a sleeping machine has outside of its home is in the object store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpperStatus {
+    /// All of it: it would come back on any host.
+    Stored,
+    /// It is on its way, or waits for its turn or for the store. Were the host lost now, it would be as it
+    /// was stored before.
+    Storing,
+}
+
+/// What is known of uppers.
+#[derive(Debug)]
+pub(crate) struct Uppers {
+    known: Mutex<HashMap<MachineId, Known>>,
+    turns: Arc<Semaphore>,
+    /// Every machine that slept when the server started has been looked at.
+    looked: AtomicBool,
+}
+
+/// Of a machine that is not here nothing is to be stored.
+#[derive(Debug)]
+enum Known {
+    /// Awake, or about to be.
+    Held,
+    /// Asleep, and something is being done.
+    Busy(Job),
+    /// Asleep, and nobody here saw it fall asleep.
+    Unknown,
+}
+
+#[derive(Debug)]
+struct Job {
+    stop: CancellationToken,
+    ended: watch::Receiver<bool>,
+    trouble: Option<String>,
+}
+
+impl Default for Uppers {
+    fn default() -> Self {
+        Self {
+            known: Mutex::default(),
+            turns: Arc::new(Semaphore::new(AT_ONCE)),
+            looked: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Uppers {
+    /// How far the upper of a machine is, and what keeps it from getting on.
+    pub(crate) fn status(&self, row: &MachineRow) -> (Option<UpperStatus>, Option<String>) {
+        if row.observed.phase != Phase::Sleeping {
+            return (None, None);
+        }
+        match self.known.lock().get(&row.id) {
+            Some(Known::Busy(job)) => (Some(UpperStatus::Storing), job.trouble.clone()),
+            Some(Known::Held | Known::Unknown) => (None, None),
+            None if self.looked.load(Ordering::Relaxed) => (Some(UpperStatus::Stored), None),
+            None => (None, None),
+        }
+    }
+
+    fn trouble(&self, machine: &MachineId, trouble: Option<String>) {
+        if let Some(Known::Busy(job)) = self.known.lock().get_mut(machine) {
+            job.trouble = trouble;
+        }
+    }
+}
+
+/// A machine has fallen asleep: stores its upper.
+pub(crate) fn asleep(inner: &Arc<Inner>, machine: &MachineId) {
+    begin(inner, machine, false);
+}
+
+/// Ends what is under way for a machine, and begins nothing more until it sleeps again.
+pub(crate) async fn hold(inner: &Inner, machine: &MachineId) {
+    let before = inner.uppers.known.lock().insert(machine.clone(), Known::Held);
+    if let Some(Known::Busy(mut job)) = before {
+        job.stop.cancel();
+        // It ends when its sender is gone, too.
+        job.ended.wait_for(|ended| *ended).await.ok();
+    }
+}
+
+/// The machine is gone.
+pub(crate) fn forget(inner: &Inner, machine: &MachineId) {
+    inner.uppers.known.lock().remove(machine);
+}
+
+fn begin(inner: &Arc<Inner>, machine: &MachineId, only_if_unknown: bool) {
+    if inner.shutdown.is_cancelled() {
+        return;
+    }
+    let (ending, ended) = watch::channel(false);
+    let stop = inner.shutdown.child_token();
+    {
+        let mut known = inner.uppers.known.lock();
+        let there = known.get(machine);
+        if matches!(there, Some(Known::Busy(_))) || (only_if_unknown && there.is_some()) {
+            return;
+        }
+        let job = Job { stop: stop.clone(), ended, trouble: None };
+        known.insert(machine.clone(), Known::Busy(job));
+    }
+    let (inner, machine) = (inner.clone(), machine.clone());
+    inner.clone().tasks.spawn(async move {
+        let left = tokio::select! {
+            left = store(&inner, &machine, &stop) => left,
+            () = inner.shutdown.cancelled() => Left::Nothing,
+        };
+        let mut known = inner.uppers.known.lock();
+        if matches!(known.get(&machine), Some(Known::Busy(_))) {
+            match left {
+                Left::Nothing => drop(known.remove(&machine)),
+                Left::Unknown => drop(known.insert(machine.clone(), Known::Unknown)),
+            }
+        }
+        drop(known);
+        ending.send_replace(true);
+    });
+}
+
+/// What is known of a machine afterwards.
+enum Left {
+    Nothing,
+    Unknown,
+}
+
+async fn store(inner: &Arc<Inner>, machine: &MachineId, stop: &CancellationToken) -> Left {
+    let mut tries = 0;
+    loop {
+        match inner.parts.host.upper_standing(machine).await {
+            UpperStanding::Behind => {}
+            UpperStanding::Stored { uncollected } => {
+                if uncollected {
+                    collect_later(inner, machine, None);
+                }
+                return Left::Nothing;
+            }
+            UpperStanding::Unknown => return Left::Unknown,
+        }
+        match store_once(inner, machine, stop).await {
+            Ok(None) => return Left::Nothing,
+            Ok(Some(generation)) => {
+                collect_later(inner, machine, Some(generation));
+                return Left::Nothing;
+            }
+            // Another host has gone on with it, or something else wrote to it: no later attempt can do.
+            Err(error) if matches!(error.kind, ErrorKind::Fenced | ErrorKind::Conflict) => {
+                tracing::warn!(%machine, %error, "an upper is not stored");
+                return Left::Unknown;
+            }
+            Err(error) => {
+                tracing::warn!(%machine, %error, tries, "store an upper");
+                let message = format!(
+                    "packages and system files (all outside of /root) are on this host only so far, and are \
+                     stored as soon as that can be done: {}",
+                    error.message
+                );
+                inner.uppers.trouble(machine, Some(message));
+            }
+        }
+        tries += 1;
+        let pause = inner.settings.timing.backoff_min.saturating_mul(1 << tries.min(16));
+        tokio::select! {
+            () = stop.cancelled() => return Left::Nothing,
+            () = tokio::time::sleep(pause.min(PAUSE_MAX)) => (),
+        }
+    }
+}
+
+/// One attempt, when it is its turn. The generation that was made.
+async fn store_once(
+    inner: &Inner,
+    machine: &MachineId,
+    stop: &CancellationToken,
+) -> Result<Option<String>> {
+    let turn = tokio::select! {
+        () = stop.cancelled() => return Ok(None),
+        turn = inner.uppers.turns.acquire() => turn,
+    };
+    let _turn = turn.map_err(|_| Error::internal("the server is closing"))?;
+    match inner.parts.host.store_upper(machine, stop).await? {
+        // The keeper of before has not quite ended yet.
+        UpperStored::Stopped if !stop.is_cancelled() => {
+            Err(Error::new(ErrorKind::Unavailable, "its keeper has only just ended"))
+        }
+        UpperStored::Nothing | UpperStored::Stopped => Ok(None),
+        UpperStored::Stored { generation, chunks, bytes } => {
+            tracing::info!(%machine, generation, chunks, bytes, "stored an upper");
+            Ok(Some(generation))
+        }
+    }
+}
+
+/// Deletes what the store does not need any more, once nobody can be reading it. The machine may be awake by
+/// then, or gone.
+fn collect_later(inner: &Arc<Inner>, machine: &MachineId, since: Option<String>) {
+    let (inner, machine) = (inner.clone(), machine.clone());
+    inner.clone().tasks.spawn(async move {
+        let work = async {
+            for tries in 0..COLLECT_TRIES {
+                tokio::time::sleep(inner.settings.timing.collect_upper_after).await;
+                match inner.parts.host.collect_upper(&machine, since.as_deref()).await {
+                    Ok(0) => return,
+                    Ok(objects) => {
+                        tracing::info!(%machine, objects, "collected what an upper does not need");
+                        return;
+                    }
+                    Err(error) => tracing::warn!(%machine, %error, tries, "collect an upper"),
+                }
+            }
+        };
+        tokio::select! {
+            () = work => (),
+            () = inner.shutdown.cancelled() => (),
+        }
+    });
+}
+
+/// Looks at all machines that slept when the server started.
+pub(crate) async fn look(inner: Arc<Inner>) {
+    let looked = tokio::select! {
+        looked = look_at_all(&inner) => looked,
+        () = inner.shutdown.cancelled() => return,
+    };
+    match looked {
+        Ok(()) => inner.uppers.looked.store(true, Ordering::Relaxed),
+        Err(error) => tracing::warn!(%error, "look for uppers to store"),
+    }
+}
+
+async fn look_at_all(inner: &Arc<Inner>) -> Result<()> {
+    let mut after = None::<MachineId>;
+    loop {
+        let from = after.take();
+        let rows = inner.db(move |catalog| catalog.machines(from.as_ref(), SCAN)).await?;
+        for row in &rows {
+            let asleep = row.desired == Desired::Sleeping && row.observed.phase == Phase::Sleeping;
+            if asleep
+                && inner.parts.host.upper_standing(&row.id).await
+                    != (UpperStanding::Stored { uncollected: false })
+            {
+                begin(inner, &row.id, true);
+            }
+        }
+        match rows.last() {
+            Some(last) if rows.len() == SCAN => after = Some(last.id.clone()),
+            _ => return Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

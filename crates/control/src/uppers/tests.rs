@@ -1,0 +1,209 @@
+//! When uppers are stored, against a host in memory.
+
+use std::time::Duration;
+
+use super::*;
+use crate::fakes::{World, eventually};
+use crate::machines::{CreateMachine, IfMatch, Machine, MachineRef};
+use crate::{Control, PageQuery};
+
+const SOON: Duration = Duration::from_secs(5);
+
+async fn created(control: &Control) -> Machine {
+    let machine = control.machines().create(CreateMachine::default()).await.unwrap();
+    control.machines().settle(machine, SOON).await
+}
+
+fn at(machine: &Machine) -> MachineRef {
+    MachineRef::Id(machine.machine_id.clone())
+}
+
+async fn sleep(control: &Control, machine: &Machine) -> Machine {
+    let asked = control.machines().sleep(&at(machine), &IfMatch::Any).await.unwrap();
+    let asleep = control.machines().settle(asked, SOON).await;
+    assert_eq!(asleep.phase, Phase::Sleeping);
+    asleep
+}
+
+async fn wake(control: &Control, machine: &Machine) -> Machine {
+    let asked = control.machines().wake(&at(machine), &IfMatch::Any).await.unwrap();
+    let awake = control.machines().settle(asked, SOON).await;
+    assert_eq!(awake.phase, Phase::Running, "{:?}", awake.status);
+    awake
+}
+
+fn stored(world: &World, machine: &Machine) -> u32 {
+    let state = world.host.state.lock();
+    state.uppers.of.get(&machine.machine_id).map_or(0, |upper| upper.stored)
+}
+
+async fn until_upper(control: &Control, machine: &Machine, wanted: Option<UpperStatus>) -> Machine {
+    for _ in 0..1_000 {
+        let seen = control.machines().get(&at(machine)).await.unwrap();
+        if seen.status.upper == wanted {
+            return seen;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("it did not come to hold within five seconds");
+}
+
+#[tokio::test]
+async fn a_machine_is_asleep_before_its_upper_is_stored_and_says_so() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = created(&control).await;
+    assert_eq!(machine.status.upper, None, "it is awake");
+    world.host.state.lock().uppers.held = true;
+    let asleep = sleep(&control, &machine).await;
+    assert_eq!(asleep.status.upper, Some(UpperStatus::Storing));
+    assert_eq!(stored(&world, &machine), 0);
+    world.host.state.lock().uppers.held = false;
+    until_upper(&control, &machine, Some(UpperStatus::Stored)).await;
+    assert_eq!(stored(&world, &machine), 1);
+    let listed = control.machines().list(&PageQuery::default()).await.unwrap();
+    assert_eq!(listed.items[0].status.upper, Some(UpperStatus::Stored));
+    // What it replaces goes later, by itself.
+    eventually(|| {
+        let state = world.host.state.lock();
+        state.uppers.of[&machine.machine_id].collected == [Some("generation 1".to_owned())]
+    })
+    .await;
+    control.close().await;
+}
+
+#[tokio::test]
+async fn a_wake_ends_an_upload_first_and_the_next_sleep_takes_it_up() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = created(&control).await;
+    world.host.state.lock().uppers.held = true;
+    for _ in 0..5 {
+        sleep(&control, &machine).await;
+        let id = &machine.machine_id;
+        eventually(|| world.host.state.lock().uppers.of[id].storing).await;
+        // The host refuses a keeper while it reads.
+        assert_eq!(wake(&control, &machine).await.status.upper, None);
+    }
+    assert_eq!(stored(&world, &machine), 0);
+    world.host.state.lock().uppers.held = false;
+    sleep(&control, &machine).await;
+    until_upper(&control, &machine, Some(UpperStatus::Stored)).await;
+    assert_eq!(stored(&world, &machine), 1);
+    control.close().await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_is_said_and_tried_again() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = created(&control).await;
+    world.host.state.lock().uppers.errors.extend([ErrorKind::Unavailable; 6]);
+    sleep(&control, &machine).await;
+    let mut said = None;
+    for _ in 0..1_000 {
+        let seen = control.machines().get(&at(&machine)).await.unwrap();
+        assert_eq!(seen.phase, Phase::Sleeping);
+        said = said.or(seen.status.last_error);
+        if seen.status.upper == Some(UpperStatus::Stored) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(said.unwrap().contains("on this host only"), "nothing was said");
+    let seen = control.machines().get(&at(&machine)).await.unwrap();
+    assert_eq!((seen.status.upper, seen.status.last_error), (Some(UpperStatus::Stored), None));
+    control.close().await;
+}
+
+#[tokio::test]
+async fn what_one_server_did_not_come_to_is_stored_by_the_next() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = created(&control).await;
+    world.host.state.lock().uppers.held = true;
+    sleep(&control, &machine).await;
+    control.close().await;
+    world.host.state.lock().uppers.held = false;
+    let control = world.open().await;
+    until_upper(&control, &machine, Some(UpperStatus::Stored)).await;
+    assert_eq!(stored(&world, &machine), 1);
+    // Nor is what was not collected forgotten.
+    control.close().await;
+    let collected = || world.host.state.lock().uppers.of[&machine.machine_id].collected.clone();
+    let before = collected().len();
+    world.host.state.lock().uppers.of.get_mut(&machine.machine_id).unwrap().uncollected = true;
+    let control = world.open().await;
+    eventually(|| collected().len() > before).await;
+    assert_eq!(collected().last(), Some(&None));
+    control.close().await;
+}
+
+#[tokio::test]
+async fn a_machine_that_another_host_went_on_with_is_left_alone() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = created(&control).await;
+    world.host.state.lock().uppers.errors.push_back(ErrorKind::Fenced);
+    sleep(&control, &machine).await;
+    until_upper(&control, &machine, None).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(stored(&world, &machine), 0);
+    control.close().await;
+}
+
+#[tokio::test]
+async fn what_is_missing_of_an_upper_is_said_of_the_machine() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = created(&control).await;
+    sleep(&control, &machine).await;
+    world.host.state.lock().uppers.missing = Some("it begins empty".to_owned());
+    let awake = wake(&control, &machine).await;
+    assert_eq!(awake.status.reason, "upper_behind");
+    assert_eq!(awake.status.last_error.as_deref(), Some("it begins empty"));
+    control.close().await;
+}
+
+#[tokio::test]
+async fn a_wake_says_that_it_restores_and_has_the_time_for_it() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = created(&control).await;
+    sleep(&control, &machine).await;
+    world.host.hold_starting(true);
+    world.host.state.lock().uppers.restoring = Some((1, 9));
+    control.machines().wake(&at(&machine), &IfMatch::Any).await.unwrap();
+    let restoring = || async {
+        let seen = control.machines().get(&at(&machine)).await.unwrap();
+        (seen.phase, seen.status.reason) == (Phase::Starting, "restoring_upper".to_owned())
+    };
+    for _ in 0..1_000 {
+        if restoring().await {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Longer than a guest has to boot.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    assert!(restoring().await);
+    world.host.state.lock().uppers.restoring = None;
+    world.host.hold_starting(false);
+    wake(&control, &machine).await;
+    control.close().await;
+}
+
+#[tokio::test]
+async fn a_deleted_machine_leaves_no_upper_in_the_store() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = created(&control).await;
+    world.host.state.lock().uppers.held = true;
+    sleep(&control, &machine).await;
+    let asked = control.machines().delete(&at(&machine), &IfMatch::Any).await.unwrap();
+    let gone = control.machines().settle(asked, SOON).await;
+    assert_eq!(gone.phase, Phase::Destroyed);
+    assert!(world.host.state.lock().uppers.of.is_empty());
+    assert!(control.machines().inner.uppers.known.lock().is_empty());
+    control.close().await;
+}

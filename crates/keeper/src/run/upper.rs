@@ -1,0 +1,123 @@
+//! The machine's upper: from the store before the guest runs, noted for the store after it.
+//!
+//! # Order
+//! The home is claimed; the upper is decided upon, fetched or made; then the guest runs. It is gone; the upper is
+//! noted beside the last commit of the home. Storing it is the server's, once the machine sleeps.
+//!
+//! # Failure
+//! Without an upper no guest runs. A note that does not reach the store keeps nobody from sleeping.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+use ::upper::{Begin, Found, Upper};
+use base::{Digest, Epoch, ErrorKind};
+use homefs::Opened;
+use images::Images;
+
+use super::Keeper;
+use crate::{Failure, Result};
+
+impl Keeper {
+    fn upper(&self) -> Upper {
+        Upper::new(self.parts.store.clone(), &self.spec.machine, self.dir.upper_files())
+    }
+
+    /// Brings the upper that the guest is to run upon here, and learns which root it lies over.
+    pub(super) async fn ready_upper(&mut self, opened: &Opened) -> Result<()> {
+        let images = Images::open(&self.spec.upper.images_dir);
+        let begin = Begin { epoch: opened.epoch, was_awake: self.spec.take_over };
+        let (upper, progress) = (self.upper(), self.standing.lock().restoring.clone());
+        let begun = tokio::select! {
+            begun = upper.begin(begin, &progress, |root| root_of(&images, root).map(drop)) => begun?,
+            () = self.stop.cancelled() => {
+                return Err(Failure::new(ErrorKind::Conflict, "put to sleep before the guest was up"));
+            }
+        };
+        tracing::info!(found = ?begun.found, "upper");
+        let (pin, disk) = (self.dir.root_pin(), self.dir.upper());
+        let spec = self.spec.upper.clone();
+        let root = crate::files::blocking(move || match begun.found {
+            Found::Here => pinned(&pin, &spec.root),
+            Found::Fetched { root } => pin_to(&pin, &root),
+            Found::Nowhere => {
+                // Pin first, then make the layer: a crash between leaves a pin that is written again.
+                let root = pin_to(&pin, &spec.root)?;
+                images::make_upper(&disk, spec.bytes)
+                    .map_err(|error| Failure::new(error.kind(), error.to_string()))?;
+                Ok(root)
+            }
+        })
+        .await?;
+        self.spec.instance.root_image = root_of(&images, &root)?;
+        self.standing.lock().upper_behind = begun.behind;
+        Ok(())
+    }
+
+    /// Notes how the guest left the upper.
+    pub(super) async fn leave_upper(&self, epoch: Epoch) {
+        if let Err(error) = self.upper().leave(epoch).await {
+            tracing::warn!(%error, "the store does not know yet that the upper changed");
+        }
+    }
+}
+
+impl From<::upper::Error> for Failure {
+    fn from(error: ::upper::Error) -> Self {
+        let doing = "bring the machine's packages and system files (all outside of /root) here";
+        Self::new(error.kind(), format!("{doing}: {error}"))
+    }
+}
+
+fn root_of(images: &Images, root: &Digest) -> Result<std::path::PathBuf> {
+    images.root(root).map_err(|error| {
+        tracing::warn!(%error, "the root file system is not here");
+        Failure::new(
+            ErrorKind::NotFound,
+            format!(
+                "the machine's packages and system files lie over the root file system sha256:{root}, which \
+                 this host does not have: copy it into the images directory from a host that has it"
+            ),
+        )
+    })
+}
+
+/// The root that the upper here lies over; `otherwise` where nobody wrote that down.
+fn pinned(pin: &Path, otherwise: &Digest) -> Result<Digest> {
+    match std::fs::read_to_string(pin) {
+        Ok(text) => text.trim().parse().map_err(|error| {
+            Failure::new(ErrorKind::Corrupt, format!("root.sha256 of the machine: {error}"))
+        }),
+        Err(_) => pin_to(pin, otherwise),
+    }
+}
+
+/// On the disk before the layer is, or a loss of power could leave a layer over nobody knows what.
+fn pin_to(pin: &Path, root: &Digest) -> Result<Digest> {
+    let write = || -> io::Result<()> {
+        let mut file = File::create(pin)?;
+        writeln!(file, "{root}")?;
+        file.sync_all()
+    };
+    write().map_err(|error| Failure::internal("pin the machine's image", error))?;
+    Ok(*root)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_stays_with_the_root_that_its_upper_was_made_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let pin = dir.path().join("root.sha256");
+        let (one, two) = (Digest::of(b"one"), Digest::of(b"two"));
+        assert_eq!(pinned(&pin, &one).unwrap(), one);
+        assert_eq!(pinned(&pin, &two).unwrap(), one, "whatever the image is by now");
+        pin_to(&pin, &two).unwrap();
+        assert_eq!(pinned(&pin, &one).unwrap(), two);
+        std::fs::write(&pin, "not a digest").unwrap();
+        assert_eq!(pinned(&pin, &one).unwrap_err().kind, ErrorKind::Corrupt);
+    }
+}

@@ -1,0 +1,89 @@
+//! Uppers of sleeping machines, between this host's disk and the store.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use base::{Digest, ErrorKind, MachineId};
+use control::host::{UpperStanding, UpperStored};
+use control::{Error, Result};
+use keeper::launch;
+use keeper::layout::MachineDir;
+use objstore::ObjectStore;
+use tokio_util::sync::CancellationToken;
+use upper::{Saved, Standing, Upper};
+
+use crate::host::machine_dir;
+
+/// Uppers of the machines below a data directory.
+pub(crate) struct LocalUppers<'a> {
+    pub(crate) store: &'a Arc<dyn ObjectStore>,
+    pub(crate) data_dir: &'a Path,
+}
+
+impl LocalUppers<'_> {
+    fn dir(&self, machine: &MachineId) -> MachineDir {
+        machine_dir(self.data_dir, machine)
+    }
+
+    fn upper(&self, machine: &MachineId) -> Upper {
+        Upper::new(self.store.clone(), machine, self.dir(machine).upper_files())
+    }
+
+    pub(crate) async fn standing(&self, machine: &MachineId) -> UpperStanding {
+        let files = self.dir(machine).upper_files();
+        match tokio::task::spawn_blocking(move || Upper::standing(&files)).await {
+            Ok(Standing::Stored { uncollected }) => UpperStanding::Stored { uncollected },
+            Ok(Standing::Behind) => UpperStanding::Behind,
+            Ok(Standing::Unknown) | Err(_) => UpperStanding::Unknown,
+        }
+    }
+
+    pub(crate) async fn store(
+        &self,
+        machine: &MachineId,
+        stop: &CancellationToken,
+    ) -> Result<UpperStored> {
+        let dir = self.dir(machine);
+        // Its keeper writes to what would be read.
+        if launch::is_alive(&dir) {
+            return Ok(UpperStored::Stopped);
+        }
+        let root = root(&dir).await?;
+        match self.upper(machine).save(&root, stop).await.map_err(failed)? {
+            Saved::Nothing => Ok(UpperStored::Nothing),
+            Saved::Stopped => Ok(UpperStored::Stopped),
+            Saved::Stored { generation, chunks, bytes } => {
+                Ok(UpperStored::Stored { generation: generation.to_string(), chunks, bytes })
+            }
+        }
+    }
+
+    pub(crate) async fn collect(&self, machine: &MachineId, since: Option<&str>) -> Result<u64> {
+        let since = since.map(str::parse).transpose().map_err(Error::internal)?;
+        let upper = self.upper(machine);
+        let collected = upper.collect(since).await.map_err(failed)?;
+        // Else its keeper writes the note; and collecting once more costs little.
+        if !launch::is_alive(&self.dir(machine)) {
+            upper.note_collected(since).await.map_err(failed)?;
+        }
+        Ok(collected.objects)
+    }
+
+    pub(crate) async fn delete(&self, machine: &MachineId) -> Result<()> {
+        upper::delete(self.store, machine).await.map(drop).map_err(failed)
+    }
+}
+
+/// The root file system that the upper here lies over.
+async fn root(dir: &MachineDir) -> Result<Digest> {
+    let text = tokio::fs::read_to_string(dir.root_pin())
+        .await
+        .map_err(|error| Error::internal(format!("read root.sha256 of the machine: {error}")))?;
+    text.trim().parse().map_err(|error| {
+        Error::new(ErrorKind::Corrupt, format!("root.sha256 of the machine: {error}"))
+    })
+}
+
+fn failed(error: upper::Error) -> Error {
+    Error::new(error.kind(), error.to_string()).caused_by(error)
+}
