@@ -225,7 +225,8 @@ impl Draft {
             sql::all(conn, "SELECT ino FROM dirty_inode", [], |r| uint(r, 0))
         })?;
         self.engine.seal(dirty, state.epoch.next().0)?;
-        let mut pending = self.engine.front.readers.consistent(|conn| Pending::load(conn, 0))?;
+        let mut pending =
+            self.engine.front.readers.consistent(|conn| Pending::load(conn, 0, &|_| false))?;
         let seq = state.seq + 1;
         let (objects, pressure) = (&self.engine.objects, &self.engine.pressure);
         let uploaded = Uploaded::default();

@@ -185,7 +185,7 @@ impl FileSystem for Engine {
     }
 
     fn place(&self, ino: Ino, base: Ino, path: &[&[u8]], expect: Expect) -> Result<Placed> {
-        let _entered = self.shared.whole.enter();
+        let _entered = self.shared.whole.enter_as_caller()?;
         self.change(|tx| ops::place::place(tx, ino, base, path, expect))
     }
 
@@ -204,7 +204,7 @@ impl FileSystem for Engine {
     }
 
     fn graft(&self, graft: &Graft<'_>) -> Result<Touched> {
-        let _entered = self.shared.whole.enter();
+        let _entered = self.shared.whole.enter_as_caller()?;
         self.change(|tx| ops::graft::graft(tx, graft))
     }
 }

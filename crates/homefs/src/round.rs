@@ -12,7 +12,9 @@
 //! up is confirmed, however late, every round answers with it and does nothing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use base::Epoch;
 use bytes::Bytes;
 use parking_lot::RwLockWriteGuard;
 use rusqlite::Connection;
@@ -30,12 +32,16 @@ use crate::replica::append::Commit;
 use crate::replica::collect::{Full, Pages};
 use crate::replica::log::Log;
 use crate::replica::pages::PageSource as _;
-use crate::upload::{self, Pending, Uploaded};
+use crate::upload::{self, LocalPack, Pending, Uploaded};
 use crate::wal::PageView;
-use crate::whole::{Noted, Whole};
+use crate::whole::{Noted, Patience, Whole};
 
-/// How often a round begins anew for files that were named meanwhile, before it has them wait.
-const OPEN_PASSES_MAX: usize = 4;
+/// How often a round begins anew for files that were named meanwhile, before it holds them up.
+const OPEN_PASSES_MAX: u32 = 4;
+/// How long the first of those wait; doubles with every pass after.
+const HOLD_FIRST: Duration = Duration::from_secs(1);
+/// How often it doubles before they wait for as long as it takes.
+const HOLDS_MAX: u32 = 6;
 
 /// What to seal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -191,20 +197,21 @@ impl Rounds {
         release: bool,
     ) -> Result<(Pending, Bytes, RwLockWriteGuard<'a, ()>)> {
         let mut which = which.clone();
-        for _ in 0..OPEN_PASSES_MAX {
+        let (mut stored, mut pass) = (Pending::default(), 0);
+        loop {
+            let held = patience(pass).map(|patience| whole.hold(patience));
             self.seal(&which, whole)?;
             let (pending, rider) = self.store(seq, release)?;
+            // What an earlier pass stored may have died since: it is in the store all the same.
+            stored = pending.beside(stored);
             let closed = whole.close();
             if whole.is_empty() {
-                return Ok((pending, rider, closed));
+                return Ok((stored, rider, closed));
             }
-            drop(closed);
+            drop((closed, held));
             which = Which::These(Vec::new());
+            pass += 1;
         }
-        let closed = whole.close();
-        self.seal(&which, whole)?;
-        let (pending, rider) = self.store(seq, release)?;
-        Ok((pending, rider, closed))
     }
 
     fn seal(&self, which: &Which, whole: &Whole) -> Result<()> {
@@ -239,7 +246,10 @@ impl Rounds {
     fn store(&self, seq: u64, release: bool) -> Result<(Pending, Bytes)> {
         let ride_max = if release { RELEASE_DATA_BYTES_MAX } else { COMMIT_DATA_BYTES_MAX };
         let readers = &self.engine.front.readers;
-        let mut pending = readers.consistent(|conn| Pending::load(conn, ride_max))?;
+        // What is an object already does not go with the commit too.
+        let stored =
+            |pack: &LocalPack| self.uploaded.has(&self.log.keys().pack(Epoch(pack.epoch), pack.id));
+        let mut pending = readers.consistent(|conn| Pending::load(conn, ride_max, &stored))?;
         let rider = wait(&self.runtime, &self.closing, async {
             let pressure = &self.engine.pressure;
             pending.store(&self.log, &self.engine.objects, seq, &self.uploaded, pressure).await?;
@@ -297,6 +307,14 @@ impl Rounds {
             self.log.collect(view.clone(), &pages, born, arrange).await
         })?;
         collected.map_err(to_fs)
+    }
+}
+
+/// How long those who come are held up in this pass.
+fn patience(pass: u32) -> Option<Patience> {
+    match pass.checked_sub(OPEN_PASSES_MAX)? {
+        late @ 0..HOLDS_MAX => Some(Patience::For(HOLD_FIRST * (1 << late))),
+        _ => Some(Patience::ToTheEnd),
     }
 }
 

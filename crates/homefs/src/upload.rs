@@ -8,7 +8,7 @@
 //! by another version. Where it holds our content, its blocks are taken as they are: nothing that is
 //! stored is ever replaced.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
@@ -68,8 +68,13 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
-    /// Reads it. A lone pack of at most `ride_max` bytes goes with the commit; 0: none does.
-    pub(crate) fn load(conn: &Connection, ride_max: u64) -> Result<Self> {
+    /// Reads it. A lone pack of at most `ride_max` bytes goes with the commit; 0: none does. Nor does one
+    /// that is an object already.
+    pub(crate) fn load(
+        conn: &Connection,
+        ride_max: u64,
+        is_stored: &dyn Fn(&LocalPack) -> bool,
+    ) -> Result<Self> {
         const PACKS: &str = "SELECT id,epoch,len FROM pack WHERE place=0 AND live>0";
         let mut packs = sql::all(conn, PACKS, [], |r| {
             Ok(LocalPack { id: uint(r, 0)?, epoch: uint(r, 1)?, len: uint(r, 2)?, table: None })
@@ -80,10 +85,19 @@ impl Pending {
             Ok(LocalChunk { digest, len: uint(r, 1)?, table: None })
         })?;
         let rider = match packs.as_slice() {
-            [only] if only.len <= ride_max => packs.pop(),
+            [only] if only.len <= ride_max && !is_stored(only) => packs.pop(),
             _ => None,
         };
         Ok(Self { packs, chunks, rider })
+    }
+
+    /// This, and what was stored before it for the same commit. An earlier rider was not stored.
+    pub(crate) fn beside(mut self, earlier: Self) -> Self {
+        let packs: HashSet<u64> = self.packs.iter().map(|pack| pack.id).collect();
+        let chunks: HashSet<Digest> = self.chunks.iter().map(|chunk| chunk.digest).collect();
+        self.packs.extend(earlier.packs.into_iter().filter(|pack| !packs.contains(&pack.id)));
+        self.chunks.extend(earlier.chunks.into_iter().filter(|c| !chunks.contains(&c.digest)));
+        self
     }
 
     /// Stores packs and chunks, all but the rider, for commit `seq`.
@@ -127,6 +141,8 @@ impl Pending {
         for LocalChunk { digest, table, .. } in &self.chunks {
             const SQL: &str = "UPDATE chunk SET stored=1, born=?2, blocks=?3 WHERE digest=?1";
             sql::run(tx.sql()?, SQL, params![digest.as_bytes(), int(seq), table])?;
+            // It may have died before under the same name, for a commit that was not made.
+            graves::reopen(tx.sql()?, digest, seq)?;
         }
         if let Some(rider) = &self.rider {
             set_place(tx, rider, Place::Commit(seq), seq)?;
@@ -158,6 +174,11 @@ fn set_place(tx: &mut Tx<'_>, pack: &LocalPack, place: Place, born: u64) -> Resu
 }
 
 impl Uploaded {
+    /// True where it was stored under `key`.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.tables.lock().contains_key(key)
+    }
+
     /// As [`store`], where that was not done yet. Names say what is there, so the key is enough.
     async fn store(
         &self,

@@ -353,8 +353,11 @@ async fn collect(body: Incoming) -> Result<Bytes> {
 async fn failure(response: Response<Incoming>) -> Failure {
     let status = response.status();
     match collect(response.into_body()).await {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .unwrap_or_else(|_| Failure::unreachable(format!("it answered {status}"))),
+        Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|_| match status {
+            // Not one of ours: a keeper of an older version does not know the call.
+            StatusCode::NOT_FOUND => Failure::new(ErrorKind::NotFound, "it knows no such call"),
+            _ => Failure::unreachable(format!("it answered {status}")),
+        }),
         Err(error) => error,
     }
 }

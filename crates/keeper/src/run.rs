@@ -176,7 +176,11 @@ impl Keeper {
         let asleep = SleepRecord::read(&self.dir);
         let (home, opened) = match self.open_home(asleep.as_ref()).await {
             Ok(opened) => opened,
-            Err(error) => return words(&self.parts, false, 0, Some(&error)),
+            Err(error) => {
+                // Whoever waits for the next stage does not hold up the end.
+                self.enter(KeeperState::Stopping);
+                return words(&self.parts, false, 0, Some(&error));
+            }
         };
         self.standing.lock().home = Some(home.clone());
         self.moved.send_replace(());

@@ -6,6 +6,7 @@
 //!
 //! What was never stored just goes. Its local file goes with the next look at local copies.
 
+use base::Digest;
 use rusqlite::{Connection, params};
 use vfs::Result;
 
@@ -51,6 +52,14 @@ pub(crate) fn bury(conn: &Connection, seq: u64) -> Result<()> {
     Ok(())
 }
 
+/// A chunk lives under the name that it has for commit `born`, whatever died under it before.
+pub(crate) fn reopen(conn: &Connection, digest: &Digest, born: u64) -> Result<()> {
+    let hex = digest.to_string();
+    let key = format!("chunks/{}/{hex}-{born}", &hex[..2]);
+    sql::run(conn, "DELETE FROM grave WHERE key=?1", [key])?;
+    Ok(())
+}
+
 /// Graves that speak of a commit after `newest`, which was never made, die with the first one that
 /// is: the one after the claim that took its number.
 pub(crate) fn postpone(conn: &Connection, newest: u64) -> Result<()> {
@@ -92,11 +101,25 @@ pub(crate) fn remove(conn: &Connection, keys: &[String]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use base::{Digest, Epoch, HomeId};
+    use base::{Epoch, HomeId};
 
     use super::*;
     use crate::layout::HomeKeys;
     use crate::meta::schema;
+
+    #[test]
+    fn who_comes_back_under_the_same_name_leaves_the_grave() {
+        let conn = Connection::open_in_memory().unwrap();
+        schema::create(&conn, 0).unwrap();
+        let digest = Digest::of(b"x");
+        let insert = "INSERT INTO chunk(digest,len,refs,stored,born) VALUES(?1,5,0,1,9)";
+        conn.execute(insert, [digest.as_bytes()]).unwrap();
+        bury(&conn, 9).unwrap();
+        reopen(&conn, &digest, 8).unwrap();
+        assert!(any(&conn).unwrap(), "born for another commit, it has another name");
+        reopen(&conn, &digest, 9).unwrap();
+        assert!(!any(&conn).unwrap());
+    }
 
     #[test]
     fn the_dead_are_buried_under_the_names_they_have() {

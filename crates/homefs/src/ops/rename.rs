@@ -35,15 +35,15 @@ pub(crate) fn rename(
             if other.kind == Kind::Directory && is_within(tx, parent, other.ino)? {
                 return Err(FsError::new(Errno::EINVAL));
             }
+            note_whole(tx, &moved);
+            note_whole(tx, &other);
             exchange(tx, (parent, name, moved), (new_parent, new_name, other))
         }
         // Two names of one file: POSIX says that nothing happens.
         (_, Some(other)) if other.ino == moved.ino => Ok(()),
         (_, Some(other)) => {
             check_replaceable(tx, &moved, &other)?;
-            if moved.tier != Tier::Inline {
-                tx.shared.whole.note(moved.ino);
-            }
+            note_whole(tx, &moved);
             names::remove_entry(tx, parent, name)?;
             names::retarget(tx, new_parent, new_name, moved.ino)?;
             let lost = i64::from(other.kind == Kind::Directory);
@@ -56,6 +56,13 @@ pub(crate) fn rename(
             names::add_entry(tx, new_parent, new_name, moved.ino)?;
             finish(tx, moved, parent, new_parent, 0)
         }
+    }
+}
+
+/// The file takes the name of another: what it holds has to be stored with that.
+fn note_whole(tx: &Tx<'_>, inode: &Inode) {
+    if inode.tier != Tier::Inline {
+        tx.shared.whole.note(inode.ino);
     }
 }
 

@@ -67,9 +67,14 @@ pub(crate) fn fallocate(tx: &mut Tx<'_>, ino: Ino, mode: u32, offset: u64, len: 
 
 /// The bytes that a file of `size` bytes has yet to allocate, to have content in a range.
 fn missing(tx: &Tx<'_>, inode: &Inode, size: u64, (start, end): (u64, u64)) -> Result<u64> {
+    // Nothing is kept beyond the end.
+    let end = end.min(size);
+    if start >= end {
+        return Ok(0);
+    }
     if inode.tier == Tier::Inline && size <= INLINE_BYTES_MAX {
         // Inline content is one piece from the beginning: what lies before the range is part of it.
-        return Ok(end.min(size).saturating_sub(inode.alloc));
+        return Ok(end.saturating_sub(inode.alloc));
     }
     let there = layers::covered(&layers::pieces(tx, inode.ino, start, end)?);
     Ok(end - start - there)

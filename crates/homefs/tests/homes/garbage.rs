@@ -1,6 +1,7 @@
 //! What nothing needs any more goes, and nothing else.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use base::SnapshotId;
 use homefs::HomeFs;
@@ -231,6 +232,43 @@ fn what_a_crash_left_in_the_store_is_swept() {
     assert_eq!(world.keys("chunks/").len(), 3);
     assert_eq!(get(&home, "kept"), noise(9 << 20, 2));
     assert_eq!(get(&home, "f"), b"x");
+}
+
+#[test]
+fn what_is_replaced_while_it_is_being_stored_goes_too() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    let other = put(&home, "other", b"x");
+    world.store.chunk_millis.store(30, Ordering::SeqCst);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut content = noise((4 << 20) + 500_000, 1);
+            for n in 0_u64.. {
+                if done.load(Ordering::Relaxed) {
+                    return;
+                }
+                // Two chunks, both new each time.
+                for at in [0, 4 << 20] {
+                    content[at..at + 8].copy_from_slice(&n.to_le_bytes());
+                }
+                upload(&home, "chunked", &content);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let synced = (0..30_u64).try_for_each(|n| {
+            home.write(other, 0, &n.to_le_bytes())?;
+            home.sync(Some(other))
+        });
+        done.store(true, Ordering::Relaxed);
+        synced.unwrap();
+    });
+    home.sync(None).unwrap();
+    let before = world.stored_bytes();
+    collect(&world, &home);
+    assert_eq!(world.keys("chunks/").len(), 2, "of what is there now, and no other");
+    let (stored, live) = (world.stored_bytes(), used(&home));
+    assert!(stored * 4 <= live * 5, "{stored} bytes are stored for {live}; {before} before");
 }
 
 #[test]

@@ -68,6 +68,7 @@ fn allocating_far_into_a_small_file_counts_what_lies_before() {
     assert_eq!(home.statfs().unwrap().bytes_used, 1 << 20, "filled to the last byte");
     // Beyond the end of the file, where nothing is kept, nothing is taken.
     home.fallocate(small, 1, 11_000, 1_000).unwrap();
+    home.fallocate(rest, 1, 2 << 20, 1 << 20).unwrap();
     home.fallocate(small, 0, 0, 10_000).unwrap();
 }
 

@@ -26,6 +26,8 @@ pub(crate) struct Store {
     pub(crate) refuse_logs: AtomicBool,
     /// So many chunks less one get through, and then no more; 0: all do.
     pub(crate) chunks_let_in: AtomicU64,
+    /// How long a chunk takes, in milliseconds.
+    pub(crate) chunk_millis: AtomicU64,
     /// Calls never return.
     pub(crate) hangs: AtomicBool,
     /// The next this many creates are stored, and their replies lost.
@@ -84,6 +86,8 @@ impl ObjectStore for Store {
             return Err(away());
         }
         if key.contains("/chunks/") {
+            let pause = self.chunk_millis.load(Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
             match self.chunks_let_in.load(Ordering::SeqCst) {
                 0 => {}
                 1 => return Err(away()),

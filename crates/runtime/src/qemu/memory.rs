@@ -93,6 +93,8 @@ pub(crate) struct Loaded {
 impl Loaded {
     /// Lets it run.
     pub(crate) fn go_on(mut self) -> Result<(), Error> {
+        // It may have waited for the network, and others on this host with it.
+        self.qmp.begin_anew();
         let told = self.qmp.execute("cont", json!({}));
         told.map(drop).map_err(|error| Error::Resume(error.to_string()))
     }

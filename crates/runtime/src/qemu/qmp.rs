@@ -39,6 +39,11 @@ impl Qmp {
         Ok(qmp)
     }
 
+    /// Gives it as long again as it had at first.
+    pub(crate) fn begin_anew(&mut self) {
+        self.deadline = Instant::now() + QMP_TIMEOUT;
+    }
+
     /// Runs one command.
     ///
     /// # Errors
