@@ -206,12 +206,11 @@ impl Keeper {
             Ok((Ending::GuestEnded(exit), held)) => (Some(guest_ended(&exit)), held),
             Err(error) => (Some(error), None),
         };
-        let left = async {
-            if has_upper {
-                self.leave_upper(epoch).await;
-            }
-        };
-        let (released, ()) = tokio::join!(self.release(&home), left);
+        // Before the home can be claimed elsewhere: who does has to know that there is something to wait for.
+        if has_upper {
+            self.leave_upper(epoch).await;
+        }
+        let released = self.release(&home).await;
         self.renew_record(&home, held.is_some()).await;
         match released {
             Ok(seq) => words(&self.parts, true, seq, outcome.as_ref()),

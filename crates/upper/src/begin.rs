@@ -14,6 +14,7 @@
 //! # Crash
 //! Before the note: the next wake decides anew, and the same.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use base::{Digest, Epoch};
@@ -29,6 +30,8 @@ use crate::state::{self, Look, State};
 
 /// The first claim after the one that made a home.
 const FIRST_RUN: Epoch = Epoch(2);
+/// Most uppers of one run that are set aside.
+const PARKED_MAX: u32 = 100;
 /// How often a decision that took too long is made anew.
 const DECISIONS_MAX: u32 = 3;
 
@@ -85,16 +88,19 @@ fn choose(here: Option<Epoch>, stored: Option<Epoch>) -> Choice {
 
 impl Upper {
     /// Decides upon which upper the guest runs, and fetches it where it is not here. `root_here` is asked
-    /// whether this host has the root file system that a stored upper lies over, before anything is fetched.
+    /// whether this host has the root file system that a stored upper lies over, before anything is fetched;
+    /// `pin` writes down which it is, before what was fetched is put in its place: an upper is never
+    /// without its root.
     ///
     /// # Errors
-    /// Those of store and disk, `Corrupt` where what is stored is damaged; those of `root_here`. What is
-    /// here is as it was then.
+    /// Those of store and disk, `Corrupt` where what is stored is damaged; those of `root_here` and `pin`.
+    /// The upper here is as it was then.
     pub async fn begin<E: From<Error>>(
         &self,
         begin: Begin,
         progress: &Progress,
         root_here: impl Fn(&Digest) -> Result<(), E>,
+        pin: impl FnOnce(&Digest) -> Result<(), E>,
     ) -> Result<Begun, E> {
         let (state, look) = self.seen().await?;
         let is_first = begin.epoch <= FIRST_RUN;
@@ -142,6 +148,7 @@ impl Upper {
             Choice::Fetch => {
                 root_here(&newest.root)?;
                 self.fetch(&newest, progress).await?;
+                pin(&newest.root)?;
                 let (files, content) = (self.files.clone(), newest.content);
                 let stored = blocking(move || take_over(&files, &state, look)).await?;
                 let here = State { content, stored, asleep: stored, ..known };
@@ -246,7 +253,7 @@ fn take_over(
     here: Option<Look>,
 ) -> Result<Option<Look>> {
     if here.is_some() && here != state.stored {
-        let aside = aside(&files.disk, state.content);
+        let aside = aside(&files.disk, state.content)?;
         tracing::warn!(aside = %aside.display(), "an upper that was overtaken is kept aside");
         std::fs::rename(&files.disk, aside).map_err(Error::disk("set an older upper aside"))?;
     }
@@ -256,13 +263,32 @@ fn take_over(
     Look::at(&files.disk)
 }
 
-fn aside(disk: &Path, content: Epoch) -> PathBuf {
-    disk.with_extension(format!("parked-{content}"))
+/// A name that nothing has: a wake that was broken off may have set one aside already.
+fn aside(disk: &Path, content: Epoch) -> Result<PathBuf> {
+    let taken =
+        || Error::disk("find a name to set an upper aside")(ErrorKind::AlreadyExists.into());
+    (0..PARKED_MAX)
+        .map(|n| match n {
+            0 => disk.with_extension(format!("parked-{content}")),
+            n => disk.with_extension(format!("parked-{content}-{n}")),
+        })
+        .find(|path| !path.exists())
+        .ok_or_else(taken)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_set_aside_is_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = dir.path().join("upper.ext4");
+        let first = aside(&disk, Epoch(7)).unwrap();
+        assert_eq!(first, dir.path().join("upper.parked-7"));
+        std::fs::write(&first, "the only copy").unwrap();
+        assert_eq!(aside(&disk, Epoch(7)).unwrap(), dir.path().join("upper.parked-7-1"));
+    }
 
     #[test]
     fn the_upper_of_the_latest_run_wins() {

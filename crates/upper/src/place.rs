@@ -74,7 +74,7 @@ impl Upper {
     /// How far it is in the store, as this host knows it. Reads a small file.
     #[must_use]
     pub fn standing(files: &Files) -> Standing {
-        state::standing(&files.state)
+        state::standing(&files.state, &files.disk)
     }
 
     pub(crate) async fn state(&self) -> Result<State> {

@@ -145,11 +145,13 @@ pub enum Standing {
     Unknown,
 }
 
-/// Reads how far the upper is whose note is at `path`.
-pub(crate) fn standing(path: &Path) -> Standing {
+/// Reads how far the upper at `disk` is whose note is at `path`. A note of an earlier run says nothing of
+/// what is there now.
+pub(crate) fn standing(path: &Path, disk: &Path) -> Standing {
     let state = State::read(path);
     match state.asleep {
         None => Standing::Unknown,
+        Some(asleep) if Look::at(disk).ok().flatten() != Some(asleep) => Standing::Unknown,
         Some(_) if state.is_ahead_of_the_store() => Standing::Behind,
         Some(_) => Standing::Stored { uncollected: state.uncollected },
     }
@@ -157,7 +159,8 @@ pub(crate) fn standing(path: &Path) -> Standing {
 
 /// Replaces a file whole, mode 0600; on the disk when this returns.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let beside = path.with_extension("tmp");
+    let mut beside = path.to_owned();
+    beside.as_mut_os_string().push(".tmp");
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
     file.write_all(bytes)?;
@@ -181,8 +184,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("upper.json");
         assert_eq!(State::read(&path), State::default());
-        std::fs::write(dir.path().join("disk"), "x").unwrap();
-        let look = Look::at(&dir.path().join("disk")).unwrap();
+        let disk = dir.path().join("disk");
+        std::fs::write(&disk, "x").unwrap();
+        let look = Look::at(&disk).unwrap();
         assert_eq!(look.unwrap().len(), 1);
         let digest = Digest::of(b"x");
         let state = State {
@@ -198,13 +202,15 @@ mod tests {
         state.write(&path).unwrap();
         assert_eq!(State::read(&path), state);
         assert_eq!(state.ahead().collect::<Vec<_>>(), [(digest, Epoch(4), 7)]);
-        assert_eq!(standing(&path), Standing::Stored { uncollected: true });
+        assert_eq!(standing(&path, &disk), Standing::Stored { uncollected: true });
         State { stored: None, ..state.clone() }.write(&path).unwrap();
-        assert_eq!(standing(&path), Standing::Behind);
+        assert_eq!(standing(&path, &disk), Standing::Behind);
+        std::fs::write(&disk, "of a later run").unwrap();
+        assert_eq!(standing(&path, &disk), Standing::Unknown);
         for damaged in ["", "{", "[]", "{\"format\":9}"] {
             std::fs::write(&path, damaged).unwrap();
             assert_eq!(State::read(&path), State::default(), "{damaged}");
-            assert_eq!(standing(&path), Standing::Unknown);
+            assert_eq!(standing(&path, &disk), Standing::Unknown);
         }
     }
 }

@@ -8,8 +8,8 @@
 //! Without an upper no guest runs. A note that does not reach the store keeps nobody from sleeping.
 
 use std::fs::File;
-use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use ::upper::{Begin, Found, Upper};
 use base::{Digest, Epoch, ErrorKind};
@@ -17,7 +17,11 @@ use homefs::Opened;
 use images::Images;
 
 use super::Keeper;
+use crate::status::replace_file;
 use crate::{Failure, Result};
+
+/// How long the store may take to hear that the upper changed; a sleep waits for it.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Keeper {
     fn upper(&self) -> Upper {
@@ -29,18 +33,24 @@ impl Keeper {
         let images = Images::open(&self.spec.upper.images_dir);
         let begin = Begin { epoch: opened.epoch, was_awake: self.spec.take_over };
         let (upper, progress) = (self.upper(), self.standing.lock().restoring.clone());
+        let (pin, disk) = (self.dir.root_pin(), self.dir.upper());
         let begun = tokio::select! {
-            begun = upper.begin(begin, &progress, |root| root_of(&images, root).map(drop)) => begun?,
+            begun = upper.begin(
+                begin,
+                &progress,
+                |root| root_of(&images, root).map(drop),
+                |root| pin_to(&pin, root).map(drop),
+            ) => begun?,
             () = self.stop.cancelled() => {
                 return Err(Failure::new(ErrorKind::Conflict, "put to sleep before the guest was up"));
             }
         };
         tracing::info!(found = ?begun.found, "upper");
-        let (pin, disk) = (self.dir.root_pin(), self.dir.upper());
         let spec = self.spec.upper.clone();
         let root = crate::files::blocking(move || match begun.found {
             Found::Here => pinned(&pin, &spec.root),
-            Found::Fetched { root } => pin_to(&pin, &root),
+            // It was pinned before it was put in its place.
+            Found::Fetched { root } => Ok(root),
             Found::Nowhere => {
                 // Pin first, then make the layer: a crash between leaves a pin that is written again.
                 let root = pin_to(&pin, &spec.root)?;
@@ -57,9 +67,14 @@ impl Keeper {
 
     /// Notes how the guest left the upper.
     pub(super) async fn leave_upper(&self, epoch: Epoch) {
-        if let Err(error) = self.upper().leave(epoch).await {
-            tracing::warn!(%error, "the store does not know yet that the upper changed");
-        }
+        let upper = self.upper();
+        let left = tokio::time::timeout(LEAVE_PATIENCE, upper.leave(epoch)).await;
+        let why = match left {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", LEAVE_PATIENCE.as_secs()),
+        };
+        tracing::warn!(why, "the store does not know yet that the upper changed");
     }
 }
 
@@ -95,12 +110,9 @@ fn pinned(pin: &Path, otherwise: &Digest) -> Result<Digest> {
 
 /// On the disk before the layer is, or a loss of power could leave a layer over nobody knows what.
 fn pin_to(pin: &Path, root: &Digest) -> Result<Digest> {
-    let write = || -> io::Result<()> {
-        let mut file = File::create(pin)?;
-        writeln!(file, "{root}")?;
-        file.sync_all()
-    };
-    write().map_err(|error| Failure::internal("pin the machine's image", error))?;
+    let written = replace_file(pin, format!("{root}\n").as_bytes())
+        .and_then(|()| pin.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all()));
+    written.map_err(|error| Failure::internal("pin the machine's image", error))?;
     Ok(*root)
 }
 

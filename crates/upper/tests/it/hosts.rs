@@ -188,10 +188,15 @@ async fn a_root_that_is_not_here_is_told_before_anything_is_fetched() {
     let begin = upper::Begin { epoch: world.claim(), was_awake: false };
     let before = two.meter.counts();
     let progress = upper::Progress::default();
-    let refused = two.upper.begin(begin, &progress, |root| {
-        assert_eq!(*root, world.root);
-        Err(upper::Error::Overtaken)
-    });
+    let refused = two.upper.begin(
+        begin,
+        &progress,
+        |root| {
+            assert_eq!(*root, world.root);
+            Err(upper::Error::Overtaken)
+        },
+        |_| unreachable!("it was refused"),
+    );
     assert!(matches!(refused.await, Err(upper::Error::Overtaken)));
     assert!(two.meter.counts().since(&before).get.requests <= 1);
     assert!(!two.files.disk.exists() && !two.files.fetched.exists());
@@ -206,7 +211,19 @@ async fn the_loss_of_a_host_with_an_awake_machine_is_said() {
     one.write(0, b"awake");
     let begin = upper::Begin { epoch: world.claim(), was_awake: true };
     let progress = upper::Progress::default();
-    let begun = two.upper.begin(begin, &progress, |_| Ok::<_, upper::Error>(()));
+    let pinned = std::cell::Cell::new(false);
+    let begun = two.upper.begin(
+        begin,
+        &progress,
+        |_| Ok::<_, upper::Error>(()),
+        |root| {
+            assert_eq!(*root, world.root);
+            assert!(!two.files.disk.exists(), "the root is written down first");
+            pinned.set(true);
+            Ok(())
+        },
+    );
     assert!(begun.await.unwrap().behind.unwrap().contains("while the machine was awake"));
+    assert!(pinned.get());
     assert!(two.has(0, b"slept"));
 }

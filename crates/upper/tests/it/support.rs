@@ -79,8 +79,10 @@ impl World {
 impl Host {
     pub(crate) async fn begin(&self, epoch: Epoch) -> Result<Begun, upper::Error> {
         let begin = Begin { epoch, was_awake: false };
-        let begun =
-            self.upper.begin(begin, &Progress::default(), |_| Ok::<_, upper::Error>(())).await?;
+        let begun = self
+            .upper
+            .begin(begin, &Progress::default(), |_| Ok::<_, upper::Error>(()), |_| Ok(()))
+            .await?;
         if begun.found == Found::Nowhere {
             File::create(&self.files.disk).unwrap().set_len(DISK).unwrap();
         }
