@@ -156,8 +156,24 @@ async fn await_ready(
                     claimed = true;
                     take_over_used(inner, row).await?;
                 }
-                if status.phase != KeeperPhase::Starting {
-                    return Ok(());
+                match status.phase {
+                    KeeperPhase::Starting => {}
+                    KeeperPhase::Ready | KeeperPhase::Failed => return Ok(()),
+                    // It gave up; its last words say why. Going on as if it had been asked to end would
+                    // start it again without end.
+                    KeeperPhase::Stopping | KeeperPhase::Stopped => {
+                        tokio::select! {
+                            () = nudge.given() => return Ok(()),
+                            () = link.ended() => return Err(ended_words(inner, row).await),
+                            () = tokio::time::sleep(LOOK_EVERY.1) => (),
+                        }
+                        // What it stores may be nowhere else: it is not ended for taking long.
+                        if Instant::now() >= deadline {
+                            return Ok(());
+                        }
+                        seen = None;
+                        continue;
+                    }
                 }
                 if let Some((done, all)) = status.restoring {
                     // Its time to boot has not begun; the store's patience bounds this one.
