@@ -93,6 +93,16 @@ impl FsError {
         Self { errno, kind: Some(kind), detail: Some(detail.into()) }
     }
 
+    /// The same error, with what it was about put before what it says.
+    #[must_use]
+    pub fn about(mut self, what: impl std::fmt::Display) -> Self {
+        self.detail = Some(match self.detail {
+            Some(detail) => format!("{what}: {detail}"),
+            None => format!("{what}: {}", self.errno.text()),
+        });
+        self
+    }
+
     /// The number for a kernel.
     #[must_use]
     pub const fn errno(&self) -> Errno {

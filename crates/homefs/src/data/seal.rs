@@ -21,8 +21,8 @@ use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
 
-use base::{Clock, Digest, Entropy};
-use vfs::{Errno, Ino, Result};
+use base::{Clock, Digest, Entropy, ErrorKind};
+use vfs::{Errno, FsError, Ino, Result};
 
 use super::layers::{self, ChunkRef, Piece, Source};
 use super::objects::{ObjectId, Objects};
@@ -68,7 +68,7 @@ impl Sealer<'_> {
                     Ok(copied) => batch.copied.push(copied),
                     // It was removed meanwhile, and its spool file with it.
                     Err(error) if error.errno() == Errno::ESTALE && !self.is_there(frozen)? => {}
-                    Err(error) => return Err(error),
+                    Err(error) => return Err(unsealed(frozen.ino, error)),
                 }
             }
             if let Some(open) = &mut pack {
@@ -226,6 +226,23 @@ impl Sealer<'_> {
             if first == path { Ok(()) } else { std::fs::rename(&first, &path) }
         };
         write().map_err(failed)
+    }
+}
+
+/// Whoever waits for it may have asked for another file: all that is stored with this one waits too, so
+/// it has to be found.
+fn unsealed(ino: Ino, error: FsError) -> FsError {
+    match error.errno() {
+        // Freezing found the rows, so their bytes were there once.
+        Errno::ESTALE => FsError::of_kind(
+            ErrorKind::Corrupt,
+            Errno::EIO,
+            format!(
+                "the host's disk has lost what was written to inode {ino}, which was never stored; \
+                 delete or replace that file, the others are stored then"
+            ),
+        ),
+        _ => error.about(format_args!("store inode {ino}")),
     }
 }
 

@@ -47,6 +47,35 @@ fn a_lost_host_loses_nothing_that_was_synced() {
 }
 
 #[test]
+fn a_file_that_cannot_be_stored_is_named_and_goes_with_its_removal() {
+    let mut world = World::new();
+    world.sync_patience = Duration::from_millis(300);
+    let (home, _) = world.open("a");
+    let fine = put(&home, "fine", b"fine");
+    put(&home, "target", b"old");
+    let broken = put(&home, "draft", &noise(300_000, 1));
+    let mut lost = 0;
+    for entry in std::fs::read_dir(world.dir("a", "home").join("spool")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name.starts_with(&format!("{broken}-")) {
+            std::fs::File::options().write(true).open(path).unwrap().set_len(0).unwrap();
+            lost += 1;
+        }
+    }
+    assert_eq!(lost, 1);
+    // It takes its name whole, so whatever is stored from here on has to have it.
+    home.rename(ROOT, b"draft", ROOT, b"target", RenameFlags::Replace).unwrap();
+    let error = home.sync(Some(fine)).unwrap_err().to_string();
+    assert!(error.contains(&format!("inode {broken}")) && error.contains("delete"), "{error}");
+    home.unlink(ROOT, b"target").unwrap();
+    eventually("the others are stored", || home.sync(Some(fine)).is_ok());
+    drop(home);
+    let (home, _) = world.open("b");
+    assert_eq!(get(&home, "fine"), b"fine");
+}
+
+#[test]
 fn a_local_sync_waits_for_no_store() {
     let world = World::new();
     let dir = world.dir("a", "home");
