@@ -103,7 +103,7 @@ fn one(
     let seeds: Vec<u64> = (0..WRITERS).map(|_| chance.any()).collect();
     let dead = AtomicBool::new(false);
     // The guest's program goes on until it is killed with its machine.
-    server.start_syncing(machine, cycle)?;
+    let syncer = server.start_syncing(machine, cycle)?;
     let noted = std::thread::scope(|scope| {
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
@@ -116,7 +116,8 @@ fn one(
         while begun.elapsed() < work {
             std::thread::sleep(Duration::from_millis(60));
             // Asked through the API, which must know of a sync only after it was done.
-            stored = server.synced(machine, cycle).unwrap_or(stored).max(stored);
+            let seen = server.synced(machine, &syncer).ok().flatten();
+            stored = seen.unwrap_or(stored).max(stored);
         }
         let killed = server.kill_keeper(machine);
         dead.store(true, Ordering::SeqCst);

@@ -27,13 +27,14 @@ pub(super) struct Server {
     http: Client,
 }
 
-/// Writes files without end, syncs each, and says how far it is in a file outside of the home: `/tmp`
-/// of the guest, which `synced` reads by running `cat`.
+/// Writes files without end, syncs each, and prints how far it is: 0 once it runs, then the number of
+/// each file after its `fsync`. `synced` reads that from the execution's output.
 const SYNCER: &str = r#"
 import os, sys
 cycle = sys.argv[1]
 os.makedirs(f"/root/g{cycle}", exist_ok=True)
 n = 0
+print(n, flush=True)
 while True:
     n += 1
     with open(f"/root/g{cycle}/{n}", "w") as f:
@@ -198,21 +199,26 @@ impl Server {
         Ok(started["execution_id"].as_str().context("it has no id")?.to_owned())
     }
 
-    /// Starts the guest's program.
-    pub(super) fn start_syncing(&self, machine: &str, cycle: u64) -> anyhow::Result<()> {
-        let id = self.execute(machine, &["python3", "-c", SYNCER, &cycle.to_string()])?;
-        std::fs::write(self.dir.path().join("syncer"), id).context("note the execution")
+    /// Starts the guest's program, and waits until it runs: a host under load takes seconds to start an
+    /// interpreter in a guest, longer than a cycle works. Its execution.
+    pub(super) fn start_syncing(&self, machine: &str, cycle: u64) -> anyhow::Result<String> {
+        let syncer = self.execute(machine, &["python3", "-c", SYNCER, &cycle.to_string()])?;
+        let begun = Instant::now();
+        while self.synced(machine, &syncer)?.is_none() {
+            ensure!(begun.elapsed() < PATIENCE, "the guest's program does not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(syncer)
     }
 
-    /// How many files it has synced.
-    pub(super) fn synced(&self, machine: &str, _cycle: u64) -> anyhow::Result<u64> {
-        let id = std::fs::read_to_string(self.dir.path().join("syncer"))?;
-        let path = format!("/v1/machines/{machine}/executions/{id}/output");
+    /// How many files it has synced, or that it does not run yet.
+    pub(super) fn synced(&self, machine: &str, syncer: &str) -> anyhow::Result<Option<u64>> {
+        let path = format!("/v1/machines/{machine}/executions/{syncer}/output");
         let output = self.ask(Method::GET, &path, None)?;
         let text = output["stdout"].as_str().unwrap_or_default();
         // A line without its end is not whole.
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        Ok(whole.lines().next_back().and_then(|line| line.parse().ok()).unwrap_or(0))
+        Ok(whole.lines().next_back().and_then(|line| line.parse().ok()))
     }
 
     /// Runs a command that must succeed.
