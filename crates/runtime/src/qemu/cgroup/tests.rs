@@ -1,0 +1,108 @@
+//! What the kernel does with real groups, and what is told to it. Needs root and control groups; says so and
+//! passes without.
+
+use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use super::super::spawn::{Confinement, spawn};
+use super::*;
+
+/// Slots that no machine beside these tests is likely to have, one for each test.
+const SLOTS: [u16; 2] = [0xfff1, 0xfff2];
+
+fn shares(vcpu: f64, memory_mib: u64) -> Shares {
+    Shares { vcpu, memory_bytes: memory_mib << 20, threads: 20 }
+}
+
+fn usable() -> bool {
+    match probe() {
+        Ok(()) => true,
+        Err(error) => {
+            let must_run = std::env::var_os("DORMOUSE_TESTS_MUST_RUN").is_some();
+            assert!(!must_run, "cannot run: no control groups: {error}");
+            eprintln!("skipped: this host gives no control groups: {error}");
+            false
+        }
+    }
+}
+
+/// Runs a shell in `group`; its standard output.
+fn run_in(group: &Cgroup, script: &str) -> (Option<i32>, String) {
+    let doors = group.doors().unwrap();
+    let confinement = Confinement {
+        user: None,
+        groups: Vec::new(),
+        keep_open: Vec::new(),
+        enter: doors.iter().map(AsRawFd::as_raw_fd).collect(),
+    };
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", script]).stdout(Stdio::piped()).stderr(Stdio::null());
+    let output = spawn(&mut command, &confinement).unwrap().wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+#[test]
+fn a_quarter_of_a_cpu_is_a_quarter() {
+    if !usable() {
+        return;
+    }
+    let group = Cgroup::create(SLOTS[0], &shares(0.25, 256)).unwrap();
+    let begun = Instant::now();
+    // Busy for two to three seconds, by the clock; then the CPU time of the shell and that of all the `date`s
+    // which it ran, each as user and system time.
+    let script = "end=$(($(date +%s) + 3)); while [ $(date +%s) -lt $end ]; do :; done; times";
+    let (code, said) = run_in(&group, script);
+    let elapsed = begun.elapsed().as_secs_f64();
+    assert_eq!(code, Some(0));
+    let used: f64 = said
+        .split_whitespace()
+        .map(|word| {
+            let (minutes, seconds) = word.trim_end_matches('s').split_once('m').unwrap();
+            minutes.parse::<f64>().unwrap() * 60.0 + seconds.parse::<f64>().unwrap()
+        })
+        .sum();
+    assert!(used <= elapsed * 0.30 + 0.1, "{used} s of CPU in {elapsed} s");
+    assert!(used > 0.0, "{said}");
+}
+
+#[test]
+fn more_memory_or_threads_than_there_are_hurt_only_the_group() {
+    if !usable() {
+        return;
+    }
+    let group = Cgroup::create(SLOTS[1], &shares(1.0, 32)).unwrap();
+    let (code, _) = run_in(&group, "head -c 200000000 /dev/zero | tail -c 199999999 > /dev/null");
+    assert_ne!(code, Some(0), "200 MB in a group of 32 MiB");
+    let (_, said) = run_in(&group, "for i in $(seq 40); do sleep 1 & done; wait; echo done");
+    assert_eq!(said, "", "40 processes in a group of 20");
+    assert_eq!(run_in(&group, "echo well").1, "well", "and others go on");
+    let dirs = group.dirs.clone();
+    drop(group);
+    assert!(dirs.iter().all(|dir| !dir.exists()), "{dirs:?}");
+}
+
+#[test]
+fn a_unified_hierarchy_is_set_up_once() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |path: &str| root.path().join(path);
+    fs::write(at("cgroup.controllers"), "cpuset cpu io memory pids").unwrap();
+    fs::write(at("cgroup.subtree_control"), "memory").unwrap();
+    fs::create_dir(at("dormouse")).unwrap();
+    fs::write(at("dormouse/cgroup.subtree_control"), "cpu memory pids").unwrap();
+    let group = Cgroup::create_below(root.path(), 7, &shares(1.5, 64)).unwrap();
+    let read = |path: &str| fs::read_to_string(at(path)).unwrap();
+    assert_eq!(read("cgroup.subtree_control"), "+cpu +pids");
+    assert_eq!(read("dormouse/cgroup.subtree_control"), "cpu memory pids", "as it was");
+    assert_eq!(read("dormouse/0007/cpu.max"), "30000 20000");
+    assert_eq!(read("dormouse/0007/memory.max"), "67108864");
+    assert_eq!(read("dormouse/0007/pids.max"), "20");
+    // These are files here, so that the directory cannot be removed.
+    std::mem::forget(group);
+}
+
+#[test]
+fn a_host_without_groups_says_so() {
+    let root = tempfile::tempdir().unwrap();
+    assert!(Cgroup::create_below(root.path(), 7, &shares(1.0, 64)).is_err());
+}
