@@ -104,7 +104,7 @@ fn hypervisor(program: Option<PathBuf>) -> Vec<Finding> {
             Err(why) => note(
                 "limits",
                 format!("machines are not held to their CPU and memory: {why}"),
-                "run as root where /sys/fs/cgroup can be written",
+                "run as root where groups below /sys/fs/cgroup can be made and entered",
             ),
         };
         let hypervisor = match runtime.accelerator() {

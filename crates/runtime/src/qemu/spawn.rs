@@ -11,11 +11,15 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
-use nix::unistd::{Gid, Pid, Uid, getpid, getppid, setgroups, setresgid, setresuid};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{
+    ForkResult, Gid, Pid, Uid, fork, getpid, getppid, setgroups, setresgid, setresuid,
+};
 
 /// What a child keeps.
 #[derive(Debug, Clone)]
@@ -43,13 +47,44 @@ pub(crate) fn spawn(command: &mut Command, confinement: &Confinement) -> io::Res
     command.spawn()
 }
 
-fn confine(confinement: &Confinement, groups: &[Gid], parent: Pid) -> io::Result<()> {
-    for &fd in &confinement.enter {
+/// Has a child enter control groups by `doors`, and end.
+///
+/// # Errors
+/// Why it could not.
+pub(crate) fn try_to_enter(doors: &[RawFd]) -> io::Result<()> {
+    // SAFETY: the child only makes system calls, on values made before the fork; it neither allocates nor
+    // locks, and nothing of ours runs after them.
+    let child = match unsafe { fork() }? {
+        ForkResult::Parent { child } => child,
+        ForkResult::Child => {
+            let status = enter(doors).map_or_else(|error| error as i32, |()| 0);
+            // SAFETY: ends the child, without handlers that belong to its parent.
+            unsafe { nix::libc::_exit(status) }
+        }
+    };
+    loop {
+        return match waitpid(child, None) {
+            Err(Errno::EINTR) => continue,
+            Ok(WaitStatus::Exited(_, 0)) => Ok(()),
+            Ok(WaitStatus::Exited(_, errno)) => Err(io::Error::from_raw_os_error(errno)),
+            Ok(other) => Err(io::Error::other(format!("{other:?}"))),
+            Err(error) => Err(error.into()),
+        };
+    }
+}
+
+fn enter(doors: &[RawFd]) -> nix::Result<()> {
+    for &fd in doors {
         // SAFETY: the parent holds these descriptors open until the child has started.
         let door = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
         // Zero is whoever writes it.
         nix::unistd::write(door, b"0")?;
     }
+    Ok(())
+}
+
+fn confine(confinement: &Confinement, groups: &[Gid], parent: Pid) -> io::Result<()> {
+    enter(&confinement.enter)?;
     for &fd in &confinement.keep_open {
         // SAFETY: the parent holds these descriptors open until the child has started.
         let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };

@@ -5,8 +5,13 @@
 //! is counted. The guest's memory is part of that, also where it lies in a file.
 //!
 //! # Failure
-//! A host that gives us no control groups (a container that sees them read-only, say) still runs machines:
-//! they are not held to their shares then, and that is logged and said by `doctor`.
+//! A host that gives us no control groups still runs machines: they are not held to their shares then, and that
+//! is logged and said by `doctor`. It gives us some where a group can be made, told its limits *and* entered: a
+//! container may see them read-only, or all of its processes be outside of what it sees. So both `doctor` and
+//! the start of a machine have a child enter a group, and end, before they rely on it.
+//!
+//! Once that went well, QEMU is in its groups or does not start: a machine that was promised its share must not
+//! take others' because of an error that nobody looked for.
 //!
 //! # Crash
 //! A group outlives its processes; the next sweep of the slots removes it.
@@ -15,12 +20,14 @@ mod shares;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 pub(crate) use self::shares::Shares;
 use self::shares::{Hierarchy, Setting};
+use super::spawn::try_to_enter;
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// The group of which all instances' groups are part.
@@ -37,20 +44,20 @@ pub(crate) struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes the groups of `slot` and sets `shares`.
+    /// Makes the groups of `slot`, sets `shares`, and tries whether a process can enter.
     ///
     /// # Errors
     /// Where the host gives us none; nothing is left then.
     pub(crate) fn create(slot: u16, shares: &Shares) -> io::Result<Self> {
-        Self::create_below(Path::new(ROOT), slot, shares)
+        Self::create_below(Path::new(ROOT), &name(slot), shares)?.tried()
     }
 
-    fn create_below(root: &Path, slot: u16, shares: &Shares) -> io::Result<Self> {
+    fn create_below(root: &Path, name: &str, shares: &Shares) -> io::Result<Self> {
         let hierarchy = Hierarchy::of(root);
         prepare(root, hierarchy)?;
         let mut group = Self { dirs: Vec::new() };
         for parent in parents(root, hierarchy) {
-            let dir = parent.join(name(slot));
+            let dir = parent.join(name);
             // One that a killed holder left; nobody runs in it, as the slot is ours.
             remove_dir(&dir)?;
             fs::create_dir(&dir)?;
@@ -61,12 +68,24 @@ impl Cgroup {
                 Hierarchy::Unified => root.join(PARENT),
                 Hierarchy::Split => root.join(controller).join(PARENT),
             };
-            match fs::write(dir.join(name(slot)).join(file), value) {
+            match fs::write(dir.join(name).join(file), value) {
                 Err(error) if may_lack && error.kind() == io::ErrorKind::PermissionDenied => (),
                 written => written?,
             }
         }
         Ok(group)
+    }
+
+    /// Fails where no process can enter.
+    fn tried(self) -> io::Result<Self> {
+        let entered = self.doors().and_then(|doors| {
+            let doors: Vec<RawFd> = doors.iter().map(AsRawFd::as_raw_fd).collect();
+            try_to_enter(&doors)
+        });
+        match entered {
+            Ok(()) => Ok(self),
+            Err(error) => Err(io::Error::new(error.kind(), format!("enter a group: {error}"))),
+        }
     }
 
     /// What a process writes `0` to, to enter.
@@ -86,13 +105,16 @@ impl Drop for Cgroup {
     }
 }
 
-/// Whether instances can be held to their shares on this host.
+/// Whether instances can be held to their shares on this host: by doing with a group of its own all that a
+/// start does.
 ///
 /// # Errors
 /// Why not.
 pub(crate) fn probe() -> io::Result<()> {
-    let root = Path::new(ROOT);
-    prepare(root, Hierarchy::of(root))
+    let shares = Shares { vcpu: 1.0, memory_bytes: 64 << 20, threads: 16 };
+    // Others may probe at the same time, threads of ours too.
+    let name = format!("probe-{}", nix::unistd::gettid());
+    Cgroup::create_below(Path::new(ROOT), &name, &shares)?.tried().map(drop)
 }
 
 /// Removes the groups of `slot`; they need not exist.

@@ -1,7 +1,7 @@
 //! What the kernel does with real groups, and what is told to it. Needs root and control groups; says so and
 //! passes without.
 
-use std::os::fd::AsRawFd;
+use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -27,15 +27,19 @@ fn usable() -> bool {
     }
 }
 
-/// Runs a shell in `group`; its standard output.
-fn run_in(group: &Cgroup, script: &str) -> (Option<i32>, String) {
-    let doors = group.doors().unwrap();
-    let confinement = Confinement {
+fn behind(doors: &[File]) -> Confinement {
+    Confinement {
         user: None,
         groups: Vec::new(),
         keep_open: Vec::new(),
         enter: doors.iter().map(AsRawFd::as_raw_fd).collect(),
-    };
+    }
+}
+
+/// Runs a shell in `group`; its standard output.
+fn run_in(group: &Cgroup, script: &str) -> (Option<i32>, String) {
+    let doors = group.doors().unwrap();
+    let confinement = behind(&doors);
     let mut command = Command::new("/bin/sh");
     command.args(["-c", script]).stdout(Stdio::piped()).stderr(Stdio::null());
     let output = spawn(&mut command, &confinement).unwrap().wait_with_output().unwrap();
@@ -90,7 +94,7 @@ fn a_unified_hierarchy_is_set_up_once() {
     fs::write(at("cgroup.subtree_control"), "memory").unwrap();
     fs::create_dir(at("dormouse")).unwrap();
     fs::write(at("dormouse/cgroup.subtree_control"), "cpu memory pids").unwrap();
-    let group = Cgroup::create_below(root.path(), 7, &shares(1.5, 64)).unwrap();
+    let group = Cgroup::create_below(root.path(), "0007", &shares(1.5, 64)).unwrap();
     let read = |path: &str| fs::read_to_string(at(path)).unwrap();
     assert_eq!(read("cgroup.subtree_control"), "+cpu +pids");
     assert_eq!(read("dormouse/cgroup.subtree_control"), "cpu memory pids", "as it was");
@@ -104,5 +108,43 @@ fn a_unified_hierarchy_is_set_up_once() {
 #[test]
 fn a_host_without_groups_says_so() {
     let root = tempfile::tempdir().unwrap();
-    assert!(Cgroup::create_below(root.path(), 7, &shares(1.0, 64)).is_err());
+    assert!(Cgroup::create_below(root.path(), "0007", &shares(1.0, 64)).is_err());
+}
+
+#[test]
+fn a_group_that_nobody_can_enter_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let group = || Cgroup { dirs: vec![dir.path().to_owned()] };
+    fs::write(dir.path().join("keep"), "").unwrap();
+    assert_eq!(group().tried().unwrap_err().kind(), io::ErrorKind::NotFound);
+    // Opens, and refuses what is written.
+    symlink("/dev/full", dir.path().join("cgroup.procs")).unwrap();
+    let error = group().tried().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    assert!(error.to_string().starts_with("enter a group: "), "{error}");
+}
+
+#[test]
+fn who_cannot_enter_its_group_does_not_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let group = Cgroup { dirs: vec![dir.path().to_owned()] };
+    symlink("/dev/full", dir.path().join("cgroup.procs")).unwrap();
+    let doors = group.doors().unwrap();
+    let ran = dir.path().join("ran");
+    let mut command = Command::new("/usr/bin/touch");
+    let error = spawn(command.arg(&ran), &behind(&doors)).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    assert!(!ran.exists());
+}
+
+#[test]
+fn a_probe_leaves_nothing() {
+    if !usable() {
+        return;
+    }
+    let root = Path::new(ROOT);
+    let name = format!("probe-{}", nix::unistd::gettid());
+    for parent in parents(root, Hierarchy::of(root)) {
+        assert!(parent.exists() && !parent.join(&name).exists());
+    }
 }
