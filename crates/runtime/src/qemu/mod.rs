@@ -105,7 +105,8 @@ impl Qemu {
     }
 
     /// Takes down what killed keepers left on this host. Every start does so too; this is for whoever
-    /// has just killed one, or looks after a host where nothing starts. Blocks for some 50 ms.
+    /// has just killed one, or looks after a host where nothing starts. Blocks for some 50 ms; up to 200 ms
+    /// more while a killed one's processes are still ending, without keeping others from starting.
     ///
     /// # Errors
     /// [`Error::Start`], with nothing lost: the next start tries again.

@@ -12,6 +12,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use base::{Digest, MachineId};
 use nix::fcntl::{Flock, FlockArg};
@@ -24,8 +26,14 @@ const HOST_DIR: &str = "/run/dormouse/instances";
 /// First user id for hypervisors. The 16-bit range above it is outside of what distributions,
 /// systemd and container managers hand out.
 const USER_ID_BASE: u32 = 0x7000_0000;
+/// How often, and after what time, a sweep looks again for processes that were still ending: 200 ms in all.
+const CLEAN_TRIES: u32 = 11;
+const CLEAN_PAUSE: Duration = Duration::from_millis(20);
 /// `nobody`, for containers whose user namespace has no such ids.
 const NOBODY: u32 = 65534;
+
+/// Takes down what the dead holder of a slot left; `ResourceBusy` where processes are still ending.
+type Remove<'a> = dyn FnMut(u16) -> io::Result<()> + 'a;
 
 /// All slots of this host.
 #[derive(Debug, Clone)]
@@ -63,17 +71,41 @@ impl Registry {
     pub(crate) fn claim(&self, machine: &MachineId) -> Result<Slot, Error> {
         let _exclusive = self.exclusive()?;
         self.sweep(&mut place::remove)
-            .and_then(|()| self.claim_free(machine))
+            .and_then(|_| self.claim_free(machine))
             .map_err(start_error("claim a slot of this host"))?
             .ok_or_else(|| Error::Start(format!("all {SLOTS} slots of this host are taken")))
     }
 
-    /// Takes down what dead holders left behind, the shared table too where nobody is left.
+    /// Takes down what dead holders left behind, the shared table too where nobody is left. Gives processes
+    /// that are still ending a moment; what is left after that the next sweep takes.
     pub(crate) fn clean(&self) -> Result<(), Error> {
-        let _exclusive = self.exclusive()?;
-        self.sweep(&mut place::remove)
-            .and_then(|()| if self.holds(0) { network::remove_table() } else { Ok(()) })
-            .map_err(start_error("sweep the slots of this host"))
+        self.clean_with(&mut place::remove, &mut network::remove_table, &mut || {
+            thread::sleep(CLEAN_PAUSE);
+        })
+    }
+
+    fn clean_with(
+        &self,
+        remove: &mut Remove<'_>,
+        remove_table: &mut dyn FnMut() -> io::Result<()>,
+        pause: &mut dyn FnMut(),
+    ) -> Result<(), Error> {
+        for tries in 1.. {
+            let exclusive = self.exclusive()?;
+            let ending = self
+                .sweep(remove)
+                .and_then(
+                    |ending| if self.holds(0) { remove_table().map(|()| 0) } else { Ok(ending) },
+                )
+                .map_err(start_error("sweep the slots of this host"))?;
+            // Every start of the host needs it, and must not wait for somebody else's processes.
+            drop(exclusive);
+            if ending == 0 || tries == CLEAN_TRIES {
+                break;
+            }
+            pause();
+        }
+        Ok(())
     }
 
     /// Waits until no other process changes slots or network.
@@ -110,21 +142,29 @@ impl Registry {
     }
 
     /// Calls `remove` for every slot whose holder is dead, and frees it. One that cannot be taken
-    /// down stays taken; that must not keep others from starting.
-    fn sweep(&self, remove: &mut dyn FnMut(u16) -> io::Result<()>) -> io::Result<()> {
+    /// down stays taken; that must not keep others from starting. Returns in how many processes are still
+    /// ending.
+    fn sweep(&self, remove: &mut Remove<'_>) -> io::Result<usize> {
+        let mut ending = 0;
         for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
             let Some(number) = number_of(&path) else { continue };
             // A holder frees its slot without asking for the registry's lock: it may be gone by now.
             let Ok(file) = File::open(&path) else { continue };
             let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { continue };
-            tracing::info!(slot = number, "take down what a dead keeper left");
-            if let Err(error) = remove(number).and_then(|()| remove_file(&path)) {
-                tracing::warn!(slot = number, %error, "take down what a dead keeper left");
+            match remove(number).and_then(|()| remove_file(&path)) {
+                Ok(()) => tracing::info!(slot = number, "took down what a dead keeper left"),
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                    tracing::info!(slot = number, "what a dead keeper left is still ending");
+                    ending += 1;
+                }
+                Err(error) => {
+                    tracing::warn!(slot = number, %error, "take down what a dead keeper left");
+                }
             }
             drop(lock);
         }
-        Ok(())
+        Ok(ending)
     }
 
     fn path(&self, number: u16) -> PathBuf {
@@ -189,57 +229,4 @@ fn maps_user(uid_map: &str, user: u32) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn registry() -> (tempfile::TempDir, Registry) {
-        let dir = tempfile::tempdir().unwrap();
-        let slots = dir.path().join("instances");
-        fs::create_dir(&slots).unwrap();
-        (dir, Registry { dir: slots })
-    }
-
-    #[test]
-    fn two_instances_of_one_machine_have_two_slots() {
-        let (_dir, registry) = registry();
-        let machine = MachineId::generate();
-        let one = registry.claim_free(&machine).unwrap().unwrap();
-        let two = registry.claim_free(&machine).unwrap().unwrap();
-        assert_ne!(one.number(), two.number());
-        let first = one.number();
-        drop(one);
-        assert_eq!(registry.claim_free(&machine).unwrap().unwrap().number(), first);
-    }
-
-    #[test]
-    fn only_slots_of_the_dead_are_swept() {
-        let (_dir, registry) = registry();
-        let held = registry.claim_free(&MachineId::generate()).unwrap().unwrap();
-        let dead = held.number().wrapping_add(7);
-        fs::write(registry.path(dead), "dm-of-a-killed-keeper\n").unwrap();
-        let mut swept = Vec::new();
-        registry
-            .sweep(&mut |number| {
-                swept.push(number);
-                Ok(())
-            })
-            .unwrap();
-        assert_eq!(swept, [dead]);
-        assert!(registry.holds(1), "the one that is alive");
-    }
-
-    #[test]
-    fn what_cannot_be_taken_down_stays_taken() {
-        let (_dir, registry) = registry();
-        fs::write(registry.path(7), "dm-of-a-killed-keeper\n").unwrap();
-        registry.sweep(&mut |_| Err(io::Error::other("ip: no"))).unwrap();
-        assert!(registry.path(7).exists());
-    }
-
-    #[test]
-    fn a_user_namespace_without_our_ids_is_noticed() {
-        assert!(maps_user("         0          0 4294967295\n", USER_ID_BASE + 0xffff));
-        assert!(!maps_user("0 100000 65536\n", USER_ID_BASE));
-        assert!(!maps_user("", USER_ID_BASE));
-    }
-}
+mod tests;

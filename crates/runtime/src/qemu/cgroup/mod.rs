@@ -32,7 +32,8 @@ use super::spawn::try_to_enter;
 const ROOT: &str = "/sys/fs/cgroup";
 /// The group of which all instances' groups are part.
 const PARENT: &str = "dormouse";
-/// A group can be removed once the kernel has let go of its last process: some milliseconds.
+/// A group can be removed once the kernel has let go of its last process: some milliseconds. Only its owner
+/// waits for that, who holds no lock that others need.
 const REMOVE_TRIES: u32 = 50;
 const REMOVE_PAUSE: Duration = Duration::from_millis(4);
 
@@ -59,7 +60,7 @@ impl Cgroup {
         for parent in parents(root, hierarchy) {
             let dir = parent.join(name);
             // One that a killed holder left; nobody runs in it, as the slot is ours.
-            remove_dir(&dir)?;
+            remove_patiently(&dir)?;
             fs::create_dir(&dir)?;
             group.dirs.push(dir);
         }
@@ -98,7 +99,7 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         for dir in &self.dirs {
-            if let Err(error) = remove_dir(dir) {
+            if let Err(error) = remove_patiently(dir) {
                 tracing::warn!(dir = %dir.display(), %error, "remove a control group");
             }
         }
@@ -118,9 +119,15 @@ pub(crate) fn probe() -> io::Result<()> {
 }
 
 /// Removes the groups of `slot`; they need not exist.
+///
+/// # Errors
+/// `ResourceBusy`, at once, where the last process is not quite gone: the caller holds the registry's lock.
 pub(crate) fn remove(slot: u16) -> io::Result<()> {
-    let root = Path::new(ROOT);
-    parents(root, Hierarchy::of(root)).iter().try_for_each(|dir| remove_dir(&dir.join(name(slot))))
+    remove_below(Path::new(ROOT), &name(slot))
+}
+
+fn remove_below(root: &Path, name: &str) -> io::Result<()> {
+    parents(root, Hierarchy::of(root)).iter().try_for_each(|dir| remove_dir(&dir.join(name)))
 }
 
 /// Makes the groups that hold those of instances, and gives them their controllers.
@@ -172,10 +179,17 @@ fn name(slot: u16) -> String {
 
 /// Removes a group without processes; it need not exist.
 fn remove_dir(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Removes a group whose last process has just ended.
+fn remove_patiently(dir: &Path) -> io::Result<()> {
     let mut tries = 0;
     loop {
-        match fs::remove_dir(dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        match remove_dir(dir) {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy && tries < REMOVE_TRIES => {
                 tries += 1;
                 thread::sleep(REMOVE_PAUSE);

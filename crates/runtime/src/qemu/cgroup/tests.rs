@@ -9,7 +9,7 @@ use super::super::spawn::{Confinement, spawn};
 use super::*;
 
 /// Slots that no machine beside these tests is likely to have, one for each test.
-const SLOTS: [u16; 2] = [0xfff1, 0xfff2];
+const SLOTS: [u16; 3] = [0xfff1, 0xfff2, 0xfff3];
 
 fn shares(vcpu: f64, memory_mib: u64) -> Shares {
     Shares { vcpu, memory_bytes: memory_mib << 20, threads: 20 }
@@ -147,4 +147,27 @@ fn a_probe_leaves_nothing() {
     for parent in parents(root, Hierarchy::of(root)) {
         assert!(parent.exists() && !parent.join(&name).exists());
     }
+}
+
+#[test]
+fn a_sweep_does_not_wait_for_a_group_that_is_in_use() {
+    if !usable() {
+        return;
+    }
+    let group = Cgroup::create(SLOTS[2], &shares(1.0, 32)).unwrap();
+    let doors = group.doors().unwrap();
+    let mut command = Command::new("/bin/cat");
+    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut inside = spawn(&mut command, &behind(&doors)).unwrap();
+    let begun = Instant::now();
+    let error = remove(SLOTS[2]).unwrap_err();
+    let waited = begun.elapsed();
+    inside.kill().unwrap();
+    inside.wait().unwrap();
+    assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
+    assert!(waited < REMOVE_PAUSE * REMOVE_TRIES, "{waited:?}");
+    let dirs = group.dirs.clone();
+    drop(group);
+    assert!(dirs.iter().all(|dir| !dir.exists()), "its owner does wait: {dirs:?}");
+    remove(SLOTS[2]).unwrap();
 }
