@@ -4,14 +4,11 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::CommandExt;
-use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use agent_proto::{AgentClient, Exec, Exited, Output};
 use base::SystemEntropy;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 
 /// Number of the socket in the agent.
@@ -48,7 +45,7 @@ impl Agent {
 
     /// A new session on the socket. The one before must be dropped.
     pub(crate) async fn connect(&self) -> AgentClient {
-        let stream = Unclosed::new(self.socket.as_ref().unwrap());
+        let stream = handle(self.socket.as_ref().unwrap());
         soon(AgentClient::connect(stream, &SystemEntropy)).await.unwrap()
     }
 
@@ -74,44 +71,12 @@ impl Drop for Agent {
     }
 }
 
-/// A socket that the end of a session leaves open for the next one.
-#[derive(Debug)]
-pub(crate) struct Unclosed(UnixStream);
-
-impl Unclosed {
-    pub(crate) fn new(socket: &StdUnixStream) -> Self {
-        let socket = socket.try_clone().unwrap();
-        socket.set_nonblocking(true).unwrap();
-        Self(UnixStream::from_std(socket).unwrap())
-    }
-}
-
-impl AsyncRead for Unclosed {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, into)
-    }
-}
-
-impl AsyncWrite for Unclosed {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
+/// A handle to `socket` for one session, which leaves the socket open for the next one: a session of the host
+/// does not shut down what it runs on.
+pub(crate) fn handle(socket: &StdUnixStream) -> UnixStream {
+    let socket = socket.try_clone().unwrap();
+    socket.set_nonblocking(true).unwrap();
+    UnixStream::from_std(socket).unwrap()
 }
 
 /// Long enough for a busy machine, short enough to see what hangs.

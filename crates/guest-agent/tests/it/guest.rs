@@ -15,7 +15,7 @@ use images::{BASE_IMAGE, Image, Images};
 use runtime::{Exit, Instance, Network, Qemu, QemuSettings, Runtime, Spec, Started};
 use vfs::memfs::MemFs;
 
-use crate::agent::Unclosed;
+use crate::agent::handle;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Longest wait for a boot: on a loaded host it takes 10 s.
@@ -185,7 +185,7 @@ async fn start(image: &Image, dir: &Path, network: Network) -> Started {
 
 /// A session on a socket that outlives it.
 async fn connect(control: &StdUnixStream, dir: &Path) -> AgentClient {
-    let connecting = AgentClient::connect(Unclosed::new(control), &SystemEntropy);
+    let connecting = AgentClient::connect(handle(control), &SystemEntropy);
     match tokio::time::timeout(BOOT_TIMEOUT, connecting).await {
         Ok(Ok(client)) => client,
         failed => panic!("{failed:?}; the console:\n{}", console_of(dir)),
