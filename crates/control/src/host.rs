@@ -203,8 +203,8 @@ pub trait Host: Send + Sync + Debug + 'static {
     async fn forget_memory(&self, machine: &MachineId) -> Result<()>;
 }
 
-/// How often a keeper is asked that cannot say when it has moved.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How often a link is asked that does not say itself when its keeper has moved.
+const STATUS_POLL: Duration = Duration::from_millis(10);
 
 /// A connection to one running keeper.
 #[async_trait]
@@ -221,7 +221,7 @@ pub trait KeeperLink: FileCalls {
     /// `Unreachable` where it does not answer.
     async fn next_status(&self, seen: &KeeperStatus, wait: Duration) -> Result<KeeperStatus> {
         let _ = seen;
-        tokio::time::sleep(wait.min(LOOK_AGAIN)).await;
+        tokio::time::sleep(wait.min(STATUS_POLL)).await;
         self.status().await
     }
     /// Asks it to put the machine to sleep. Returns at once; [`Self::status`] and [`Self::ended`]

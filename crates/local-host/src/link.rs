@@ -28,8 +28,9 @@ use crate::records::LocalRecords;
 
 /// Pieces of input that wait for a slow guest.
 const INPUT_AHEAD: usize = 16;
-/// How often a keeper is asked that cannot say when it has moved.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How often a keeper of an older version is asked, which cannot say when it has moved. Each
+/// time is a call over its socket.
+const OLD_KEEPER_POLL: Duration = Duration::from_millis(50);
 /// How long the record may take to be closed after its output has ended.
 const END_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -107,7 +108,7 @@ impl KeeperLink for LocalLink {
         match self.client.next_status(seen, wait).await {
             // A keeper of an older version, which runs on under this server.
             Err(error) if error.kind == base::ErrorKind::NotFound => {
-                tokio::time::sleep(wait.min(LOOK_AGAIN)).await;
+                tokio::time::sleep(wait.min(OLD_KEEPER_POLL)).await;
                 self.status().await
             }
             status => self.told(status),
