@@ -1,27 +1,18 @@
 //! Two servers, one store, one machine.
 
-use crate::support::{Options, Server, server};
+use crate::support::{Options, Server, adopted};
 
 #[test]
 fn of_two_servers_one_wakes_the_machine_and_the_other_is_fenced() {
     let store = tempfile::tempdir().expect("make a directory");
-    let options =
-        Options { store: Some(format!("file://{}", store.path().display())), ..Options::default() };
+    let options = Options::with_store(store.path());
     let first = Server::start(options.clone());
     let one = first.api();
     let machine = one.create("contested");
     one.put(&format!("/v1/machines/{machine}/fs/who"), "first").expect(201);
     one.sleep(&machine);
 
-    let data = tempfile::tempdir().expect("make a directory");
-    let status = std::process::Command::new(server::program())
-        .args(["adopt", "--data"])
-        .arg(data.path())
-        .args(["--store", options.store.as_deref().expect("it is set")])
-        .status()
-        .expect("run adopt");
-    assert!(status.success());
-    let second = Server::start_in(data.path(), options);
+    let (_data, second) = adopted(&options);
     let two = second.api();
 
     one.wake(&machine);

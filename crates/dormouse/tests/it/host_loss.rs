@@ -1,12 +1,11 @@
 //! The host is gone, the store is there.
 
-use crate::support::{Options, Server, server};
+use crate::support::{Options, Server, adopt, adopted};
 
 #[test]
 fn a_sleeping_machine_is_adopted_and_wakes_on_another_host() {
     let store = tempfile::tempdir().expect("make a directory");
-    let options =
-        Options { store: Some(format!("file://{}", store.path().display())), ..Options::default() };
+    let options = Options::with_store(store.path());
     let machine;
     {
         let lost = Server::start(options.clone());
@@ -17,14 +16,8 @@ fn a_sleeping_machine_is_adopted_and_wakes_on_another_host() {
         // Dropping it deletes the data directory.
     }
     let data = tempfile::tempdir().expect("make a directory");
-    let adopted = std::process::Command::new(server::program())
-        .args(["adopt", "--data"])
-        .arg(data.path())
-        .args(["--store", options.store.as_deref().expect("it is set")])
-        .output()
-        .expect("run adopt");
-    assert!(adopted.status.success(), "{}", String::from_utf8_lossy(&adopted.stderr));
-    assert!(String::from_utf8_lossy(&adopted.stderr).contains("traveller"));
+    let said = adopt(data.path(), &options, &[]);
+    assert!(said.contains("traveller"), "{said}");
 
     let found = Server::start_in(data.path(), options);
     let api = found.api();
@@ -41,8 +34,7 @@ fn a_sleeping_machine_is_adopted_and_wakes_on_another_host() {
 #[test]
 fn what_an_awake_machine_fsynced_survives_the_loss_of_its_host() {
     let store = tempfile::tempdir().expect("make a directory");
-    let options =
-        Options { store: Some(format!("file://{}", store.path().display())), ..Options::default() };
+    let options = Options::with_store(store.path());
     let machine;
     {
         let lost = Server::start(options.clone());
@@ -55,17 +47,8 @@ f = open('ledger', 'w'); f.write('paid'); f.flush(); os.fsync(f.fileno())\"",
         );
     }
     let data = tempfile::tempdir().expect("make a directory");
-    let adopt = |extra: &[&str]| {
-        std::process::Command::new(server::program())
-            .args(["adopt", "--data"])
-            .arg(data.path())
-            .args(["--store", options.store.as_deref().expect("it is set")])
-            .args(extra)
-            .status()
-            .expect("run adopt")
-    };
     // Without a word of ours the home stays with the server that never released it.
-    assert!(adopt(&[]).success());
+    adopt(data.path(), &options, &[]);
     {
         let timid = Server::start_in(data.path(), options.clone());
         let api = timid.api();
@@ -73,7 +56,7 @@ f = open('ledger', 'w'); f.write('paid'); f.flush(); os.fsync(f.fileno())\"",
         let seen = wait_failed(&api, &machine);
         assert!(seen.contains("take-over"), "{seen}");
     }
-    assert!(adopt(&["--take-over"]).success());
+    adopt(data.path(), &options, &["--take-over"]);
     let bold = Server::start_in(data.path(), options.clone());
     let api = bold.api();
     api.wake(&machine);
@@ -98,25 +81,10 @@ fn until_upper_stored(api: &crate::support::Api, machine: &str) {
     });
 }
 
-/// A server on a data directory of its own that has the machines of `options`' store.
-fn adopted(options: &Options) -> (tempfile::TempDir, Server) {
-    let data = tempfile::tempdir().expect("make a directory");
-    let adopted = std::process::Command::new(server::program())
-        .args(["adopt", "--data"])
-        .arg(data.path())
-        .args(["--store", options.store.as_deref().expect("it is set")])
-        .status()
-        .expect("run adopt");
-    assert!(adopted.success());
-    let server = Server::start_in(data.path(), options.clone());
-    (data, server)
-}
-
 #[test]
 fn what_was_installed_comes_back_on_another_host_and_goes_back_again() {
     let store = tempfile::tempdir().expect("make a directory");
-    let options =
-        Options { store: Some(format!("file://{}", store.path().display())), ..Options::default() };
+    let options = Options::with_store(store.path());
     let first = Server::start(options.clone());
     let api = first.api();
     let machine = api.create("installer");

@@ -9,7 +9,7 @@ mod tree;
 pub(crate) use api::Api;
 pub(crate) use mounts::Place;
 pub(crate) use s3::S3Server;
-pub(crate) use server::{Options, Server};
+pub(crate) use server::{Options, Server, adopt, adopted};
 pub(crate) use tree::{Tree, snapshot};
 
 use std::time::{Duration, Instant};

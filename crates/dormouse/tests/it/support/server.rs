@@ -20,6 +20,35 @@ pub(crate) struct Options {
     pub(crate) args: Vec<String>,
 }
 
+impl Options {
+    /// With the store in a directory that outlives the server.
+    pub(crate) fn with_store(dir: &Path) -> Self {
+        Self { store: Some(format!("file://{}", dir.display())), ..Self::default() }
+    }
+}
+
+/// Has `data` know the machines of `options`' store, as after the loss of another host; what was said.
+pub(crate) fn adopt(data: &Path, options: &Options, flags: &[&str]) -> String {
+    let adopted = Command::new(program())
+        .args(["adopt", "--data"])
+        .arg(data)
+        .args(["--store", options.store.as_deref().expect("it is set")])
+        .args(flags)
+        .output()
+        .expect("run adopt");
+    let said = String::from_utf8_lossy(&adopted.stderr).into_owned();
+    assert!(adopted.status.success(), "{said}");
+    said
+}
+
+/// A server on a data directory of its own that has the machines of `options`' store.
+pub(crate) fn adopted(options: &Options) -> (tempfile::TempDir, Server) {
+    let data = tempfile::tempdir().expect("make a directory");
+    adopt(data.path(), options, &[]);
+    let server = Server::start_in(data.path(), options.clone());
+    (data, server)
+}
+
 /// A running server. Dropping it ends it, its keepers and their guests.
 pub(crate) struct Server {
     child: Option<Child>,
