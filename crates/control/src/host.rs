@@ -116,12 +116,12 @@ pub struct LastWords {
 }
 
 /// How far a sleeping machine's upper is in the object store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpperStanding {
     /// All of it.
     Stored {
-        /// What was there before may still be.
-        uncollected: bool,
+        /// What this state of it replaced may still be there.
+        uncollected: Option<String>,
     },
     /// Something is to be stored.
     Behind,
@@ -179,11 +179,11 @@ pub trait Host: Send + Sync + Debug + 'static {
         stop: &CancellationToken,
     ) -> Result<UpperStored>;
     /// Deletes from the store what an upper does not need any more, `since` being a state of it that was stored
-    /// a while ago; `None` for the newest that is known. How many objects.
+    /// a while ago. How many objects.
     ///
     /// # Errors
     /// Those of the store.
-    async fn collect_upper(&self, machine: &MachineId, since: Option<&str>) -> Result<u64>;
+    async fn collect_upper(&self, machine: &MachineId, since: &str) -> Result<u64>;
     /// Deletes an upper from the store. Idempotent.
     ///
     /// # Errors

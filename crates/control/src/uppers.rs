@@ -171,8 +171,8 @@ async fn store(inner: &Arc<Inner>, machine: &MachineId, stop: &CancellationToken
         match inner.parts.host.upper_standing(machine).await {
             UpperStanding::Behind => {}
             UpperStanding::Stored { uncollected } => {
-                if uncollected {
-                    collect_later(inner, machine, None);
+                if let Some(since) = uncollected {
+                    collect_later(inner, machine, since);
                 }
                 return Left::Nothing;
             }
@@ -181,7 +181,7 @@ async fn store(inner: &Arc<Inner>, machine: &MachineId, stop: &CancellationToken
         match store_once(inner, machine, stop).await {
             Ok(None) => return Left::Nothing,
             Ok(Some(generation)) => {
-                collect_later(inner, machine, Some(generation));
+                collect_later(inner, machine, generation);
                 return Left::Nothing;
             }
             // Another host has gone on with it, or something else wrote to it: no later attempt can do.
@@ -232,15 +232,15 @@ async fn store_once(
     }
 }
 
-/// Deletes what the store does not need any more, once nobody can be reading it. The machine may be awake by
-/// then, or gone.
-fn collect_later(inner: &Arc<Inner>, machine: &MachineId, since: Option<String>) {
+/// Deletes what the store does not need any more since the state `since` of the upper, once nobody can be
+/// reading it. The machine may be awake by then, or gone, or have slept again: what that left is too young.
+fn collect_later(inner: &Arc<Inner>, machine: &MachineId, since: String) {
     let (inner, machine) = (inner.clone(), machine.clone());
     inner.clone().tasks.spawn(async move {
         let work = async {
             for tries in 0..COLLECT_TRIES {
                 tokio::time::sleep(inner.settings.timing.collect_upper_after).await;
-                match inner.parts.host.collect_upper(&machine, since.as_deref()).await {
+                match inner.parts.host.collect_upper(&machine, &since).await {
                     Ok(0) => return,
                     Ok(objects) => {
                         tracing::info!(%machine, objects, "collected what an upper does not need");
@@ -278,7 +278,7 @@ async fn look_at_all(inner: &Arc<Inner>) -> Result<()> {
             let asleep = row.desired == Desired::Sleeping && row.observed.phase == Phase::Sleeping;
             if asleep
                 && inner.parts.host.upper_standing(&row.id).await
-                    != (UpperStanding::Stored { uncollected: false })
+                    != (UpperStanding::Stored { uncollected: None })
             {
                 begin(inner, &row.id, true);
             }

@@ -257,7 +257,7 @@ impl Host for LocalHost {
         self.uppers().store(machine, stop).await
     }
 
-    async fn collect_upper(&self, machine: &MachineId, since: Option<&str>) -> Result<u64> {
+    async fn collect_upper(&self, machine: &MachineId, since: &str) -> Result<u64> {
         self.uppers().collect(machine, since).await
     }
 

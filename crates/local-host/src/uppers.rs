@@ -32,7 +32,9 @@ impl LocalUppers<'_> {
     pub(crate) async fn standing(&self, machine: &MachineId) -> UpperStanding {
         let files = self.dir(machine).upper_files();
         match tokio::task::spawn_blocking(move || Upper::standing(&files)).await {
-            Ok(Standing::Stored { uncollected }) => UpperStanding::Stored { uncollected },
+            Ok(Standing::Stored { uncollected }) => {
+                UpperStanding::Stored { uncollected: uncollected.map(|since| since.to_string()) }
+            }
             Ok(Standing::Behind) => UpperStanding::Behind,
             Ok(Standing::Unknown) | Err(_) => UpperStanding::Unknown,
         }
@@ -58,8 +60,8 @@ impl LocalUppers<'_> {
         }
     }
 
-    pub(crate) async fn collect(&self, machine: &MachineId, since: Option<&str>) -> Result<u64> {
-        let since = since.map(str::parse).transpose().map_err(Error::internal)?;
+    pub(crate) async fn collect(&self, machine: &MachineId, since: &str) -> Result<u64> {
+        let since = since.parse().map_err(Error::internal)?;
         let upper = self.upper(machine);
         let collected = upper.collect(since).await.map_err(failed)?;
         // Else its keeper writes the note; and collecting once more costs little.

@@ -33,14 +33,12 @@ pub struct Collected {
 
 impl Upper {
     /// Deletes what is older than `since`, a generation that has been there for
-    /// [`COLLECT_GRACE`](crate::COLLECT_GRACE), and that nothing needs. Where it is not given, the newest that
-    /// this host knows.
+    /// [`COLLECT_GRACE`](crate::COLLECT_GRACE), and that nothing needs. It is the one that was the newest when
+    /// that time began: one that came since has not been there for it.
     ///
     /// # Errors
     /// Those of the store. Any error while names are read deletes nothing. Calling again is safe.
-    pub async fn collect(&self, since: Option<Generation>) -> Result<Collected> {
-        let state = self.state().await?;
-        let Some(since) = since.or(state.parent) else { return Ok(Collected::default()) };
+    pub async fn collect(&self, since: Generation) -> Result<Collected> {
         let log = self.log().await?;
         // One that is gone was overtaken: whoever did that collects.
         if !log.manifests.contains(&since) {
@@ -79,9 +77,9 @@ impl Upper {
     ///
     /// # Errors
     /// Those of the disk.
-    pub async fn note_collected(&self, since: Option<Generation>) -> Result<()> {
+    pub async fn note_collected(&self, since: Generation) -> Result<()> {
         let state = self.state().await?;
-        if state.uncollected && since.is_none_or(|since| state.parent == Some(since)) {
+        if state.uncollected && state.parent == Some(since) {
             self.note(&State { uncollected: false, ..state }).await?;
         }
         Ok(())

@@ -136,8 +136,8 @@ impl State {
 pub enum Standing {
     /// All of it is there.
     Stored {
-        /// Something else there may be garbage.
-        uncollected: bool,
+        /// Something else there may be garbage since this generation.
+        uncollected: Option<Generation>,
     },
     /// Something is to be stored.
     Behind,
@@ -153,7 +153,7 @@ pub(crate) fn standing(path: &Path, disk: &Path) -> Standing {
         None => Standing::Unknown,
         Some(asleep) if Look::at(disk).ok().flatten() != Some(asleep) => Standing::Unknown,
         Some(_) if state.is_ahead_of_the_store() => Standing::Behind,
-        Some(_) => Standing::Stored { uncollected: state.uncollected },
+        Some(_) => Standing::Stored { uncollected: state.parent.filter(|_| state.uncollected) },
     }
 }
 
@@ -202,7 +202,7 @@ mod tests {
         state.write(&path).unwrap();
         assert_eq!(State::read(&path), state);
         assert_eq!(state.ahead().collect::<Vec<_>>(), [(digest, Epoch(4), 7)]);
-        assert_eq!(standing(&path, &disk), Standing::Stored { uncollected: true });
+        assert_eq!(standing(&path, &disk), Standing::Stored { uncollected: state.parent });
         State { stored: None, ..state.clone() }.write(&path).unwrap();
         assert_eq!(standing(&path, &disk), Standing::Behind);
         std::fs::write(&disk, "of a later run").unwrap();

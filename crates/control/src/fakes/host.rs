@@ -159,7 +159,7 @@ impl Host for FakeHost {
         match self.state.lock().uppers.of.get(machine) {
             None => UpperStanding::Unknown,
             Some(upper) if upper.behind => UpperStanding::Behind,
-            Some(upper) => UpperStanding::Stored { uncollected: upper.uncollected },
+            Some(upper) => UpperStanding::Stored { uncollected: upper.uncollected.clone() },
         }
     }
 
@@ -171,11 +171,11 @@ impl Host for FakeHost {
         self.store_fake_upper(machine, stop).await
     }
 
-    async fn collect_upper(&self, machine: &MachineId, since: Option<&str>) -> Result<u64> {
+    async fn collect_upper(&self, machine: &MachineId, since: &str) -> Result<u64> {
         let mut state = self.state.lock();
         let Some(upper) = state.uppers.of.get_mut(machine) else { return Ok(0) };
-        upper.uncollected = false;
-        upper.collected.push(since.map(str::to_owned));
+        upper.uncollected = upper.uncollected.take().filter(|newest| newest != since);
+        upper.collected.push(since.to_owned());
         Ok(1)
     }
 

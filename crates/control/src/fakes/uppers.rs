@@ -29,9 +29,9 @@ pub(crate) struct FakeUpper {
     pub(crate) behind: bool,
     /// An attempt to store it is under way.
     pub(crate) storing: bool,
-    pub(crate) uncollected: bool,
+    pub(crate) uncollected: Option<String>,
     pub(crate) stored: u32,
-    pub(crate) collected: Vec<Option<String>>,
+    pub(crate) collected: Vec<String>,
 }
 
 impl FakeHost {
@@ -53,9 +53,9 @@ impl FakeHost {
         if stop.is_cancelled() {
             return Ok(UpperStored::Stopped);
         }
-        (upper.behind, upper.uncollected) = (false, true);
         upper.stored += 1;
         let generation = format!("generation {}", upper.stored);
+        (upper.behind, upper.uncollected) = (false, Some(generation.clone()));
         Ok(UpperStored::Stored { generation, chunks: 1, bytes: 1 })
     }
 }

@@ -66,7 +66,7 @@ async fn a_machine_is_asleep_before_its_upper_is_stored_and_says_so() {
     // What it replaces goes later, by itself.
     eventually(|| {
         let state = world.host.state.lock();
-        state.uppers.of[&machine.machine_id].collected == [Some("generation 1".to_owned())]
+        state.uppers.of[&machine.machine_id].collected == ["generation 1"]
     })
     .await;
     control.close().await;
@@ -128,14 +128,32 @@ async fn what_one_server_did_not_come_to_is_stored_by_the_next() {
     let control = world.open().await;
     until_upper(&control, &machine, Some(UpperStatus::Stored)).await;
     assert_eq!(stored(&world, &machine), 1);
-    // Nor is what was not collected forgotten.
+    control.close().await;
+}
+
+#[tokio::test]
+async fn what_one_server_did_not_collect_the_next_does_and_nothing_that_came_since() {
+    let mut world = World::new();
+    world.timing.collect_upper_after = Duration::from_secs(60);
+    let control = world.open().await;
+    let machine = created(&control).await;
+    sleep(&control, &machine).await;
+    until_upper(&control, &machine, Some(UpperStatus::Stored)).await;
     control.close().await;
     let collected = || world.host.state.lock().uppers.of[&machine.machine_id].collected.clone();
-    let before = collected().len();
-    world.host.state.lock().uppers.of.get_mut(&machine.machine_id).unwrap().uncollected = true;
+    assert_eq!(collected(), Vec::<String>::new());
+    world.timing.collect_upper_after = Duration::from_millis(500);
     let control = world.open().await;
-    eventually(|| collected().len() > before).await;
-    assert_eq!(collected().last(), Some(&None));
+    until_upper(&control, &machine, Some(UpperStatus::Stored)).await;
+    // It runs and sleeps anew before what the first server left is due.
+    wake(&control, &machine).await;
+    sleep(&control, &machine).await;
+    until_upper(&control, &machine, Some(UpperStatus::Stored)).await;
+    assert_eq!((stored(&world, &machine), collected()), (2, Vec::new()));
+    eventually(|| !collected().is_empty()).await;
+    assert_eq!(collected()[0], "generation 1");
+    eventually(|| collected().len() > 1).await;
+    assert_eq!(collected(), ["generation 1", "generation 2"]);
     control.close().await;
 }
 

@@ -2,7 +2,7 @@
 
 use base::{Digest, MachineId};
 use objstore::ObjectStore as _;
-use upper::{Collected, Generation, Saved};
+use upper::{Collected, Generation, Saved, Standing, Upper};
 
 use crate::support::{CHUNK, Host, World, noise};
 
@@ -28,17 +28,33 @@ async fn what_a_newer_generation_does_not_name_goes_after_it() {
     let third = stored(&world, &host, 0, 4).await;
     assert_eq!(chunks(&world).await, 4);
     // The third is too young: what it names stays, and what the second names.
-    let gone = host.upper.collect(Some(second)).await.unwrap();
+    let gone = host.upper.collect(second).await.unwrap();
     assert_eq!((gone.objects, chunks(&world).await), (1 + 5, 3));
-    let gone = host.upper.collect(Some(third)).await.unwrap();
+    let gone = host.upper.collect(third).await.unwrap();
     assert_eq!(chunks(&world).await, 2);
     assert!(gone.bytes > 0);
     assert_eq!(world.generations().await, [third.to_string()]);
-    assert_eq!(host.upper.collect(Some(third)).await.unwrap(), Collected::default());
-    assert_eq!(host.upper.collect(Some(second)).await.unwrap(), Collected::default());
+    assert_eq!(host.upper.collect(third).await.unwrap(), Collected::default());
+    assert_eq!(host.upper.collect(second).await.unwrap(), Collected::default());
     let other = world.host();
     other.begin(world.claim()).await.unwrap();
     assert_eq!(other.digest(), host.digest());
+}
+
+#[tokio::test]
+async fn what_is_collected_later_is_what_was_garbage_when_that_was_put_off() {
+    let world = World::new();
+    let host = world.host();
+    stored(&world, &host, 0, 1).await;
+    let seen = stored(&world, &host, 0, 2).await;
+    // The server is started again, and looks; the machine runs and sleeps before the grace is over.
+    let standing = Upper::standing(&host.files);
+    assert_eq!(standing, Standing::Stored { uncollected: Some(seen) });
+    stored(&world, &host, 0, 3).await;
+    // Somebody may be reading what was the newest until just now.
+    host.upper.collect(seen).await.unwrap();
+    assert_eq!(chunks(&world).await, 2);
+    assert!(world.generations().await.contains(&seen.to_string()));
 }
 
 #[tokio::test]
@@ -53,9 +69,9 @@ async fn an_uploader_that_was_overtaken_deletes_nothing_that_is_needed() {
     next.begin(epoch).await.unwrap();
     next.write(2 * CHUNK, b"under way");
     next.upper.leave(epoch).await.unwrap();
-    slow.upper.collect(Some(late)).await.unwrap();
+    slow.upper.collect(late).await.unwrap();
     assert!(matches!(next.save(&world).await.unwrap(), Saved::Stored { .. }));
-    slow.upper.collect(Some(late)).await.unwrap();
+    slow.upper.collect(late).await.unwrap();
     let other = world.host();
     other.begin(world.claim()).await.unwrap();
     assert_eq!(other.digest(), next.digest());
@@ -75,7 +91,7 @@ async fn what_a_broken_off_upload_left_goes_too() {
     tokio::time::pause();
     let newer = stored(&world, &two, 0, 9).await;
     tokio::time::resume();
-    two.upper.collect(Some(newer)).await.unwrap();
+    two.upper.collect(newer).await.unwrap();
     assert_eq!(chunks(&world).await, 1);
     let other = world.host();
     other.begin(world.claim()).await.unwrap();
@@ -92,7 +108,7 @@ async fn a_store_that_fails_while_it_is_asked_loses_nothing() {
     for verb in [testkit::Verb::List, testkit::Verb::Get] {
         std::fs::remove_file(&host.files.manifest).ok();
         host.store.inject(verb, "uppers/", 1, testkit::Injection::Before);
-        host.upper.collect(Some(newest)).await.unwrap_err();
+        host.upper.collect(newest).await.unwrap_err();
         assert_eq!(world.keys().await, before);
     }
 }

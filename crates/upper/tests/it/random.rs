@@ -10,7 +10,7 @@ use base::Epoch;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use testkit::FaultRates;
-use upper::{Found, Saved};
+use upper::{Found, Saved, Standing, Upper};
 
 use crate::support::{CHUNK, Host, World, noise};
 
@@ -60,7 +60,13 @@ async fn one(seed: u64) {
                     last.stored |= last.host == at && last.ended && !last.void;
                 }
             }
-            8 => drop(hosts[at].upper.collect(None).await),
+            8 => {
+                if let Standing::Stored { uncollected: Some(since) } =
+                    Upper::standing(&hosts[at].files)
+                {
+                    hosts[at].upper.collect(since).await.ok();
+                }
+            }
             _ => {
                 if let Some(last) = &mut last
                     && last.host == at
