@@ -78,6 +78,7 @@ impl MachineDir {
         upper::Files {
             disk: self.upper(),
             state: self.0.join("upper.json"),
+            lock: self.0.join("upper.lock"),
             manifest: self.0.join("upper.manifest"),
             fetched: self.0.join("upper.fetch"),
         }

@@ -64,10 +64,7 @@ impl LocalUppers<'_> {
         let since = since.parse().map_err(Error::internal)?;
         let upper = self.upper(machine);
         let collected = upper.collect(since).await.map_err(failed)?;
-        // Else its keeper writes the note; and collecting once more costs little.
-        if !launch::is_alive(&self.dir(machine)) {
-            upper.note_collected(since).await.map_err(failed)?;
-        }
+        upper.note_collected(since).await.map_err(failed)?;
         Ok(collected.objects)
     }
 

@@ -110,7 +110,7 @@ impl Upper {
         }
         if is_first {
             let found = if look.is_some() { Found::Here } else { Found::Nowhere };
-            self.note(&State { settled: begin.epoch, ..state }).await?;
+            self.note(move |state| state.settled = begin.epoch).await?;
             return Ok(Begun { found, behind: None });
         }
         let here = look.map(|_| state.content);
@@ -125,24 +125,19 @@ impl Upper {
             tracing::warn!(why, "the upper is not the newest that was made");
         }
         self.keep(&newest).await;
-        // What is stored goes on being known only where it is still the newest.
-        let still = state.parent.is_some() && state.parent == newest.parent;
-        let known = State {
-            settled: begin.epoch,
-            parent: Some(newest.generation),
-            stored: state.stored.filter(|_| still),
-            ahead: Vec::new(),
-            ..state.clone()
-        };
+        let (generation, parent) = (newest.generation, newest.parent);
+        let settle = move |state: &mut State| state.settle(begin.epoch, generation, parent);
         let found = match choice {
             Choice::Keep => {
-                self.note(&known).await?;
+                self.note(settle).await?;
                 Found::Here
             }
             Choice::Blank => {
-                let blank =
-                    State { settled: known.settled, parent: known.parent, ..State::default() };
-                self.note(&blank).await?;
+                self.note(move |state| {
+                    *state = State::default();
+                    settle(state);
+                })
+                .await?;
                 Found::Nowhere
             }
             Choice::Fetch => {
@@ -151,8 +146,11 @@ impl Upper {
                 pin(&newest.root)?;
                 let (files, content) = (self.files.clone(), newest.content);
                 let stored = blocking(move || take_over(&files, &state, look)).await?;
-                let here = State { content, stored, asleep: stored, ..known };
-                self.note(&here).await?;
+                self.note(move |state| {
+                    settle(state);
+                    (state.content, state.stored, state.asleep) = (content, stored, stored);
+                })
+                .await?;
                 Found::Fetched { root: newest.root }
             }
         };

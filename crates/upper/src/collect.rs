@@ -20,7 +20,6 @@ use crate::error::Result;
 use crate::keys::{Entry, Generation, Keys, Kind};
 use crate::limits::{DELETES, LIST_PAGE};
 use crate::place::Upper;
-use crate::state::State;
 
 /// What was deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -73,16 +72,17 @@ impl Upper {
         Ok(collected)
     }
 
-    /// Notes that everything up to `since` was collected. For a machine without a keeper.
+    /// Notes that everything up to `since` was collected. The machine may be awake.
     ///
     /// # Errors
     /// Those of the disk.
     pub async fn note_collected(&self, since: Generation) -> Result<()> {
-        let state = self.state().await?;
-        if state.uncollected && state.parent == Some(since) {
-            self.note(&State { uncollected: false, ..state }).await?;
+        // The machine may be gone with all its files, too.
+        if !self.state().await?.uncollected {
+            return Ok(());
         }
-        Ok(())
+        // One that was stored since has garbage of its own.
+        self.note(move |state| state.uncollected &= state.parent != Some(since)).await
     }
 }
 

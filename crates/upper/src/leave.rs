@@ -18,16 +18,16 @@ impl Upper {
     /// # Errors
     /// Those of disk and store. The upper can be stored all the same, where the note is here.
     pub async fn leave(&self, epoch: Epoch) -> Result<bool> {
-        let (path, disk) = (self.files.state.clone(), self.files.disk.clone());
+        let files = self.files.clone();
         let behind = blocking(move || {
-            let Some(look) = Look::at(&disk)? else { return Ok(false) };
-            std::fs::File::open(&disk)
+            let Some(look) = Look::at(&files.disk)? else { return Ok(false) };
+            std::fs::File::open(&files.disk)
                 .and_then(|disk| disk.sync_all())
                 .map_err(Error::disk("sync the upper"))?;
-            let state =
-                State { content: epoch, settled: epoch, asleep: Some(look), ..State::read(&path) };
-            state.write(&path)?;
-            Ok(state.is_ahead_of_the_store())
+            State::change(&files, |state| {
+                (state.content, state.settled, state.asleep) = (epoch, epoch, Some(look));
+                state.is_ahead_of_the_store()
+            })
         })
         .await?;
         if behind {

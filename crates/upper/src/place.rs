@@ -19,6 +19,8 @@ pub struct Files {
     pub disk: PathBuf,
     /// What is known of it.
     pub state: PathBuf,
+    /// Locked while that is changed.
+    pub lock: PathBuf,
     /// A copy of the newest manifest.
     pub manifest: PathBuf,
     /// A disk that is being fetched.
@@ -82,9 +84,13 @@ impl Upper {
         blocking(move || Ok(State::read(&path))).await
     }
 
-    pub(crate) async fn note(&self, state: &State) -> Result<()> {
-        let (path, state) = (self.files.state.clone(), state.clone());
-        blocking(move || state.write(&path)).await
+    /// Changes the note.
+    pub(crate) async fn note<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut State) -> T + Send + 'static,
+    ) -> Result<T> {
+        let files = self.files.clone();
+        blocking(move || State::change(&files, change)).await
     }
 
     /// What is below `log/`.

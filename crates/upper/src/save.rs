@@ -110,10 +110,7 @@ impl Upper {
         let ended = self.save_chunks(&attempt, indexes, stop).await;
         let Done { chunks, new } = attempt.done.into_inner();
         if !matches!(ended, Ok(true)) {
-            let ahead =
-                new.iter().map(|(digest, chunk)| (digest.to_string(), chunk.born, chunk.stored));
-            let ahead = state.ahead.iter().cloned().chain(ahead).collect();
-            self.note(&State { ahead, ..state }).await?;
+            self.note_ahead(state, &new).await?;
             return ended.map(|_| Saved::Stopped);
         }
         let generation = Generation { epoch: state.content, kind: Kind::Stored };
@@ -168,6 +165,20 @@ impl Upper {
         }
     }
 
+    /// Notes what is stored and not named yet.
+    async fn note_ahead(&self, of: State, new: &HashMap<Digest, Chunk>) -> Result<()> {
+        let ahead: Vec<_> = new
+            .iter()
+            .map(|(digest, chunk)| (digest.to_string(), chunk.born, chunk.stored))
+            .collect();
+        self.note(move |state| {
+            if state.is_same_sleep(&of) {
+                state.ahead.extend(ahead);
+            }
+        })
+        .await
+    }
+
     /// Names what is stored.
     async fn finish(
         &self,
@@ -184,7 +195,7 @@ impl Upper {
         if parent.is_some_and(|parent| parent.same_disk(&manifest)) {
             // Written to, and the same again: nobody has to wait for it.
             self.store.delete(&self.keys.changed(state.content)).await?;
-            self.note(&State { stored: Some(look), ahead: Vec::new(), ..state }).await?;
+            self.note_stored(state, look, None).await?;
             return Ok(Saved::Nothing);
         }
         let generation = manifest.generation;
@@ -199,16 +210,24 @@ impl Upper {
             Err(error) => return Err(error.into()),
         }
         self.keep(&manifest).await;
-        let state = State {
-            parent: Some(generation),
-            stored: Some(look),
-            uncollected: true,
-            ahead: Vec::new(),
-            ..state
-        };
-        self.note(&state).await?;
+        self.note_stored(state, look, Some(generation)).await?;
         let bytes = new.values().map(|chunk| u64::from(chunk.stored)).sum();
         Ok(Saved::Stored { generation, chunks: new.len() as u64, bytes })
+    }
+
+    /// Notes that all of the file is in the store: in the generation that was made, or in the one before.
+    async fn note_stored(&self, of: State, look: Look, made: Option<Generation>) -> Result<()> {
+        self.note(move |state| {
+            if !state.is_same_sleep(&of) {
+                return;
+            }
+            state.stored = Some(look);
+            state.ahead.clear();
+            if made.is_some() {
+                (state.parent, state.uncollected) = (made, true);
+            }
+        })
+        .await
     }
 }
 

@@ -5,6 +5,8 @@
 //! - `settled` is the epoch of a claim of ours after which the newest generation in the store was ours, or
 //!   there was none: a claim that follows directly has nothing to ask. 0 where that is not known.
 //! - `stored` says how the file looked when all of it was in the generation `parent`.
+//! - Read, changed and written under a lock that all processes of this host respect: a server that stores and
+//!   one of its tasks that collects, and the machine's keeper, each change a part of it.
 //!
 //! # Crash
 //! Replaced whole and synced. A note that is missing means that nothing is known: what the store has
@@ -21,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::keys::Generation;
 use crate::limits::STATE_BYTES_MAX;
+use crate::place::Files;
 
 /// What is written, and all that is read.
 const FORMAT: u32 = 1;
@@ -112,8 +115,38 @@ impl State {
         }
     }
 
-    /// Writes it. On the disk when this returns.
-    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+    /// Changes the note as it is now; of two that had read it before, one would undo what the other wrote.
+    /// On the disk when this returns.
+    pub(crate) fn change<T>(files: &Files, change: impl FnOnce(&mut Self) -> T) -> Result<T> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let lock = options.open(&files.lock).map_err(Error::disk("open the lock of the upper"))?;
+        lock.lock().map_err(Error::disk("lock what is known of the upper"))?;
+        let before = Self::read(&files.state);
+        let mut state = before.clone();
+        let done = change(&mut state);
+        if state != before {
+            state.write(&files.state)?;
+        }
+        Ok(done)
+    }
+
+    /// The wake under `epoch` made the generation `newest`, which goes on from `parent`.
+    pub(crate) fn settle(&mut self, epoch: Epoch, newest: Generation, parent: Option<Generation>) {
+        // What is stored goes on being known only where it is still the newest.
+        if self.parent.is_none() || self.parent != parent {
+            self.stored = None;
+        }
+        (self.settled, self.parent) = (epoch, Some(newest));
+        self.ahead.clear();
+    }
+
+    /// True where both are of one sleep: what was found out for the one holds for the other.
+    pub(crate) fn is_same_sleep(&self, other: &Self) -> bool {
+        (self.content, self.asleep) == (other.content, other.asleep)
+    }
+
+    fn write(&self, path: &Path) -> Result<()> {
         let bytes = serde_json::to_vec(self).unwrap_or_default();
         replace(path, &bytes).map_err(Error::disk("note how the upper is"))
     }
@@ -178,6 +211,29 @@ pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::keys::Kind;
+
+    #[test]
+    fn of_many_who_change_the_note_at_once_nobody_undoes_what_another_wrote() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let files = Files {
+            disk: at("disk"),
+            state: at("state"),
+            lock: at("lock"),
+            manifest: at("manifest"),
+            fetched: at("fetched"),
+        };
+        let add = |born| State::change(&files, |state| state.ahead.push((String::new(), born, 0)));
+        std::thread::scope(|scope| {
+            for writer in 0..8 {
+                scope.spawn(move || (0..10).for_each(|one| add(Epoch(writer * 10 + one)).unwrap()));
+            }
+        });
+        let mut found: Vec<u64> =
+            State::read(&files.state).ahead.iter().map(|(_, born, _)| born.0).collect();
+        found.sort_unstable();
+        assert_eq!(found, (0..80).collect::<Vec<_>>());
+    }
 
     #[test]
     fn a_note_comes_back_as_it_was_written_and_a_damaged_one_knows_nothing() {

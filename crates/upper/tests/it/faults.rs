@@ -51,6 +51,29 @@ async fn an_upload_that_fails_goes_on_where_it_ended() {
 }
 
 #[tokio::test]
+async fn what_a_collection_notes_meanwhile_is_not_undone_by_an_upload() {
+    let world = World::new();
+    let host = with_chunks(&world, 2).await;
+    let Saved::Stored { generation, .. } = host.save(&world).await.unwrap() else { panic!("new") };
+    // The next run writes what is there already.
+    let (epoch, same) = (world.claim(), host.read(0, 64));
+    host.begin(epoch).await.unwrap();
+    host.write(0, &same);
+    host.upper.leave(epoch).await.unwrap();
+    let (delay, before) = (Duration::from_secs(1), host.store.calls());
+    host.store.set_rates(FaultRates { delay: 1.0, delay_max: delay, ..FaultRates::default() });
+    let (saved, ()) = tokio::join!(host.save(&world), async {
+        // It has read the note once it talks to the store.
+        while host.store.calls() == before {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        host.upper.note_collected(generation).await.unwrap();
+    });
+    assert_eq!(saved.unwrap(), Saved::Nothing);
+    assert_eq!(Upper::standing(&host.files), Standing::Stored { uncollected: None });
+}
+
+#[tokio::test]
 async fn an_upload_that_is_told_to_stop_names_nothing_and_is_taken_up() {
     let world = World::new();
     let host = with_chunks(&world, 12).await;

@@ -117,11 +117,15 @@ async fn a_store_that_fails_while_it_is_asked_loses_nothing() {
 async fn a_deletion_leaves_nothing_of_the_machine_and_all_of_others() {
     let world = World::new();
     let host = world.host();
-    stored(&world, &host, 0, 1).await;
+    let newest = stored(&world, &host, 0, 1).await;
     let others = format!("uppers/{}/chunks/{}-2", MachineId::generate(), Digest::of(b"x"));
     world.memory.put(&others, "x".into()).await.unwrap();
     let store: std::sync::Arc<dyn objstore::ObjectStore> = world.memory.clone();
     assert_eq!(upper::delete(&store, &world.machine).await.unwrap().objects, 3);
     assert_eq!(upper::delete(&store, &world.machine).await.unwrap(), Collected::default());
     assert_eq!(world.keys().await, [others]);
+    // What was put off before comes to its turn all the same.
+    std::fs::remove_dir_all(host.dir.path()).unwrap();
+    assert_eq!(host.upper.collect(newest).await.unwrap(), Collected::default());
+    host.upper.note_collected(newest).await.unwrap();
 }

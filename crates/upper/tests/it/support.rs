@@ -49,6 +49,7 @@ impl World {
         let files = Files {
             disk: at("upper.ext4"),
             state: at("upper.json"),
+            lock: at("upper.lock"),
             manifest: at("upper.manifest"),
             fetched: at("upper.fetch"),
         };
