@@ -34,6 +34,8 @@ const AT_ONCE: usize = 2;
 const SCAN: usize = 500;
 /// Longest pause between two attempts.
 const PAUSE_MAX: Duration = Duration::from_secs(300);
+/// How long an attempt that is told to stop may take to note what it has stored; else the next stores it again.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// Attempts to collect; the next sleep tries anew.
 const COLLECT_TRIES: u32 = 5;
 
@@ -145,7 +147,7 @@ fn begin(inner: &Arc<Inner>, machine: &MachineId, only_if_unknown: bool) {
     inner.clone().tasks.spawn(async move {
         let left = tokio::select! {
             left = store(&inner, &machine, &stop) => left,
-            () = inner.shutdown.cancelled() => Left::Nothing,
+            () = shut_down_for(&inner, STOP_PATIENCE) => Left::Nothing,
         };
         let mut known = inner.uppers.known.lock();
         if matches!(known.get(&machine), Some(Known::Busy(_))) {
@@ -157,6 +159,11 @@ fn begin(inner: &Arc<Inner>, machine: &MachineId, only_if_unknown: bool) {
         drop(known);
         ending.send_replace(true);
     });
+}
+
+async fn shut_down_for(inner: &Inner, long: Duration) {
+    inner.shutdown.cancelled().await;
+    tokio::time::sleep(long).await;
 }
 
 /// What is known of a machine afterwards.

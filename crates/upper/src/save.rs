@@ -6,8 +6,9 @@
 //! to the file meanwhile; where somebody did, there is no manifest.
 //!
 //! # Failure
-//! What was stored until then is noted, and found again by the next attempt. The names are ours alone, so
-//! nothing is replaced that somebody else needs.
+//! What was stored until then is noted before it is named, and found again by the next attempt; so is a
+//! manifest that was made and not noted, on a disk that is full, say. The names are ours alone, so nothing is
+//! replaced that somebody else needs.
 //!
 //! # Bounds
 //! A few chunks in memory, each as it is and compressed.
@@ -100,20 +101,30 @@ impl Upper {
             Some(parent) => Some(self.manifest(parent).await.map_err(gone_is_overtaken)?),
             None => None,
         };
+        let generation = Generation { epoch: state.content, kind: Kind::Stored };
+        // An attempt that did not live to note it named all that it had stored.
+        let made = match self.stored_manifest(generation).await {
+            Err(Error::Store(objstore::Error::NotFound { .. })) => None,
+            made => Some(made?),
+        };
         let attempt = Attempt {
             file,
             disk_bytes: look.len(),
-            known: known(parent.as_ref(), &state),
+            known: known([&parent, &made], &state),
             epoch: state.content,
             done: Mutex::default(),
         };
         let ended = self.save_chunks(&attempt, indexes, stop).await;
         let Done { chunks, new } = attempt.done.into_inner();
+        let noted = self.note_ahead(&state, &new).await;
         if !matches!(ended, Ok(true)) {
-            self.note_ahead(state, &new).await?;
+            noted?;
             return ended.map(|_| Saved::Stopped);
         }
-        let generation = Generation { epoch: state.content, kind: Kind::Stored };
+        if let Err(error) = noted {
+            // Where it comes to be named, it is found by its name.
+            tracing::warn!(%error, "what was stored of an upper is not noted");
+        }
         let manifest = Manifest {
             generation,
             parent: state.parent,
@@ -166,7 +177,8 @@ impl Upper {
     }
 
     /// Notes what is stored and not named yet.
-    async fn note_ahead(&self, of: State, new: &HashMap<Digest, Chunk>) -> Result<()> {
+    async fn note_ahead(&self, of: &State, new: &HashMap<Digest, Chunk>) -> Result<()> {
+        let of = of.clone();
         let ahead: Vec<_> = new
             .iter()
             .map(|(digest, chunk)| (digest.to_string(), chunk.born, chunk.stored))
@@ -240,11 +252,11 @@ fn gone_is_overtaken(error: Error) -> Error {
 }
 
 /// Chunks that are stored already, by content.
-fn known(parent: Option<&Manifest>, state: &State) -> Arc<HashMap<Digest, Chunk>> {
+fn known(manifests: [&Option<Manifest>; 2], state: &State) -> Arc<HashMap<Digest, Chunk>> {
     let ahead = state.ahead().map(|(digest, born, stored)| Chunk { digest, born, stored });
     let ahead =
         ahead.filter(|chunk| chunk.stored <= STORED_BYTES_MAX && chunk.born <= state.content);
-    let named = parent.into_iter().flat_map(|parent| parent.chunks.values().copied());
+    let named = manifests.into_iter().flatten().flat_map(|one| one.chunks.values().copied());
     Arc::new(ahead.chain(named).map(|chunk| (chunk.digest, chunk)).collect())
 }
 

@@ -123,7 +123,10 @@ async fn what_one_server_did_not_come_to_is_stored_by_the_next() {
     let machine = created(&control).await;
     world.host.state.lock().uppers.held = true;
     sleep(&control, &machine).await;
+    let storing = || world.host.state.lock().uppers.of[&machine.machine_id].storing;
+    eventually(storing).await;
     control.close().await;
+    assert!(!storing(), "it was broken off before it could note what it has stored");
     world.host.state.lock().uppers.held = false;
     let control = world.open().await;
     until_upper(&control, &machine, Some(UpperStatus::Stored)).await;

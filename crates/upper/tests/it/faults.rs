@@ -51,6 +51,39 @@ async fn an_upload_that_fails_goes_on_where_it_ended() {
 }
 
 #[tokio::test]
+async fn what_was_uploaded_is_known_whatever_comes_after_it() {
+    let world = World::new();
+    let host = with_chunks(&world, 9).await;
+    let puts = || host.meter.counts().put.requests;
+    // The name cannot be made.
+    host.store.inject(Verb::Create, "uppers/", 1, Injection::Before);
+    host.save(&world).await.unwrap_err();
+    let before = puts();
+    let Saved::Stored { chunks: 0, .. } = host.save(&world).await.unwrap() else { panic!("again") };
+    assert_eq!(puts(), before);
+    // The name is made, and this host's disk takes no note of anything.
+    let epoch = world.claim();
+    host.begin(epoch).await.unwrap();
+    for chunk in 0..9 {
+        host.write(chunk * CHUNK, &noise(epoch.0 * 100 + chunk, 4096));
+    }
+    host.upper.leave(epoch).await.unwrap();
+    let in_its_way = host.files.state.with_extension("json.tmp");
+    std::fs::create_dir(&in_its_way).unwrap();
+    let before = puts();
+    for _ in 0..3 {
+        assert_eq!(host.save(&world).await.unwrap_err().kind(), ErrorKind::Internal);
+        assert_eq!(puts(), before + 9);
+    }
+    std::fs::remove_dir(&in_its_way).unwrap();
+    let Saved::Stored { chunks: 0, .. } = host.save(&world).await.unwrap() else { panic!("again") };
+    assert_eq!(puts(), before + 9);
+    let other = world.host();
+    other.begin(world.claim()).await.unwrap();
+    assert_eq!(other.digest(), host.digest());
+}
+
+#[tokio::test]
 async fn what_a_collection_notes_meanwhile_is_not_undone_by_an_upload() {
     let world = World::new();
     let host = with_chunks(&world, 2).await;
