@@ -21,11 +21,11 @@ use base::{Digest, Epoch};
 use tokio::time::Instant;
 
 use crate::error::{Error, Result, blocking};
-use crate::fetch::Progress;
+use crate::fetch::{self, Fetched, Progress};
 use crate::keys::{Generation, Kind};
 use crate::limits::{DECIDE_MAX, PENDING_LOOK, PENDING_PATIENCE};
 use crate::manifest::Manifest;
-use crate::place::{Log, Upper};
+use crate::place::{Files, Log, Upper};
 use crate::state::{self, Look, State};
 
 /// The first claim after the one that made a home.
@@ -142,10 +142,10 @@ impl Upper {
             }
             Choice::Fetch => {
                 root_here(&newest.root)?;
-                self.fetch(&newest, progress).await?;
+                let fetched = self.fetch(&newest, progress).await?;
                 pin(&newest.root)?;
                 let (files, content) = (self.files.clone(), newest.content);
-                let stored = blocking(move || take_over(&files, &state, look)).await?;
+                let stored = blocking(move || take_over(&files, &fetched, &state, look)).await?;
                 self.note(move |state| {
                     settle(state);
                     (state.content, state.stored, state.asleep) = (content, stored, stored);
@@ -159,7 +159,12 @@ impl Upper {
 
     async fn seen(&self) -> Result<(State, Option<Look>)> {
         let files = self.files.clone();
-        blocking(move || Ok((State::read(&files.state), Look::at(&files.disk)?))).await
+        blocking(move || {
+            // A process that was killed while it fetched could not take it away.
+            fetch::remove(&files.fetched);
+            Ok((State::read(&files.state), Look::at(&files.disk)?))
+        })
+        .await
     }
 
     /// Makes the generation that this wake begins with. With it the last run that changed something.
@@ -246,7 +251,8 @@ fn behind(
 
 /// Puts the fetched disk in the place of what is here; how it looks.
 fn take_over(
-    files: &crate::place::Files,
+    files: &Files,
+    fetched: &Fetched,
     state: &State,
     here: Option<Look>,
 ) -> Result<Option<Look>> {
@@ -255,7 +261,7 @@ fn take_over(
         tracing::warn!(aside = %aside.display(), "an upper that was overtaken is kept aside");
         std::fs::rename(&files.disk, aside).map_err(Error::disk("set an older upper aside"))?;
     }
-    std::fs::rename(&files.fetched, &files.disk)
+    std::fs::rename(fetched.path(), &files.disk)
         .and_then(|()| state::sync_dir(&files.disk))
         .map_err(Error::disk("put the fetched upper in its place"))?;
     Look::at(&files.disk)

@@ -3,10 +3,15 @@
 //! # Order
 //! Chunks are fetched some at once, unpacked, compared with their digests, and written into a new sparse
 //! file; that is synced. Whoever asked puts it in its place.
+//!
+//! # Failure
+//! Whatever ends a fetch early, a caller that no longer waits for it included, takes the file away. One that is
+//! left by a process that was killed goes at the next wake.
 
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -40,31 +45,69 @@ impl Progress {
     }
 }
 
+/// A disk that is fetched into a file beside the upper. The file goes with this, unless it was renamed.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    path: PathBuf,
+    file: Arc<File>,
+}
+
+impl Fetched {
+    fn make(path: PathBuf, len: u64) -> Result<Self> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let doing = "make a file for the upper";
+        let file = Arc::new(options.open(&path).map_err(Error::disk(doing))?);
+        let made = Self { path, file };
+        made.file.set_len(len).map_err(Error::disk(doing))?;
+        Ok(made)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Fetched {
+    fn drop(&mut self) {
+        remove(&self.path);
+    }
+}
+
+/// Removes a disk that is not fetched to its end, where there is one.
+pub(crate) fn remove(path: &Path) {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, "a part of an upper that was fetched stays on the disk");
+        }
+        _ => {}
+    }
+}
+
 impl Upper {
     /// Fetches the disk of `manifest` into the file beside.
-    pub(crate) async fn fetch(&self, manifest: &Manifest, progress: &Progress) -> Result<()> {
+    pub(crate) async fn fetch(&self, manifest: &Manifest, progress: &Progress) -> Result<Fetched> {
         let begun = std::time::Instant::now();
         let bytes = manifest.chunks.values().map(|chunk| u64::from(chunk.stored)).sum();
         progress.begin(bytes);
         let fetched = self.fetch_chunks(manifest, progress).await;
         progress.begin(0);
-        match &fetched {
-            Ok(()) => tracing::info!(
+        if fetched.is_ok() {
+            tracing::info!(
                 generation = %manifest.generation, chunks = manifest.chunks.len(), bytes,
                 ms = begun.elapsed().as_millis(), "fetched the machine's upper"
-            ),
-            Err(_) => std::fs::remove_file(&self.files.fetched).unwrap_or_default(),
+            );
         }
         fetched
     }
 
-    async fn fetch_chunks(&self, manifest: &Manifest, progress: &Progress) -> Result<()> {
+    async fn fetch_chunks(&self, manifest: &Manifest, progress: &Progress) -> Result<Fetched> {
         let (path, len) = (self.files.fetched.clone(), manifest.disk_bytes);
-        let file = Arc::new(blocking(move || make(&path, len)).await?);
+        let fetched = blocking(move || Fetched::make(path, len)).await?;
         let chunks: Vec<(u32, Chunk)> =
             manifest.chunks.iter().map(|(index, chunk)| (*index, *chunk)).collect();
         let each = chunks.into_iter().map(|(index, chunk)| {
-            let file = file.clone();
+            let file = fetched.file.clone();
             async move {
                 self.fetch_chunk(file, len, index, &chunk).await?;
                 progress.add(u64::from(chunk.stored));
@@ -72,7 +115,11 @@ impl Upper {
             }
         });
         futures::stream::iter(each).buffer_unordered(FETCHES).try_collect::<()>().await?;
-        blocking(move || file.sync_all().map_err(Error::disk("sync the fetched upper"))).await
+        blocking(move || {
+            fetched.file.sync_all().map_err(Error::disk("sync the fetched upper"))?;
+            Ok(fetched)
+        })
+        .await
     }
 
     async fn fetch_chunk(
@@ -99,18 +146,6 @@ impl Upper {
         })
         .await
     }
-}
-
-fn make(path: &Path, len: u64) -> Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options
-        .open(path)
-        .and_then(|file| {
-            file.set_len(len)?;
-            Ok(file)
-        })
-        .map_err(Error::disk("make a file for the upper"))
 }
 
 /// The content of a chunk, which has this length and digest.

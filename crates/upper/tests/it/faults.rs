@@ -6,7 +6,7 @@ use base::{Epoch, ErrorKind};
 use objstore::ObjectStore as _;
 use testkit::{FaultRates, Injection, Verb};
 use tokio_util::sync::CancellationToken;
-use upper::{Found, Saved, Standing, Upper};
+use upper::{Begin, Found, Progress, Saved, Standing, Upper};
 
 use crate::support::{CHUNK, Host, World, fetched, noise};
 
@@ -243,4 +243,50 @@ async fn a_store_that_is_away_fails_the_wake_and_not_the_sleep() {
     assert_eq!(Upper::standing(&three.files), Standing::Behind);
     three.store.revive();
     assert!(matches!(three.save(&world).await.unwrap(), Saved::Stored { .. }));
+}
+
+#[tokio::test]
+async fn a_fetch_that_does_not_come_to_its_end_leaves_nothing_on_the_disk() {
+    let world = World::new();
+    let one = with_chunks(&world, 12).await;
+    one.save(&world).await.unwrap();
+    let two = world.host();
+    let delay_max = Duration::from_millis(400);
+    two.store.set_rates(FaultRates { delay: 1.0, delay_max, ..FaultRates::default() });
+    // Nobody waits for it any more.
+    tokio::select! {
+        begun = two.begin(world.claim()) => panic!("{begun:?}"),
+        () = until(|| two.files.fetched.exists()) => (),
+    }
+    until(|| !two.files.fetched.exists()).await;
+    two.store.set_rates(FaultRates::default());
+    // The root that it lies over cannot be written down.
+    let begin = Begin { epoch: world.claim(), was_awake: false };
+    let progress = Progress::default();
+    let refused = two.upper.begin(
+        begin,
+        &progress,
+        |_| Ok(()),
+        |_| {
+            assert!(two.files.fetched.exists());
+            Err(upper::Error::Changed)
+        },
+    );
+    assert!(matches!(refused.await, Err(upper::Error::Changed)));
+    assert!(!two.files.fetched.exists() && !two.files.disk.exists());
+    // The process was killed, and this wake has nothing to fetch.
+    two.run_and_save(&world, 0, b"here").await;
+    std::fs::write(&two.files.fetched, "a part").unwrap();
+    assert_eq!(two.begin(world.claim()).await.unwrap().found, Found::Here);
+    assert!(!two.files.fetched.exists());
+}
+
+async fn until(holds: impl Fn() -> bool) {
+    for _ in 0..5_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    panic!("it did not come to hold");
 }
