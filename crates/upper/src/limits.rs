@@ -26,8 +26,8 @@ pub(crate) const DELETES: usize = 8;
 /// Names asked for at once.
 pub(crate) const LIST_PAGE: usize = 1_000;
 
-/// Names of generations that are looked at; the collector leaves a handful.
-pub(crate) const GENERATIONS_MAX: usize = 100_000;
+/// Names below `log/` that are looked at, whatever they stand for; the collector leaves a handful.
+pub(crate) const LOG_NAMES_MAX: usize = 100_000;
 
 /// How long a wake waits for an upload that another host has under way.
 pub(crate) const PENDING_PATIENCE: Duration = Duration::from_secs(20);

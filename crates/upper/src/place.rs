@@ -8,7 +8,7 @@ use objstore::ObjectStore;
 
 use crate::error::{Error, Result, blocking};
 use crate::keys::{Entry, Generation, Keys, Kind};
-use crate::limits::{GENERATIONS_MAX, LIST_PAGE};
+use crate::limits::{LIST_PAGE, LOG_NAMES_MAX};
 use crate::manifest::{MANIFEST_BYTES_MAX, Manifest};
 use crate::state::{self, Standing, State};
 
@@ -95,18 +95,20 @@ impl Upper {
 
     /// What is below `log/`.
     pub(crate) async fn log(&self) -> Result<Log> {
-        let (mut log, mut after) = (Log::default(), None::<String>);
+        let (mut log, mut after, mut names) = (Log::default(), None::<String>, 0);
         loop {
             let page = self.store.list(&self.keys.log(), after.as_deref(), LIST_PAGE).await?;
+            // Those that are none of ours, too: nothing else ends a list that has no end.
+            names += page.len();
+            if names > LOG_NAMES_MAX {
+                return Err(Error::damaged(&self.keys.log(), "there are too many names in it"));
+            }
             for object in &page {
                 match self.keys.entry(&object.key) {
                     Some(Entry::Manifest(generation)) => log.manifests.push(generation),
                     Some(Entry::Changed(epoch)) => log.changed.push(epoch),
                     None => {}
                 }
-            }
-            if log.manifests.len() + log.changed.len() > GENERATIONS_MAX {
-                return Err(Error::damaged(&self.keys.log(), "too many generations"));
             }
             match page.last() {
                 Some(last) if page.len() == LIST_PAGE => after = Some(last.key.clone()),
