@@ -42,6 +42,8 @@ pub struct Begin {
     pub epoch: Epoch,
     /// The machine was awake on a host that is lost.
     pub was_awake: bool,
+    /// The longest upper that the machine may have, in bytes.
+    pub disk_bytes_max: u64,
 }
 
 /// What the guest runs upon.
@@ -93,7 +95,8 @@ impl Upper {
     /// without its root.
     ///
     /// # Errors
-    /// Those of store and disk, `Corrupt` where what is stored is damaged; those of `root_here` and `pin`.
+    /// Those of store and disk, `Corrupt` where what is stored is damaged, `TooLarge` where it is longer than
+    /// the machine may have; those of `root_here` and `pin`.
     /// The upper here is as it was then.
     pub async fn begin<E: From<Error>>(
         &self,
@@ -116,6 +119,10 @@ impl Upper {
         let here = look.map(|_| state.content);
         let (newest, changed) = self.settle(begin.epoch, here).await?;
         let choice = choose(here, Some(newest.content));
+        if choice == Choice::Fetch && newest.disk_bytes > begin.disk_bytes_max {
+            let (bytes, max) = (newest.disk_bytes, begin.disk_bytes_max);
+            return Err(Error::TooLarge { bytes, max }.into());
+        }
         // Of a host that was lost and is this one, nothing is missing.
         let ours = state.content.max(state.settled);
         let elsewhere = newest.parent.is_some_and(|parent| parent.epoch > ours);

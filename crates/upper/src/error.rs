@@ -32,6 +32,14 @@ pub enum Error {
         /// The largest that is known.
         known: u32,
     },
+    /// What is stored is longer than what the machine may have.
+    #[error("the stored disk is {bytes} bytes long; one of this machine may have {max}")]
+    TooLarge {
+        /// Its length.
+        bytes: u64,
+        /// The longest that is taken.
+        max: u64,
+    },
     /// A generation names a chunk that the store does not have.
     #[error("{key}, a part of the machine's upper, is not in the store")]
     Missing {
@@ -65,6 +73,7 @@ impl Error {
             Self::Store(error) => error.kind(),
             Self::Damaged { .. } | Self::Missing { .. } => ErrorKind::Corrupt,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
+            Self::TooLarge { .. } => ErrorKind::TooLarge,
             Self::Changed => ErrorKind::Conflict,
             Self::Overtaken => ErrorKind::Fenced,
             Self::Disk { source, .. } if source.kind() == io::ErrorKind::StorageFull => {

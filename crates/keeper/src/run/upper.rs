@@ -31,7 +31,11 @@ impl Keeper {
     /// Brings the upper that the guest is to run upon here, and learns which root it lies over.
     pub(super) async fn ready_upper(&mut self, opened: &Opened) -> Result<()> {
         let images = Images::open(&self.spec.upper.images_dir);
-        let begin = Begin { epoch: opened.epoch, was_awake: self.spec.take_over };
+        let begin = Begin {
+            epoch: opened.epoch,
+            was_awake: self.spec.take_over,
+            disk_bytes_max: self.spec.upper.bytes,
+        };
         let (upper, progress) = (self.upper(), self.standing.lock().restoring.clone());
         let (pin, disk) = (self.dir.root_pin(), self.dir.upper());
         let begun = tokio::select! {

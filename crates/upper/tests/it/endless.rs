@@ -10,7 +10,7 @@ use bytes::Bytes;
 use objstore::{Error, ObjectMeta, ObjectStore, Result};
 use upper::{Begin, Progress, Upper};
 
-use crate::support::World;
+use crate::support::{DISK, World};
 
 /// Of these names none is one of ours.
 #[derive(Debug)]
@@ -53,7 +53,10 @@ async fn a_list_without_an_end_of_names_that_are_none_of_ours_is_refused() {
     let host = world.host();
     let upper = Upper::new(Arc::new(Endless), &world.machine, host.files.clone());
     world.claim();
-    let (begin, progress) = (Begin { epoch: world.claim(), was_awake: false }, Progress::default());
+    let (begin, progress) = (
+        Begin { epoch: world.claim(), was_awake: false, disk_bytes_max: DISK },
+        Progress::default(),
+    );
     let begun = upper.begin(begin, &progress, |_| Ok::<_, upper::Error>(()), |_| Ok(()));
     let error = tokio::time::timeout(Duration::from_secs(20), begun).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);

@@ -8,7 +8,7 @@ use testkit::{FaultRates, Injection, Verb};
 use tokio_util::sync::CancellationToken;
 use upper::{Begin, Found, Progress, Saved, Standing, Upper};
 
-use crate::support::{CHUNK, Host, World, fetched, noise};
+use crate::support::{CHUNK, DISK, Host, World, fetched, noise};
 
 /// A host whose sleeping machine has this many chunks that nobody stored.
 async fn with_chunks(world: &World, count: u64) -> Host {
@@ -209,6 +209,29 @@ async fn damage_in_the_store_fails_the_wake_and_leaves_everything_as_it_was() {
 }
 
 #[tokio::test]
+async fn a_disk_that_is_longer_than_the_machine_may_have_is_refused_before_anything_is_written() {
+    let world = World::new();
+    let (one, two) = (world.host(), world.host());
+    one.run_and_save(&world, 0, b"kept").await;
+    let progress = Progress::default();
+    let begin = Begin { epoch: world.claim(), was_awake: false, disk_bytes_max: DISK - 1 };
+    let refused = two.upper.begin(
+        begin,
+        &progress,
+        |_| unreachable!("nothing is asked about it"),
+        |_| Err(upper::Error::Changed),
+    );
+    let error = refused.await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooLarge);
+    let told = error.to_string();
+    assert!(told.contains(&DISK.to_string()) && told.contains(&(DISK - 1).to_string()), "{told}");
+    assert_eq!(std::fs::read_dir(two.dir.path()).unwrap().count(), 0);
+    assert_eq!(two.meter.counts().get.requests, 1, "the manifest");
+    // One of exactly that length is as it has to be.
+    assert_eq!(two.begin(world.claim()).await.unwrap().found, fetched(&world));
+}
+
+#[tokio::test]
 async fn a_damaged_manifest_fails_the_wake() {
     let world = World::new();
     let (one, two) = (world.host(), world.host());
@@ -261,7 +284,7 @@ async fn a_fetch_that_does_not_come_to_its_end_leaves_nothing_on_the_disk() {
     until(|| !two.files.fetched.exists()).await;
     two.store.set_rates(FaultRates::default());
     // The root that it lies over cannot be written down.
-    let begin = Begin { epoch: world.claim(), was_awake: false };
+    let begin = Begin { epoch: world.claim(), was_awake: false, disk_bytes_max: DISK };
     let progress = Progress::default();
     let refused = two.upper.begin(
         begin,

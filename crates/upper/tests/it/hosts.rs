@@ -187,7 +187,7 @@ async fn a_root_that_is_not_here_is_told_before_anything_is_fetched() {
     let world = World::new();
     let (one, two) = (world.host(), world.host());
     one.run_and_save(&world, 0, b"kept").await;
-    let begin = upper::Begin { epoch: world.claim(), was_awake: false };
+    let begin = upper::Begin { epoch: world.claim(), was_awake: false, disk_bytes_max: DISK };
     let before = two.meter.counts();
     let progress = upper::Progress::default();
     let refused = two.upper.begin(
@@ -211,7 +211,7 @@ async fn the_loss_of_a_host_with_an_awake_machine_is_said() {
     one.run_and_save(&world, 0, b"slept").await;
     one.begin(world.claim()).await.unwrap();
     one.write(0, b"awake");
-    let begin = upper::Begin { epoch: world.claim(), was_awake: true };
+    let begin = upper::Begin { epoch: world.claim(), was_awake: true, disk_bytes_max: DISK };
     let progress = upper::Progress::default();
     let pinned = std::cell::Cell::new(false);
     let begun = two.upper.begin(

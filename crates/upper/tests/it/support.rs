@@ -79,7 +79,7 @@ impl World {
 
 impl Host {
     pub(crate) async fn begin(&self, epoch: Epoch) -> Result<Begun, upper::Error> {
-        let begin = Begin { epoch, was_awake: false };
+        let begin = Begin { epoch, was_awake: false, disk_bytes_max: DISK };
         let begun = self
             .upper
             .begin(begin, &Progress::default(), |_| Ok::<_, upper::Error>(()), |_| Ok(()))
