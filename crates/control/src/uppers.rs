@@ -7,7 +7,8 @@
 //!
 //! # Failure
 //! Tried again with growing pauses until the machine wakes or is deleted, and said in its status. Where another host
-//! has gone on with the machine there is nothing left to do.
+//! has gone on with the machine, or something else wrote to its disk, no later attempt can do: the machine is not
+//! `storing` any more, and its status says why it is not `stored`.
 //!
 //! # Not here
 //! What is stored how (`upper`).
@@ -66,8 +67,8 @@ enum Known {
     Held,
     /// Asleep, and something is being done.
     Busy(Job),
-    /// Asleep, and nobody here saw it fall asleep.
-    Unknown,
+    /// Asleep, and nothing is being done: nobody here saw it fall asleep, or it cannot be stored, and why.
+    Unknown(Option<String>),
 }
 
 #[derive(Debug)]
@@ -95,7 +96,8 @@ impl Uppers {
         }
         match self.known.lock().get(&row.id) {
             Some(Known::Busy(job)) => (Some(UpperStatus::Storing), job.trouble.clone()),
-            Some(Known::Held | Known::Unknown) => (None, None),
+            Some(Known::Unknown(trouble)) => (None, trouble.clone()),
+            Some(Known::Held) => (None, None),
             None if self.looked.load(Ordering::Relaxed) => (Some(UpperStatus::Stored), None),
             None => (None, None),
         }
@@ -153,7 +155,7 @@ fn begin(inner: &Arc<Inner>, machine: &MachineId, only_if_unknown: bool) {
         if matches!(known.get(&machine), Some(Known::Busy(_))) {
             match left {
                 Left::Nothing => drop(known.remove(&machine)),
-                Left::Unknown => drop(known.insert(machine.clone(), Known::Unknown)),
+                Left::Unknown(why) => drop(known.insert(machine.clone(), Known::Unknown(why))),
             }
         }
         drop(known);
@@ -169,7 +171,8 @@ async fn shut_down_for(inner: &Inner, long: Duration) {
 /// What is known of a machine afterwards.
 enum Left {
     Nothing,
-    Unknown,
+    /// Whether all of it is stored is not known, or it is known that it is not, and why.
+    Unknown(Option<String>),
 }
 
 async fn store(inner: &Arc<Inner>, machine: &MachineId, stop: &CancellationToken) -> Left {
@@ -183,7 +186,7 @@ async fn store(inner: &Arc<Inner>, machine: &MachineId, stop: &CancellationToken
                 }
                 return Left::Nothing;
             }
-            UpperStanding::Unknown => return Left::Unknown,
+            UpperStanding::Unknown => return Left::Unknown(None),
         }
         match store_once(inner, machine, stop).await {
             Ok(None) => return Left::Nothing,
@@ -194,7 +197,7 @@ async fn store(inner: &Arc<Inner>, machine: &MachineId, stop: &CancellationToken
             // Another host has gone on with it, or something else wrote to it: no later attempt can do.
             Err(error) if matches!(error.kind, ErrorKind::Fenced | ErrorKind::Conflict) => {
                 tracing::warn!(%machine, %error, "an upper is not stored");
-                return Left::Unknown;
+                return Left::Unknown(Some(not_stored(&error)));
             }
             Err(error) => {
                 tracing::warn!(%machine, %error, tries, "store an upper");
@@ -213,6 +216,17 @@ async fn store(inner: &Arc<Inner>, machine: &MachineId, stop: &CancellationToken
             () = tokio::time::sleep(pause.min(PAUSE_MAX)) => (),
         }
     }
+}
+
+/// Why what the last run left is not stored, where no later attempt can do, for people.
+fn not_stored(error: &Error) -> String {
+    let what =
+        "packages and system files (all outside of /root) of the last run are on this host only";
+    let until = match error.kind {
+        ErrorKind::Fenced => "look for the machine there",
+        _ => "they are stored after the next sleep: wake the machine, and put it to sleep",
+    };
+    format!("{what}: {}; {until}", error.message)
 }
 
 /// One attempt, when it is its turn. The generation that was made.

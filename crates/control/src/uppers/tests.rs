@@ -161,15 +161,25 @@ async fn what_one_server_did_not_collect_the_next_does_and_nothing_that_came_sin
 }
 
 #[tokio::test]
-async fn a_machine_that_another_host_went_on_with_is_left_alone() {
+async fn an_upper_that_no_attempt_can_store_is_left_alone_and_it_is_said_why() {
     let world = World::new();
     let control = world.open().await;
     let machine = created(&control).await;
-    world.host.state.lock().uppers.errors.push_back(ErrorKind::Fenced);
+    for (kind, advice) in [(ErrorKind::Fenced, "there"), (ErrorKind::Conflict, "next sleep")] {
+        world.host.state.lock().uppers.errors.push_back(kind);
+        sleep(&control, &machine).await;
+        // It is not on its way any more.
+        let seen = until_upper(&control, &machine, None).await;
+        let said = seen.status.last_error.unwrap_or_default();
+        assert!(said.contains("on this host only") && said.contains(advice), "{said}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(stored(&world, &machine), 0);
+        assert_eq!(wake(&control, &machine).await.status.last_error, None);
+    }
+    // The next sleep takes it up.
     sleep(&control, &machine).await;
-    until_upper(&control, &machine, None).await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert_eq!(stored(&world, &machine), 0);
+    let seen = until_upper(&control, &machine, Some(UpperStatus::Stored)).await;
+    assert_eq!((seen.status.last_error, stored(&world, &machine)), (None, 1));
     control.close().await;
 }
 
