@@ -8,6 +8,7 @@
 //! Without an upper no guest runs. A note that does not reach the store keeps nobody from sleeping.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -52,7 +53,7 @@ impl Keeper {
         tracing::info!(found = ?begun.found, "upper");
         let spec = self.spec.upper.clone();
         let root = crate::files::blocking(move || match begun.found {
-            Found::Here => pinned(&pin, &spec.root),
+            Found::Here => pinned(&pin),
             // It was pinned before it was put in its place.
             Found::Fetched { root } => Ok(root),
             Found::Nowhere => {
@@ -102,13 +103,20 @@ fn root_of(images: &Images, root: &Digest) -> Result<std::path::PathBuf> {
     })
 }
 
-/// The root that the upper here lies over; `otherwise` where nobody wrote that down.
-fn pinned(pin: &Path, otherwise: &Digest) -> Result<Digest> {
+/// The root that the upper here lies over. It is written down before there is an upper, so that only something
+/// else can have taken it away; the image's newest root is no answer then, since over another one than its own
+/// an upper is another system.
+fn pinned(pin: &Path) -> Result<Digest> {
     match std::fs::read_to_string(pin) {
         Ok(text) => text.trim().parse().map_err(|error| {
             Failure::new(ErrorKind::Corrupt, format!("root.sha256 of the machine: {error}"))
         }),
-        Err(_) => pin_to(pin, otherwise),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Failure::new(
+            ErrorKind::Corrupt,
+            "root.sha256 of the machine is gone: nobody knows over which root file system its packages and \
+             system files lie; put the file back, or set its upper.ext4 aside to begin with what is stored",
+        )),
+        Err(error) => Err(Failure::internal("read root.sha256 of the machine", error)),
     }
 }
 
@@ -125,15 +133,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_upper_whose_root_is_not_known_is_not_run_over_another_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let pin = dir.path().join("root.sha256");
+        let gone = pinned(&pin).unwrap_err();
+        assert_eq!(gone.kind, ErrorKind::Corrupt);
+        assert!(gone.message.contains("root.sha256"), "{}", gone.message);
+        assert!(!pin.exists(), "nothing is made up");
+        // Nor is one that cannot be read taken for none.
+        std::fs::create_dir(&pin).unwrap();
+        assert_eq!(pinned(&pin).unwrap_err().kind, ErrorKind::Internal);
+    }
+
+    #[test]
     fn a_machine_stays_with_the_root_that_its_upper_was_made_over() {
         let dir = tempfile::tempdir().unwrap();
         let pin = dir.path().join("root.sha256");
         let (one, two) = (Digest::of(b"one"), Digest::of(b"two"));
-        assert_eq!(pinned(&pin, &one).unwrap(), one);
-        assert_eq!(pinned(&pin, &two).unwrap(), one, "whatever the image is by now");
-        pin_to(&pin, &two).unwrap();
-        assert_eq!(pinned(&pin, &one).unwrap(), two);
+        for root in [one, two] {
+            pin_to(&pin, &root).unwrap();
+            assert_eq!(pinned(&pin).unwrap(), root, "whatever the image is by now");
+        }
         std::fs::write(&pin, "not a digest").unwrap();
-        assert_eq!(pinned(&pin, &one).unwrap_err().kind, ErrorKind::Corrupt);
+        assert_eq!(pinned(&pin).unwrap_err().kind, ErrorKind::Corrupt);
     }
 }
