@@ -12,7 +12,6 @@
 //! machine goes on from its memory, also where the keeper did not come to give the home up.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
@@ -22,7 +21,6 @@ use serde::{Deserialize, Serialize};
 use vfs::Ino;
 
 use crate::layout::MachineDir;
-use crate::status::replace_file;
 
 /// The format that this program writes, and the only one that it reads.
 const FORMAT: u32 = 1;
@@ -104,8 +102,7 @@ impl SleepRecord {
 
     /// Writes it. On the disk when this returns.
     pub(crate) fn write(&self, dir: &MachineDir) -> io::Result<()> {
-        replace_file(&dir.asleep(), &serde_json::to_vec(self)?)?;
-        File::open(dir.path())?.sync_all()
+        upper::file::replace(&dir.asleep(), &serde_json::to_vec(self)?)
     }
 
     /// Takes the record in `dir` away; it is gone from the disk when this returns.
@@ -113,7 +110,7 @@ impl SleepRecord {
         match std::fs::remove_file(dir.asleep()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             // Also where it is gone already: that may not be on the disk yet.
-            _ => File::open(dir.path())?.sync_all(),
+            _ => upper::file::sync_name(&dir.asleep()),
         }
     }
 

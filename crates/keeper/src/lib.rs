@@ -8,7 +8,8 @@
 //! - One keeper per machine directory: it holds `keeper.lock` for its whole life.
 //! - It outlives `serve` and needs nothing of it. Its guest does not outlive it.
 //! - A fenced home stops the guest: a guest whose writes can no longer be kept must not go on.
-//! - Only the keeper writes below its machine's directory while it lives.
+//! - Only the keeper writes below its machine's directory while it lives; but for the note of the upper, which
+//!   has a lock of its own.
 //!
 //! # Also here
 //! [`files`], the one implementation of file calls by path, which `control` uses as well for

@@ -89,7 +89,7 @@ impl KeeperSpec {
     pub fn store(&self, dir: &MachineDir) -> Result<()> {
         let bytes = serde_json::to_vec_pretty(self)
             .map_err(|error| Failure::internal("encode keeper.json", error))?;
-        crate::status::replace_file(&dir.spec(), &bytes)
+        upper::file::replace_unnamed(&dir.spec(), &bytes)
             .map_err(|error| Failure::internal("write keeper.json", error))
     }
 

@@ -1,9 +1,5 @@
 //! What a keeper says of itself: while it lives, over its socket; at its end, in a file.
 
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
-
 use base::{Epoch, ErrorKind, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -116,31 +112,6 @@ impl LastWords {
     }
 
     pub(crate) fn write(&self, dir: &MachineDir) -> std::io::Result<()> {
-        replace_file(&dir.last_words(), &serde_json::to_vec(self)?)
+        upper::file::replace_unnamed(&dir.last_words(), &serde_json::to_vec(self)?)
     }
-}
-
-/// Replaces a file in one step, mode 0600: whole or as it was, also after a loss of power.
-pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    replace(path, bytes, true)
-}
-
-/// The same without waiting for the disk: it outlives the process, but not a loss of power.
-pub(crate) fn replace_file_soon(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    replace(path, bytes, false)
-}
-
-fn replace(path: &Path, bytes: &[u8], sync: bool) -> std::io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(bytes)?;
-    if sync {
-        file.sync_all()?;
-    }
-    std::fs::rename(&temporary, path)
 }

@@ -22,11 +22,12 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Result, blocking};
 use crate::fetch::{self, Fetched, Progress};
+use crate::file;
 use crate::keys::{Generation, Kind};
 use crate::limits::{DECIDE_MAX, PENDING_LOOK, PENDING_PATIENCE};
 use crate::manifest::Manifest;
 use crate::place::{Files, Log, Upper};
-use crate::state::{self, Look, State};
+use crate::state::{Look, State};
 
 /// The first claim after the one that made a home.
 const FIRST_RUN: Epoch = Epoch(2);
@@ -269,7 +270,7 @@ fn take_over(
         std::fs::rename(&files.disk, aside).map_err(Error::disk("set an older upper aside"))?;
     }
     std::fs::rename(fetched.path(), &files.disk)
-        .and_then(|()| state::sync_dir(&files.disk))
+        .and_then(|()| file::sync_name(&files.disk))
         .map_err(Error::disk("put the fetched upper in its place"))?;
     Look::at(&files.disk)
 }

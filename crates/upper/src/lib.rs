@@ -22,6 +22,9 @@
 //! What cannot be stored is tried again later, from where it ended; what cannot be fetched is an error and
 //! leaves everything as it was. A guest never runs upon an upper that is not whole.
 //!
+//! # Also here
+//! [`file`]: how small files of a machine are replaced whole. `keeper` does it so as well.
+//!
 //! # Not here
 //! When to store (`control`), making an empty upper (`images`), encryption and retries (`objstore`).
 
@@ -29,6 +32,7 @@ mod begin;
 mod collect;
 mod error;
 mod fetch;
+pub mod file;
 mod keys;
 mod leave;
 mod limits;

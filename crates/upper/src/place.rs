@@ -7,6 +7,7 @@ use base::{Epoch, MachineId};
 use objstore::ObjectStore;
 
 use crate::error::{Error, Result, blocking};
+use crate::file;
 use crate::keys::{Entry, Generation, Keys, Kind};
 use crate::limits::{LIST_PAGE, LOG_NAMES_MAX};
 use crate::manifest::{MANIFEST_BYTES_MAX, Manifest};
@@ -145,7 +146,7 @@ impl Upper {
     pub(crate) async fn keep(&self, manifest: &Manifest) {
         let (path, bytes) = (self.files.manifest.clone(), manifest.encode());
         let kept = blocking(move || {
-            state::replace(&path, &bytes).map_err(Error::disk("keep a copy of a manifest"))
+            file::replace(&path, &bytes).map_err(Error::disk("keep a copy of a manifest"))
         });
         if let Err(error) = kept.await {
             tracing::warn!(%error, "keep a copy of a manifest");

@@ -13,7 +13,7 @@
 //! is newer then.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -21,6 +21,7 @@ use base::{Digest, Epoch};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::file;
 use crate::keys::Generation;
 use crate::limits::STATE_BYTES_MAX;
 use crate::place::Files;
@@ -148,7 +149,7 @@ impl State {
 
     fn write(&self, path: &Path) -> Result<()> {
         let bytes = serde_json::to_vec(self).unwrap_or_default();
-        replace(path, &bytes).map_err(Error::disk("note how the upper is"))
+        file::replace(path, &bytes).map_err(Error::disk("note how the upper is"))
     }
 
     /// Chunks that lie in the store already and are named by nobody.
@@ -188,23 +189,6 @@ pub(crate) fn standing(path: &Path, disk: &Path) -> Standing {
         Some(_) if state.is_ahead_of_the_store() => Standing::Behind,
         Some(_) => Standing::Stored { uncollected: state.parent.filter(|_| state.uncollected) },
     }
-}
-
-/// Replaces a file whole, mode 0600; on the disk when this returns.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut beside = path.to_owned();
-    beside.as_mut_os_string().push(".tmp");
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&beside, path)?;
-    sync_dir(path)
-}
-
-/// Brings what was renamed beside `path` to the disk.
-pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
 #[cfg(test)]

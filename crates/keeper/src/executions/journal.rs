@@ -16,7 +16,6 @@ use tokio::sync::mpsc;
 
 use super::record::{Event, EventKind, Record, State};
 use super::{EVENTS_MAX, OUTPUT_BYTES_MAX};
-use crate::status::replace_file_soon;
 
 /// A piece of output for those who are attached.
 #[derive(Debug, Clone)]
@@ -88,7 +87,7 @@ impl Journal {
 
     /// Replaces `record.json`.
     pub(super) fn save(&mut self) -> std::io::Result<()> {
-        replace_file_soon(&self.dir.join("record.json"), &serde_json::to_vec(&self.record)?)
+        upper::file::replace_soon(&self.dir.join("record.json"), &serde_json::to_vec(&self.record)?)
     }
 
     fn event(&mut self, mut event: Event) -> std::io::Result<()> {

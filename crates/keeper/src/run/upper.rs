@@ -7,7 +7,6 @@
 //! # Failure
 //! Without an upper no guest runs. A note that does not reach the store keeps nobody from sleeping.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -18,7 +17,6 @@ use homefs::Opened;
 use images::Images;
 
 use super::Keeper;
-use crate::status::replace_file;
 use crate::{Failure, Result};
 
 /// How long the store may take to hear that the upper changed; a sleep waits for it.
@@ -122,9 +120,8 @@ fn pinned(pin: &Path) -> Result<Digest> {
 
 /// On the disk before the layer is, or a loss of power could leave a layer over nobody knows what.
 fn pin_to(pin: &Path, root: &Digest) -> Result<Digest> {
-    let written = replace_file(pin, format!("{root}\n").as_bytes())
-        .and_then(|()| pin.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all()));
-    written.map_err(|error| Failure::internal("pin the machine's image", error))?;
+    ::upper::file::replace(pin, format!("{root}\n").as_bytes())
+        .map_err(|error| Failure::internal("pin the machine's image", error))?;
     Ok(*root)
 }
 
