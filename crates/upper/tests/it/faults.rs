@@ -6,26 +6,14 @@ use base::{Epoch, ErrorKind};
 use objstore::ObjectStore as _;
 use testkit::{FaultRates, Injection, Verb};
 use tokio_util::sync::CancellationToken;
-use upper::{Begin, Found, Progress, Saved, Standing, Upper};
+use upper::{Begin, Found, Saved, Standing, Upper};
 
-use crate::support::{CHUNK, DISK, Host, World, fetched, noise};
-
-/// A host whose sleeping machine has this many chunks that nobody stored.
-async fn with_chunks(world: &World, count: u64) -> Host {
-    let host = world.host();
-    let epoch = world.claim();
-    host.begin(epoch).await.unwrap();
-    for chunk in 0..count {
-        host.write(chunk * CHUNK, &noise(epoch.0 * 100 + chunk, 4096));
-    }
-    host.upper.leave(epoch).await.unwrap();
-    host
-}
+use crate::support::{DISK, World, fetched, until};
 
 #[tokio::test]
 async fn an_upload_that_fails_goes_on_where_it_ended() {
     let world = World::new();
-    let host = with_chunks(&world, 12).await;
+    let host = world.host_with_chunks(12).await;
     let before = host.meter.counts();
     let mut failures = 0;
     for _ in 0..40 {
@@ -53,21 +41,16 @@ async fn an_upload_that_fails_goes_on_where_it_ended() {
 #[tokio::test]
 async fn what_was_uploaded_is_known_whatever_comes_after_it() {
     let world = World::new();
-    let host = with_chunks(&world, 9).await;
+    let host = world.host_with_chunks(9).await;
     let puts = || host.meter.counts().put.requests;
     // The name cannot be made.
     host.store.inject(Verb::Create, "uppers/", 1, Injection::Before);
     host.save(&world).await.unwrap_err();
     let before = puts();
-    let Saved::Stored { chunks: 0, .. } = host.save(&world).await.unwrap() else { panic!("again") };
+    assert_eq!(host.save_all(&world).await.1, 0);
     assert_eq!(puts(), before);
     // The name is made, and this host's disk takes no note of anything.
-    let epoch = world.claim();
-    host.begin(epoch).await.unwrap();
-    for chunk in 0..9 {
-        host.write(chunk * CHUNK, &noise(epoch.0 * 100 + chunk, 4096));
-    }
-    host.upper.leave(epoch).await.unwrap();
+    host.run_through(&world, 9).await;
     let in_its_way = host.files.state.with_extension("json.tmp");
     std::fs::create_dir(&in_its_way).unwrap();
     let before = puts();
@@ -76,7 +59,7 @@ async fn what_was_uploaded_is_known_whatever_comes_after_it() {
         assert_eq!(puts(), before + 9);
     }
     std::fs::remove_dir(&in_its_way).unwrap();
-    let Saved::Stored { chunks: 0, .. } = host.save(&world).await.unwrap() else { panic!("again") };
+    assert_eq!(host.save_all(&world).await.1, 0);
     assert_eq!(puts(), before + 9);
     let other = world.host();
     other.begin(world.claim()).await.unwrap();
@@ -86,20 +69,16 @@ async fn what_was_uploaded_is_known_whatever_comes_after_it() {
 #[tokio::test]
 async fn what_a_collection_notes_meanwhile_is_not_undone_by_an_upload() {
     let world = World::new();
-    let host = with_chunks(&world, 2).await;
-    let Saved::Stored { generation, .. } = host.save(&world).await.unwrap() else { panic!("new") };
+    let host = world.host_with_chunks(2).await;
+    let (generation, _) = host.save_all(&world).await;
     // The next run writes what is there already.
-    let (epoch, same) = (world.claim(), host.read(0, 64));
-    host.begin(epoch).await.unwrap();
-    host.write(0, &same);
-    host.upper.leave(epoch).await.unwrap();
-    let (delay, before) = (Duration::from_secs(1), host.store.calls());
-    host.store.set_rates(FaultRates { delay: 1.0, delay_max: delay, ..FaultRates::default() });
+    let same = host.read(0, 64);
+    host.run(&world, 0, &same).await;
+    let before = host.store.calls();
+    host.slow_down(Duration::from_secs(1));
     let (saved, ()) = tokio::join!(host.save(&world), async {
         // It has read the note once it talks to the store.
-        while host.store.calls() == before {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        until(|| host.store.calls() > before).await;
         host.upper.note_collected(generation).await.unwrap();
     });
     assert_eq!(saved.unwrap(), Saved::Nothing);
@@ -109,17 +88,11 @@ async fn what_a_collection_notes_meanwhile_is_not_undone_by_an_upload() {
 #[tokio::test]
 async fn an_upload_that_is_told_to_stop_names_nothing_and_is_taken_up() {
     let world = World::new();
-    let host = with_chunks(&world, 12).await;
-    host.store.set_rates(FaultRates {
-        delay: 1.0,
-        delay_max: Duration::from_millis(60),
-        ..FaultRates::default()
-    });
+    let host = world.host_with_chunks(12).await;
+    host.slow_down(Duration::from_millis(60));
     let stop = CancellationToken::new();
     let (saved, ()) = tokio::join!(host.upper.save(&world.root, &stop), async {
-        while host.meter.counts().put.requests < 5 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until(|| host.meter.counts().put.requests >= 5).await;
         stop.cancel();
     });
     assert_eq!(saved.unwrap(), Saved::Stopped);
@@ -127,10 +100,8 @@ async fn an_upload_that_is_told_to_stop_names_nothing_and_is_taken_up() {
     host.store.set_rates(FaultRates::default());
     // The machine woke and slept again; nothing that was stored is stored twice.
     let stored = world.keys().await.len();
-    let epoch = world.claim();
-    assert_eq!(host.begin(epoch).await.unwrap().found, Found::Here);
-    host.upper.leave(epoch).await.unwrap();
-    let Saved::Stored { chunks, .. } = host.save(&world).await.unwrap() else { panic!("stored") };
+    assert_eq!(host.run_with(&world, |_| ()).await.found, Found::Here);
+    let (_, chunks) = host.save_all(&world).await;
     assert!(chunks as usize <= 12 - (stored - 1), "{chunks} of 12, {stored} were there");
     let other = world.host();
     assert_eq!(other.begin(world.claim()).await.unwrap().found, fetched(&world));
@@ -140,7 +111,7 @@ async fn an_upload_that_is_told_to_stop_names_nothing_and_is_taken_up() {
 #[tokio::test]
 async fn lost_replies_of_the_store_are_settled() {
     let world = World::new();
-    let host = with_chunks(&world, 3).await;
+    let host = world.host_with_chunks(3).await;
     host.store.inject(Verb::Create, "uppers/", 1, Injection::After);
     host.save(&world).await.unwrap_err();
     // It is there, and is found to be ours.
@@ -156,16 +127,10 @@ async fn lost_replies_of_the_store_are_settled() {
 #[tokio::test]
 async fn a_disk_that_is_written_to_meanwhile_is_not_named() {
     let world = World::new();
-    let host = with_chunks(&world, 6).await;
-    host.store.set_rates(FaultRates {
-        delay: 1.0,
-        delay_max: Duration::from_millis(80),
-        ..FaultRates::default()
-    });
+    let host = world.host_with_chunks(6).await;
+    host.slow_down(Duration::from_millis(80));
     let (saved, ()) = tokio::join!(host.save(&world), async {
-        while host.meter.counts().put.requests < 3 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until(|| host.meter.counts().put.requests >= 3).await;
         host.write(0, b"somebody wakes");
     });
     assert!(matches!(saved, Err(upper::Error::Changed)));
@@ -180,12 +145,8 @@ async fn damage_in_the_store_fails_the_wake_and_leaves_everything_as_it_was() {
     let (one, two) = (world.host(), world.host());
     two.run_and_save(&world, 0, b"older, here").await;
     one.run_and_save(&world, 0, b"newer, there").await;
-    let chunks: Vec<_> = world
-        .keys()
-        .await
-        .into_iter()
-        .filter(|key| key.ends_with("-3") && key.contains("chunks"))
-        .collect();
+    let mut chunks = world.chunks().await;
+    chunks.retain(|key| key.ends_with("-3"));
     assert_eq!(chunks.len(), 1);
     let good = world.memory.get(&chunks[0], None).await.unwrap();
     let older = two.digest();
@@ -213,13 +174,11 @@ async fn a_disk_that_is_longer_than_the_machine_may_have_is_refused_before_anyth
     let world = World::new();
     let (one, two) = (world.host(), world.host());
     one.run_and_save(&world, 0, b"kept").await;
-    let progress = Progress::default();
-    let begin = Begin { epoch: world.claim(), was_awake: false, disk_bytes_max: DISK - 1 };
-    let refused = two.upper.begin(
+    let begin = Begin { disk_bytes_max: DISK - 1, ..world.wake(false) };
+    let refused = two.begin_with(
         begin,
-        &progress,
         |_| unreachable!("nothing is asked about it"),
-        |_| Err(upper::Error::Changed),
+        |_| unreachable!("nor written down"),
     );
     let error = refused.await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooLarge);
@@ -271,11 +230,10 @@ async fn a_store_that_is_away_fails_the_wake_and_not_the_sleep() {
 #[tokio::test]
 async fn a_fetch_that_does_not_come_to_its_end_leaves_nothing_on_the_disk() {
     let world = World::new();
-    let one = with_chunks(&world, 12).await;
+    let one = world.host_with_chunks(12).await;
     one.save(&world).await.unwrap();
     let two = world.host();
-    let delay_max = Duration::from_millis(400);
-    two.store.set_rates(FaultRates { delay: 1.0, delay_max, ..FaultRates::default() });
+    two.slow_down(Duration::from_millis(400));
     // Nobody waits for it any more.
     tokio::select! {
         begun = two.begin(world.claim()) => panic!("{begun:?}"),
@@ -284,11 +242,8 @@ async fn a_fetch_that_does_not_come_to_its_end_leaves_nothing_on_the_disk() {
     until(|| !two.files.fetched.exists()).await;
     two.store.set_rates(FaultRates::default());
     // The root that it lies over cannot be written down.
-    let begin = Begin { epoch: world.claim(), was_awake: false, disk_bytes_max: DISK };
-    let progress = Progress::default();
-    let refused = two.upper.begin(
-        begin,
-        &progress,
+    let refused = two.begin_with(
+        world.wake(false),
         |_| Ok(()),
         |_| {
             assert!(two.files.fetched.exists());
@@ -302,14 +257,4 @@ async fn a_fetch_that_does_not_come_to_its_end_leaves_nothing_on_the_disk() {
     std::fs::write(&two.files.fetched, "a part").unwrap();
     assert_eq!(two.begin(world.claim()).await.unwrap().found, Found::Here);
     assert!(!two.files.fetched.exists());
-}
-
-async fn until(holds: impl Fn() -> bool) {
-    for _ in 0..5_000 {
-        if holds() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    panic!("it did not come to hold");
 }

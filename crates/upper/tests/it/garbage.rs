@@ -8,14 +8,7 @@ use crate::support::{CHUNK, Host, World, noise};
 
 async fn stored(world: &World, host: &Host, at: u64, seed: u64) -> Generation {
     host.run(world, at, &noise(seed, 4096)).await;
-    match host.save(world).await.unwrap() {
-        Saved::Stored { generation, .. } => generation,
-        other => panic!("{other:?}"),
-    }
-}
-
-async fn chunks(world: &World) -> usize {
-    world.keys().await.iter().filter(|key| key.contains("/chunks/")).count()
+    host.save_all(world).await.0
 }
 
 #[tokio::test]
@@ -26,12 +19,12 @@ async fn what_a_newer_generation_does_not_name_goes_after_it() {
     stored(&world, &host, CHUNK, 2).await;
     let second = stored(&world, &host, 0, 3).await;
     let third = stored(&world, &host, 0, 4).await;
-    assert_eq!(chunks(&world).await, 4);
+    assert_eq!(world.chunks().await.len(), 4);
     // The third is too young: what it names stays, and what the second names.
     let gone = host.upper.collect(second).await.unwrap();
-    assert_eq!((gone.objects, chunks(&world).await), (1 + 5, 3));
+    assert_eq!((gone.objects, world.chunks().await.len()), (1 + 5, 3));
     let gone = host.upper.collect(third).await.unwrap();
-    assert_eq!(chunks(&world).await, 2);
+    assert_eq!(world.chunks().await.len(), 2);
     assert!(gone.bytes > 0);
     assert_eq!(world.generations().await, [third.to_string()]);
     assert_eq!(host.upper.collect(third).await.unwrap(), Collected::default());
@@ -53,7 +46,7 @@ async fn what_is_collected_later_is_what_was_garbage_when_that_was_put_off() {
     stored(&world, &host, 0, 3).await;
     // Somebody may be reading what was the newest until just now.
     host.upper.collect(seen).await.unwrap();
-    assert_eq!(chunks(&world).await, 2);
+    assert_eq!(world.chunks().await.len(), 2);
     assert!(world.generations().await.contains(&seen.to_string()));
 }
 
@@ -65,10 +58,7 @@ async fn an_uploader_that_was_overtaken_deletes_nothing_that_is_needed() {
     let late = stored(&world, &slow, 0, 2).await;
     // Another host goes on with it; it takes chunks over from what the late one named, and makes more.
     stored(&world, &next, CHUNK, 3).await;
-    let epoch = world.claim();
-    next.begin(epoch).await.unwrap();
-    next.write(2 * CHUNK, b"under way");
-    next.upper.leave(epoch).await.unwrap();
+    next.run(&world, 2 * CHUNK, b"under way").await;
     slow.upper.collect(late).await.unwrap();
     assert!(matches!(next.save(&world).await.unwrap(), Saved::Stored { .. }));
     slow.upper.collect(late).await.unwrap();
@@ -81,18 +71,15 @@ async fn an_uploader_that_was_overtaken_deletes_nothing_that_is_needed() {
 async fn what_a_broken_off_upload_left_goes_too() {
     let world = World::new();
     let (one, two) = (world.host(), world.host());
-    let epoch = world.claim();
-    one.begin(epoch).await.unwrap();
-    one.write(0, b"never named");
-    one.upper.leave(epoch).await.unwrap();
+    one.run(&world, 0, b"never named").await;
     one.store.inject(testkit::Verb::Create, "uppers/", 1, testkit::Injection::Before);
     one.save(&world).await.unwrap_err();
-    assert_eq!(chunks(&world).await, 1);
+    assert_eq!(world.chunks().await.len(), 1);
     tokio::time::pause();
     let newer = stored(&world, &two, 0, 9).await;
     tokio::time::resume();
     two.upper.collect(newer).await.unwrap();
-    assert_eq!(chunks(&world).await, 1);
+    assert_eq!(world.chunks().await.len(), 1);
     let other = world.host();
     other.begin(world.claim()).await.unwrap();
     assert_eq!(other.digest(), two.digest());

@@ -2,20 +2,21 @@
 
 use upper::{Found, Saved, Standing, Upper};
 
-use crate::support::{CHUNK, DISK, World, fetched, noise};
+use crate::support::{CHUNK, DISK, World, fetched};
 
 #[tokio::test]
 async fn an_upper_comes_back_on_another_host_with_its_holes() {
     let world = World::new();
     let (one, two) = (world.host(), world.host());
-    let begun = one.run(&world, 5 * CHUNK + 7, b"installed").await;
-    assert_eq!((begun.found, begun.behind), (Found::Nowhere, None));
-    one.write(DISK - 3, b"end");
-    one.upper.leave(base::Epoch(2)).await.unwrap();
-    assert_eq!(Upper::standing(&one.files), Standing::Behind);
-    let Saved::Stored { generation, chunks: 2, .. } = one.save(&world).await.unwrap() else {
-        panic!("two chunks")
+    let guest = |_| {
+        one.write(5 * CHUNK + 7, b"installed");
+        one.write(DISK - 3, b"end");
     };
+    let begun = one.run_with(&world, guest).await;
+    assert_eq!((begun.found, begun.behind), (Found::Nowhere, None));
+    assert_eq!(Upper::standing(&one.files), Standing::Behind);
+    let (generation, chunks) = one.save_all(&world).await;
+    assert_eq!(chunks, 2);
     assert_eq!(Upper::standing(&one.files), Standing::Stored { uncollected: Some(generation) });
     let begun = two.begin(world.claim()).await.unwrap();
     assert_eq!((begun.found, begun.behind), (fetched(&world), None));
@@ -50,20 +51,16 @@ async fn what_did_not_change_costs_nothing() {
 async fn a_small_change_stores_one_chunk_and_takes_over_the_others() {
     let world = World::new();
     let one = world.host();
-    one.begin(world.claim()).await.unwrap();
-    for chunk in 0..8 {
-        one.write(chunk * CHUNK, &noise(chunk, 4096));
-    }
-    one.upper.leave(base::Epoch(2)).await.unwrap();
-    one.save(&world).await.unwrap();
+    one.run_through(&world, 8).await;
+    one.save_all(&world).await;
     let before = one.meter.counts();
-    let epoch = world.claim();
-    one.begin(epoch).await.unwrap();
-    one.write(3 * CHUNK + 100, b"changed");
-    // The same content as another chunk: nothing of it is stored again.
-    one.write(20 * CHUNK, &noise(5, 4096));
-    one.upper.leave(epoch).await.unwrap();
-    assert!(matches!(one.save(&world).await.unwrap(), Saved::Stored { chunks: 1, .. }));
+    let guest = |_| {
+        one.write(3 * CHUNK + 100, b"changed");
+        // The same content as another chunk: nothing of it is stored again.
+        one.write(20 * CHUNK, &one.read(5 * CHUNK, 4096));
+    };
+    one.run_with(&world, guest).await;
+    assert_eq!(one.save_all(&world).await.1, 1);
     let cost = one.meter.counts().since(&before);
     // The word that something is to come, the chunk, the manifest.
     assert_eq!((cost.put.requests, cost.create.requests, cost.list.requests), (2, 1, 0));
@@ -187,12 +184,9 @@ async fn a_root_that_is_not_here_is_told_before_anything_is_fetched() {
     let world = World::new();
     let (one, two) = (world.host(), world.host());
     one.run_and_save(&world, 0, b"kept").await;
-    let begin = upper::Begin { epoch: world.claim(), was_awake: false, disk_bytes_max: DISK };
     let before = two.meter.counts();
-    let progress = upper::Progress::default();
-    let refused = two.upper.begin(
-        begin,
-        &progress,
+    let refused = two.begin_with(
+        world.wake(false),
         |root| {
             assert_eq!(*root, world.root);
             Err(upper::Error::Overtaken)
@@ -211,13 +205,10 @@ async fn the_loss_of_a_host_with_an_awake_machine_is_said() {
     one.run_and_save(&world, 0, b"slept").await;
     one.begin(world.claim()).await.unwrap();
     one.write(0, b"awake");
-    let begin = upper::Begin { epoch: world.claim(), was_awake: true, disk_bytes_max: DISK };
-    let progress = upper::Progress::default();
     let pinned = std::cell::Cell::new(false);
-    let begun = two.upper.begin(
-        begin,
-        &progress,
-        |_| Ok::<_, upper::Error>(()),
+    let begun = two.begin_with(
+        world.wake(true),
+        |_| Ok(()),
         |root| {
             assert_eq!(*root, world.root);
             assert!(!two.files.disk.exists(), "the root is written down first");

@@ -9,9 +9,9 @@ use std::time::Duration;
 use base::{Digest, Epoch, MachineId};
 use objstore::{MemoryStore, Metered, ObjectStore};
 use tempfile::TempDir;
-use testkit::FaultyStore;
+use testkit::{FaultRates, FaultyStore};
 use tokio_util::sync::CancellationToken;
-use upper::{Begin, Begun, Files, Found, Progress, Saved, Upper};
+use upper::{Begin, Begun, Files, Found, Generation, Progress, Saved, Upper};
 
 pub(crate) const CHUNK: u64 = 4 << 20;
 pub(crate) const DISK: u64 = 40 * CHUNK + 4096;
@@ -65,6 +65,11 @@ impl World {
         Epoch(self.epoch.get())
     }
 
+    /// The same, by a machine that is to wake.
+    pub(crate) fn wake(&self, was_awake: bool) -> Begin {
+        Begin { epoch: self.claim(), was_awake, disk_bytes_max: DISK }
+    }
+
     pub(crate) async fn keys(&self) -> Vec<String> {
         let found = self.memory.list("", None, 1_000).await.unwrap();
         found.into_iter().map(|object| object.key).collect()
@@ -75,19 +80,38 @@ impl World {
         let name = |key: String| key.split_once("/log/").map(|(_, name)| name.to_owned());
         keys.into_iter().filter_map(name).collect()
     }
+
+    pub(crate) async fn chunks(&self) -> Vec<String> {
+        let keys = self.keys().await.into_iter();
+        keys.filter(|key| key.contains("/chunks/")).collect()
+    }
+
+    /// A host whose sleeping machine has this many chunks that nobody stored.
+    pub(crate) async fn host_with_chunks(&self, count: u64) -> Host {
+        let host = self.host();
+        host.run_through(self, count).await;
+        host
+    }
 }
 
 impl Host {
     pub(crate) async fn begin(&self, epoch: Epoch) -> Result<Begun, upper::Error> {
         let begin = Begin { epoch, was_awake: false, disk_bytes_max: DISK };
-        let begun = self
-            .upper
-            .begin(begin, &Progress::default(), |_| Ok::<_, upper::Error>(()), |_| Ok(()))
-            .await?;
+        let begun = self.begin_with(begin, |_| Ok(()), |_| Ok(())).await?;
         if begun.found == Found::Nowhere {
             File::create(&self.files.disk).unwrap().set_len(DISK).unwrap();
         }
         Ok(begun)
+    }
+
+    /// With somebody who is asked for roots, and writes them down.
+    pub(crate) async fn begin_with(
+        &self,
+        begin: Begin,
+        root_here: impl Fn(&Digest) -> Result<(), upper::Error>,
+        pin: impl FnOnce(&Digest) -> Result<(), upper::Error>,
+    ) -> Result<Begun, upper::Error> {
+        self.upper.begin(begin, &Progress::default(), root_here, pin).await
     }
 
     /// A guest writes.
@@ -118,20 +142,46 @@ impl Host {
         self.upper.save(&world.root, &CancellationToken::new()).await
     }
 
-    /// A whole run: wake, write, sleep.
-    pub(crate) async fn run(&self, world: &World, at: u64, bytes: &[u8]) -> Begun {
+    /// Stores what there is to store; how many chunks that took.
+    pub(crate) async fn save_all(&self, world: &World) -> (Generation, u64) {
+        match self.save(world).await.unwrap() {
+            Saved::Stored { generation, chunks, .. } => (generation, chunks),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A whole run: wake, what the guest does, sleep.
+    pub(crate) async fn run_with(&self, world: &World, guest: impl FnOnce(Epoch)) -> Begun {
         let epoch = world.claim();
         let begun = self.begin(epoch).await.unwrap();
-        self.write(at, bytes);
+        guest(epoch);
         self.upper.leave(epoch).await.unwrap();
         begun
     }
 
-    /// The same, stored.
+    /// The same with a guest that writes once.
+    pub(crate) async fn run(&self, world: &World, at: u64, bytes: &[u8]) -> Begun {
+        self.run_with(world, |_| self.write(at, bytes)).await
+    }
+
+    /// The same with one that writes something new in each of the first chunks.
+    pub(crate) async fn run_through(&self, world: &World, chunks: u64) -> Begun {
+        let write = |epoch: Epoch, chunk| {
+            self.write(chunk * CHUNK, &noise(epoch.0 * 100 + chunk, 4096));
+        };
+        self.run_with(world, |epoch| (0..chunks).for_each(|chunk| write(epoch, chunk))).await
+    }
+
+    /// A run that writes once, stored.
     pub(crate) async fn run_and_save(&self, world: &World, at: u64, bytes: &[u8]) -> Begun {
         let begun = self.run(world, at, bytes).await;
-        assert!(matches!(self.save(world).await.unwrap(), Saved::Stored { .. }));
+        self.save_all(world).await;
         begun
+    }
+
+    /// Every call of the store takes up to so long from here on.
+    pub(crate) fn slow_down(&self, delay_max: Duration) {
+        self.store.set_rates(FaultRates { delay: 1.0, delay_max, ..FaultRates::default() });
     }
 
     /// Uppers that were set aside.
@@ -143,6 +193,17 @@ impl Host {
 
 pub(crate) fn fetched(world: &World) -> Found {
     Found::Fetched { root: world.root }
+}
+
+/// Waits until something holds.
+pub(crate) async fn until(holds: impl Fn() -> bool) {
+    for _ in 0..5_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    panic!("it did not come to hold");
 }
 
 /// Bytes that do not compress.
