@@ -6,31 +6,11 @@ use futures::TryStreamExt as _;
 use super::*;
 use crate::Control;
 use crate::fakes::World;
-use crate::machines::{CreateMachine, IfMatch, Machine};
-
-const SOON: Duration = Duration::from_secs(5);
+use crate::fakes::life::{SOON, by_id, running, settled, slept};
 
 fn command(words: &[&str]) -> NewExecution {
     let command = words.iter().map(|word| (*word).to_owned()).collect();
     NewExecution { command, ..NewExecution::default() }
-}
-
-async fn awake(control: &Control) -> Machine {
-    let machine = control.machines().create(CreateMachine::default()).await.unwrap();
-    control.machines().settle(machine, SOON).await
-}
-
-async fn asleep(control: &Control) -> Machine {
-    let machine = awake(control).await;
-    let target = MachineRef::Id(machine.machine_id);
-    let machine = control.machines().sleep(&target, &IfMatch::Any).await.unwrap();
-    let machine = control.machines().settle(machine, SOON).await;
-    assert_eq!(machine.phase, Phase::Sleeping);
-    machine
-}
-
-fn by_id(machine: &Machine) -> MachineRef {
-    MachineRef::Id(machine.machine_id.clone())
 }
 
 async fn status(control: &Control, id: &MachineId, execution: &ExecutionId) -> Execution {
@@ -41,7 +21,7 @@ async fn status(control: &Control, id: &MachineId, execution: &ExecutionId) -> E
 async fn a_command_runs_on_a_machine_that_is_awake() {
     let world = World::new();
     let control = world.open().await;
-    let machine = awake(&control).await;
+    let machine = running(&control).await;
     let executions = control.executions();
     let started = executions.create(&by_id(&machine), command(&["echo", "hi"])).await.unwrap();
     assert_eq!(started.status, ExecutionStatus::Succeeded);
@@ -56,7 +36,7 @@ async fn a_command_runs_on_a_machine_that_is_awake() {
 async fn a_command_wakes_a_sleeping_machine_and_keeps_its_id() {
     let world = World::new();
     let control = world.open().await;
-    let machine = asleep(&control).await;
+    let machine = slept(&control, &running(&control).await).await;
     let executions = control.executions();
     let mut new = command(&["echo", "hi"]);
     new.env.insert("TOKEN".to_owned(), "hunter2".to_owned());
@@ -76,7 +56,7 @@ async fn a_command_wakes_a_sleeping_machine_and_keeps_its_id() {
 async fn a_command_whose_machine_cannot_wake_has_failed_and_says_why() {
     let world = World::new();
     let control = world.open().await;
-    let machine = asleep(&control).await;
+    let machine = slept(&control, &running(&control).await).await;
     world.host.fail_starts(&[(ErrorKind::NotFound, "IMAGE_MISSING")]);
     let executions = control.executions();
     let waiting = executions.create(&by_id(&machine), command(&["true"])).await.unwrap();
@@ -97,7 +77,7 @@ async fn a_command_whose_machine_cannot_wake_has_failed_and_says_why() {
 async fn a_command_that_waits_can_be_cancelled_and_never_runs() {
     let world = World::new();
     let control = world.open().await;
-    let machine = asleep(&control).await;
+    let machine = slept(&control, &running(&control).await).await;
     world.host.hold_starting(true);
     let executions = control.executions();
     let waiting = executions.create(&by_id(&machine), command(&["true"])).await.unwrap();
@@ -106,7 +86,7 @@ async fn a_command_that_waits_can_be_cancelled_and_never_runs() {
     assert_eq!(cancelled.status, ExecutionStatus::Cancelled);
     world.host.hold_starting(false);
     let woken = control.machines().get(&by_id(&machine)).await.unwrap();
-    control.machines().settle(woken, SOON).await;
+    settled(&control, woken).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     let after = status(&control, &machine.machine_id, &id).await;
     assert_eq!(after.status, ExecutionStatus::Cancelled);
@@ -116,7 +96,7 @@ async fn a_command_that_waits_can_be_cancelled_and_never_runs() {
 async fn a_running_command_is_cancelled_and_a_finished_one_stays_as_it_is() {
     let world = World::new();
     let control = world.open().await;
-    let machine = awake(&control).await;
+    let machine = running(&control).await;
     let executions = control.executions();
     let running = executions.create(&by_id(&machine), command(&["sleep", "9"])).await.unwrap();
     assert_eq!(running.status, ExecutionStatus::Running);
@@ -130,7 +110,7 @@ async fn a_running_command_is_cancelled_and_a_finished_one_stays_as_it_is() {
 async fn a_command_that_waited_over_a_restart_has_failed() {
     let world = World::new();
     let control = world.open().await;
-    let machine = asleep(&control).await;
+    let machine = slept(&control, &running(&control).await).await;
     world.host.hold_starting(true);
     let executions = control.executions();
     let waiting = executions.create(&by_id(&machine), command(&["true"])).await.unwrap();
@@ -145,7 +125,7 @@ async fn a_command_that_waited_over_a_restart_has_failed() {
 async fn a_command_on_a_lost_keeper_has_failed() {
     let world = World::new();
     let control = world.open().await;
-    let machine = awake(&control).await;
+    let machine = running(&control).await;
     let executions = control.executions();
     let running = executions.create(&by_id(&machine), command(&["sleep", "9"])).await.unwrap();
     world.host.crash(&machine.machine_id);
@@ -157,7 +137,7 @@ async fn a_command_on_a_lost_keeper_has_failed() {
 async fn an_attachment_carries_both_directions_until_the_end() {
     let world = World::new();
     let control = world.open().await;
-    let machine = awake(&control).await;
+    let machine = running(&control).await;
     let executions = control.executions();
     let running = executions.create(&by_id(&machine), command(&["sleep", "9"])).await.unwrap();
     let attached = executions.attach(&by_id(&machine), &running.execution_id).await.unwrap();
@@ -173,7 +153,7 @@ async fn an_attachment_carries_both_directions_until_the_end() {
 async fn an_attachment_to_what_is_over_gives_what_is_kept() {
     let world = World::new();
     let control = world.open().await;
-    let machine = asleep(&control).await;
+    let machine = slept(&control, &running(&control).await).await;
     let executions = control.executions();
     let waiting = executions.create(&by_id(&machine), command(&["echo", "hi"])).await.unwrap();
     let attached = executions.attach(&by_id(&machine), &waiting.execution_id).await.unwrap();
@@ -187,7 +167,7 @@ async fn an_attachment_to_what_is_over_gives_what_is_kept() {
 async fn no_more_commands_wait_than_allowed() {
     let world = World::new();
     let control = world.open().await;
-    let machine = asleep(&control).await;
+    let machine = slept(&control, &running(&control).await).await;
     world.host.hold_starting(true);
     let executions = control.executions();
     for _ in 0..crate::limits::WAITING_EXECUTIONS_MAX {
@@ -202,7 +182,8 @@ async fn no_more_commands_wait_than_allowed() {
 async fn an_execution_of_another_machine_is_not_found() {
     let world = World::new();
     let control = world.open().await;
-    let (one, two) = (asleep(&control).await, awake(&control).await);
+    let one = slept(&control, &running(&control).await).await;
+    let two = running(&control).await;
     world.host.hold_starting(true);
     let executions = control.executions();
     let waiting = executions.create(&by_id(&one), command(&["true"])).await.unwrap();
@@ -214,16 +195,14 @@ async fn an_execution_of_another_machine_is_not_found() {
 async fn lists_are_in_order_over_pages_and_over_commands_that_wait() {
     let world = World::new();
     let control = world.open().await;
-    let machine = awake(&control).await;
+    let machine = running(&control).await;
     let executions = control.executions();
     let mut ids = Vec::new();
     for _ in 0..3 {
         let done = executions.create(&by_id(&machine), command(&["true"])).await.unwrap();
         ids.push(done.execution_id);
     }
-    let target = by_id(&machine);
-    let machine = control.machines().sleep(&target, &IfMatch::Any).await.unwrap();
-    let machine = control.machines().settle(machine, SOON).await;
+    let machine = slept(&control, &machine).await;
     world.host.hold_starting(true);
     for _ in 0..2 {
         let waiting = executions.create(&by_id(&machine), command(&["true"])).await.unwrap();
@@ -248,7 +227,7 @@ async fn commands_that_never_ran_are_kept_up_to_a_bound() {
     use crate::limits::NEVER_RAN_EXECUTIONS_MAX;
     let world = World::new();
     let control = world.open().await;
-    let machine = asleep(&control).await;
+    let machine = slept(&control, &running(&control).await).await;
     world.host.hold_starting(true);
     let executions = control.executions();
     for _ in 0..NEVER_RAN_EXECUTIONS_MAX + 5 {

@@ -4,6 +4,8 @@
 //! in a release build.
 
 mod host;
+#[cfg(test)]
+pub(crate) mod life;
 mod store;
 mod tree;
 mod uppers;

@@ -9,26 +9,8 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use super::*;
 use crate::Control;
 use crate::fakes::World;
-use crate::machines::{CreateMachine, IfMatch, Machine, Phase};
-
-const SOON: Duration = Duration::from_secs(5);
-
-async fn awake(control: &Control) -> Machine {
-    let machine = control.machines().create(CreateMachine::default()).await.unwrap();
-    let machine = control.machines().settle(machine, SOON).await;
-    assert_eq!(machine.phase, Phase::Running);
-    machine
-}
-
-async fn sleep(control: &Control, machine: &MachineRef) {
-    let asked = control.machines().sleep(machine, &IfMatch::Any).await.unwrap();
-    assert_eq!(control.machines().settle(asked, SOON).await.phase, Phase::Sleeping);
-}
-
-async fn wake(control: &Control, machine: &MachineRef) {
-    let asked = control.machines().wake(machine, &IfMatch::Any).await.unwrap();
-    assert_eq!(control.machines().settle(asked, SOON).await.phase, Phase::Running);
-}
+use crate::fakes::life::{SOON, running, slept, woken};
+use crate::machines::{CreateMachine, Phase};
 
 fn path(text: &str) -> TreePath {
     TreePath::parse(text.as_bytes()).unwrap()
@@ -53,10 +35,10 @@ async fn read(control: &Control, machine: &MachineRef, name: &str, view: View) -
 async fn a_draft_is_invisible_until_it_is_published() {
     let world = World::new();
     let control = world.open().await;
-    let machine = MachineRef::Id(awake(&control).await.machine_id);
+    let machine = MachineRef::Id(running(&control).await.machine_id);
     put(&control, &machine, "a", "live").await;
     assert_eq!(read(&control, &machine, "a", View::Current).await.unwrap(), "live");
-    sleep(&control, &machine).await;
+    slept(&control, &machine).await;
     put(&control, &machine, "a", "draft").await;
     put(&control, &machine, "dir/b", "new").await;
     assert_eq!(read(&control, &machine, "a", View::Current).await.unwrap(), "live");
@@ -65,7 +47,7 @@ async fn a_draft_is_invisible_until_it_is_published() {
     let report = control.files().publish(&machine).await.unwrap();
     assert_eq!((report.published, report.changed, report.conflicts_total), (true, 2, 0));
     assert_eq!(read(&control, &machine, "a", View::Current).await.unwrap(), "draft");
-    wake(&control, &machine).await;
+    woken(&control, &machine).await;
     assert_eq!(read(&control, &machine, "dir/b", View::Current).await.unwrap(), "new");
     // Nothing is left to publish.
     assert!(!control.files().publish(&machine).await.unwrap().published);
@@ -75,15 +57,15 @@ async fn a_draft_is_invisible_until_it_is_published() {
 async fn a_parked_draft_is_applied_to_the_live_home_and_conflicts_are_named() {
     let world = World::new();
     let control = world.open().await;
-    let machine = MachineRef::Id(awake(&control).await.machine_id);
+    let machine = MachineRef::Id(running(&control).await.machine_id);
     put(&control, &machine, "both", "0").await;
     put(&control, &machine, "gone", "0").await;
-    sleep(&control, &machine).await;
+    slept(&control, &machine).await;
     put(&control, &machine, "both", "draft").await;
     put(&control, &machine, "mine", "draft").await;
     let options = DeleteOptions::default();
     control.files().delete(&machine, &path("gone"), options).await.unwrap();
-    wake(&control, &machine).await;
+    woken(&control, &machine).await;
     assert_eq!(read(&control, &machine, "both", View::Current).await.unwrap(), "0");
     assert_eq!(read(&control, &machine, "both", View::Draft).await.unwrap(), "draft");
     put(&control, &machine, "both", "guest").await;
@@ -104,12 +86,12 @@ async fn a_parked_draft_is_applied_to_the_live_home_and_conflicts_are_named() {
 async fn a_draft_that_the_home_moved_under_is_applied_while_asleep_too() {
     let world = World::new();
     let control = world.open().await;
-    let machine = MachineRef::Id(awake(&control).await.machine_id);
-    sleep(&control, &machine).await;
+    let machine = MachineRef::Id(running(&control).await.machine_id);
+    slept(&control, &machine).await;
     put(&control, &machine, "mine", "draft").await;
-    wake(&control, &machine).await;
+    woken(&control, &machine).await;
     put(&control, &machine, "theirs", "guest").await;
-    sleep(&control, &machine).await;
+    slept(&control, &machine).await;
     let report = control.files().publish(&machine).await.unwrap();
     assert_eq!((report.changed, report.conflicts_total), (1, 0));
     assert_eq!(read(&control, &machine, "mine", View::Current).await.unwrap(), "draft");
@@ -120,8 +102,8 @@ async fn a_draft_that_the_home_moved_under_is_applied_while_asleep_too() {
 async fn a_draft_can_be_thrown_away() {
     let world = World::new();
     let control = world.open().await;
-    let machine = MachineRef::Id(awake(&control).await.machine_id);
-    sleep(&control, &machine).await;
+    let machine = MachineRef::Id(running(&control).await.machine_id);
+    slept(&control, &machine).await;
     put(&control, &machine, "a", "draft").await;
     assert!(control.files().discard_draft(&machine).await.unwrap());
     assert!(!control.files().discard_draft(&machine).await.unwrap());
@@ -148,7 +130,7 @@ async fn a_call_waits_for_a_machine_on_its_way() {
 async fn a_home_that_a_lost_keeper_held_is_not_read_without_what_it_knew() {
     let world = World::new();
     let control = world.open().await;
-    let machine = awake(&control).await;
+    let machine = running(&control).await;
     let target = MachineRef::Id(machine.machine_id.clone());
     put(&control, &target, "a", "acknowledged").await;
     world.host.crash(&machine.machine_id);
@@ -157,7 +139,7 @@ async fn a_home_that_a_lost_keeper_held_is_not_read_without_what_it_knew() {
     inner.wait_for(&machine.machine_id, SOON, failed).await.unwrap();
     let error = read(&control, &target, "a", View::Current).await.unwrap_err();
     assert_eq!((error.kind(), error.code.as_ref()), (ErrorKind::Conflict, "INVALID_STATE"));
-    wake(&control, &target).await;
+    woken(&control, &target).await;
     assert_eq!(read(&control, &target, "a", View::Current).await.unwrap(), "acknowledged");
 }
 
@@ -165,7 +147,7 @@ async fn a_home_that_a_lost_keeper_held_is_not_read_without_what_it_knew() {
 async fn a_body_that_is_still_read_keeps_its_machine_awake() {
     let world = World::new();
     let control = world.open().await;
-    let machine = awake(&control).await;
+    let machine = running(&control).await;
     let target = MachineRef::Id(machine.machine_id.clone());
     put(&control, &target, "a", "text").await;
     let file = control.files().get(&target, &path("a"), None, View::Current).await.unwrap();

@@ -7,14 +7,9 @@ use futures::StreamExt as _;
 
 use super::*;
 use crate::Control;
+use crate::fakes::life::{SOON, by_id, delete, named, settled, sleep, wake};
 use crate::fakes::{World, eventually};
 use crate::host::KeeperFailure;
-
-const SOON: Duration = Duration::from_secs(5);
-
-fn named(name: &str) -> CreateMachine {
-    CreateMachine { name: Some(name.to_owned()), ..CreateMachine::default() }
-}
 
 async fn create(control: &Control, name: &str) -> Machine {
     let machines = control.machines();
@@ -23,31 +18,8 @@ async fn create(control: &Control, name: &str) -> Machine {
     settled(control, machine).await
 }
 
-async fn settled(control: &Control, machine: Machine) -> Machine {
-    control.machines().settle(machine, SOON).await
-}
-
 async fn get(control: &Control, machine: &Machine) -> Machine {
     control.machines().get(&by_id(machine)).await.unwrap()
-}
-
-fn by_id(machine: &Machine) -> MachineRef {
-    MachineRef::Id(machine.machine_id.clone())
-}
-
-async fn sleep(control: &Control, machine: &Machine) -> Machine {
-    let asked = control.machines().sleep(&by_id(machine), &IfMatch::Any).await.unwrap();
-    settled(control, asked).await
-}
-
-async fn wake(control: &Control, machine: &Machine) -> Machine {
-    let asked = control.machines().wake(&by_id(machine), &IfMatch::Any).await.unwrap();
-    settled(control, asked).await
-}
-
-async fn delete(control: &Control, machine: &Machine) -> Machine {
-    let asked = control.machines().delete(&by_id(machine), &IfMatch::Any).await.unwrap();
-    settled(control, asked).await
 }
 
 async fn until(control: &Control, machine: &Machine, phase: Phase) -> Machine {

@@ -1,28 +1,14 @@
 //! Snapshots, restores and forks of machines on homes in memory.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 
 use super::*;
 use crate::Control;
+use crate::fakes::life::{created, named, slept};
 use crate::fakes::{World, eventually};
 use crate::files::{PutOptions, View};
-use crate::machines::{CreateMachine, IfMatch};
-
-const SOON: Duration = Duration::from_secs(5);
-
-async fn awake(control: &Control, name: &str) -> Machine {
-    let new = CreateMachine { name: Some(name.to_owned()), ..CreateMachine::default() };
-    let machine = control.machines().create(new).await.unwrap();
-    control.machines().settle(machine, SOON).await
-}
-
-async fn sleep(control: &Control, machine: &MachineRef) {
-    let asked = control.machines().sleep(machine, &IfMatch::Any).await.unwrap();
-    assert_eq!(control.machines().settle(asked, SOON).await.phase, Phase::Sleeping);
-}
+use crate::machines::IfMatch;
 
 async fn put(control: &Control, machine: &MachineRef, text: &str) {
     let body = stream::iter([Ok(Bytes::copy_from_slice(text.as_bytes()))]).boxed();
@@ -42,14 +28,14 @@ async fn read(control: &Control, machine: &MachineRef) -> String {
 async fn a_machine_is_taken_back_to_a_snapshot_while_it_sleeps_without_a_draft() {
     let world = World::new();
     let control = world.open().await;
-    let machine = MachineRef::Id(awake(&control, "one").await.machine_id);
+    let machine = MachineRef::Id(created(&control, named("one")).await.machine_id);
     put(&control, &machine, "first").await;
     let snapshots = control.snapshots();
     let kept = snapshots.create(&machine, Some("before".to_owned())).await.unwrap();
     put(&control, &machine, "second").await;
     let refused = snapshots.restore(&machine, &kept.snapshot_id).await.unwrap_err();
     assert_eq!((refused.kind(), &*refused.code), (ErrorKind::Conflict, "INVALID_STATE"));
-    sleep(&control, &machine).await;
+    slept(&control, &machine).await;
     put(&control, &machine, "draft").await;
     let refused = snapshots.restore(&machine, &kept.snapshot_id).await.unwrap_err();
     assert_eq!((refused.kind(), &*refused.code), (ErrorKind::Conflict, "DRAFT_OPEN"));
@@ -66,7 +52,7 @@ async fn a_machine_is_taken_back_to_a_snapshot_while_it_sleeps_without_a_draft()
 async fn snapshots_are_listed_in_pages_found_by_id_and_deleted() {
     let world = World::new();
     let control = world.open().await;
-    let machine = MachineRef::Id(awake(&control, "one").await.machine_id);
+    let machine = MachineRef::Id(created(&control, named("one")).await.machine_id);
     let snapshots = control.snapshots();
     for name in ["a", "b", "c"] {
         snapshots.create(&machine, Some(name.to_owned())).await.unwrap();
@@ -86,7 +72,7 @@ async fn snapshots_are_listed_in_pages_found_by_id_and_deleted() {
         assert_eq!(snapshots.delete(gone).await.unwrap_err().kind(), ErrorKind::NotFound);
     }
     // Another host finds them after it has taken the machine up.
-    sleep(&control, &machine).await;
+    slept(&control, &machine).await;
     let other = world.another();
     let adopting = other.open().await;
     adopting.machines().adopt(false).await.unwrap();
@@ -97,7 +83,7 @@ async fn snapshots_are_listed_in_pages_found_by_id_and_deleted() {
 async fn a_fork_is_a_machine_of_its_own_that_sleeps() {
     let world = World::new();
     let control = world.open().await;
-    let parent = awake(&control, "one").await;
+    let parent = created(&control, named("one")).await;
     let machine = MachineRef::Id(parent.machine_id.clone());
     put(&control, &machine, "first").await;
     let snapshots = control.snapshots();
@@ -111,7 +97,7 @@ async fn a_fork_is_a_machine_of_its_own_that_sleeps() {
     };
     let now = fork("now", None).await.unwrap();
     let then = fork("then", Some(&kept.snapshot_id)).await.unwrap();
-    sleep(&control, &machine).await;
+    slept(&control, &machine).await;
     let asleep = fork("asleep", None).await.unwrap();
     put(&control, &machine, "a draft of the parent").await;
     for (made, text) in [(&now, "second"), (&then, "first"), (&asleep, "second")] {
@@ -135,9 +121,9 @@ async fn a_fork_is_a_machine_of_its_own_that_sleeps() {
 async fn a_fork_that_does_not_reach_the_store_was_never_made() {
     let world = World::new();
     let control = world.open().await;
-    let parent = awake(&control, "one").await;
+    let parent = created(&control, named("one")).await;
     let machine = MachineRef::Id(parent.machine_id.clone());
-    sleep(&control, &machine).await;
+    slept(&control, &machine).await;
     world.store.break_down(true);
     let error = control.snapshots().fork(&machine, ForkMachine::default()).await.unwrap_err();
     assert!(error.is_retryable(), "{error}");

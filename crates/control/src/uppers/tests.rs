@@ -3,34 +3,10 @@
 use std::time::Duration;
 
 use super::*;
+use crate::fakes::life::{by_id, delete, running, slept, woken};
 use crate::fakes::{World, eventually};
-use crate::machines::{CreateMachine, IfMatch, Machine, MachineRef};
+use crate::machines::{IfMatch, Machine};
 use crate::{Control, PageQuery};
-
-const SOON: Duration = Duration::from_secs(5);
-
-async fn created(control: &Control) -> Machine {
-    let machine = control.machines().create(CreateMachine::default()).await.unwrap();
-    control.machines().settle(machine, SOON).await
-}
-
-fn at(machine: &Machine) -> MachineRef {
-    MachineRef::Id(machine.machine_id.clone())
-}
-
-async fn sleep(control: &Control, machine: &Machine) -> Machine {
-    let asked = control.machines().sleep(&at(machine), &IfMatch::Any).await.unwrap();
-    let asleep = control.machines().settle(asked, SOON).await;
-    assert_eq!(asleep.phase, Phase::Sleeping);
-    asleep
-}
-
-async fn wake(control: &Control, machine: &Machine) -> Machine {
-    let asked = control.machines().wake(&at(machine), &IfMatch::Any).await.unwrap();
-    let awake = control.machines().settle(asked, SOON).await;
-    assert_eq!(awake.phase, Phase::Running, "{:?}", awake.status);
-    awake
-}
 
 fn stored(world: &World, machine: &Machine) -> u32 {
     let state = world.host.state.lock();
@@ -39,7 +15,7 @@ fn stored(world: &World, machine: &Machine) -> u32 {
 
 async fn until_upper(control: &Control, machine: &Machine, wanted: Option<UpperStatus>) -> Machine {
     for _ in 0..1_000 {
-        let seen = control.machines().get(&at(machine)).await.unwrap();
+        let seen = control.machines().get(&by_id(machine)).await.unwrap();
         if seen.status.upper == wanted {
             return seen;
         }
@@ -52,10 +28,10 @@ async fn until_upper(control: &Control, machine: &Machine, wanted: Option<UpperS
 async fn a_machine_is_asleep_before_its_upper_is_stored_and_says_so() {
     let world = World::new();
     let control = world.open().await;
-    let machine = created(&control).await;
+    let machine = running(&control).await;
     assert_eq!(machine.status.upper, None, "it is awake");
     world.host.state.lock().uppers.held = true;
-    let asleep = sleep(&control, &machine).await;
+    let asleep = slept(&control, &machine).await;
     assert_eq!(asleep.status.upper, Some(UpperStatus::Storing));
     assert_eq!(stored(&world, &machine), 0);
     world.host.state.lock().uppers.held = false;
@@ -76,18 +52,18 @@ async fn a_machine_is_asleep_before_its_upper_is_stored_and_says_so() {
 async fn a_wake_ends_an_upload_first_and_the_next_sleep_takes_it_up() {
     let world = World::new();
     let control = world.open().await;
-    let machine = created(&control).await;
+    let machine = running(&control).await;
     world.host.state.lock().uppers.held = true;
     for _ in 0..5 {
-        sleep(&control, &machine).await;
+        slept(&control, &machine).await;
         let id = &machine.machine_id;
         eventually(|| world.host.state.lock().uppers.of[id].storing).await;
         // The host refuses a keeper while it reads.
-        assert_eq!(wake(&control, &machine).await.status.upper, None);
+        assert_eq!(woken(&control, &machine).await.status.upper, None);
     }
     assert_eq!(stored(&world, &machine), 0);
     world.host.state.lock().uppers.held = false;
-    sleep(&control, &machine).await;
+    slept(&control, &machine).await;
     until_upper(&control, &machine, Some(UpperStatus::Stored)).await;
     assert_eq!(stored(&world, &machine), 1);
     control.close().await;
@@ -97,12 +73,12 @@ async fn a_wake_ends_an_upload_first_and_the_next_sleep_takes_it_up() {
 async fn a_store_that_is_away_is_said_and_tried_again() {
     let world = World::new();
     let control = world.open().await;
-    let machine = created(&control).await;
+    let machine = running(&control).await;
     world.host.state.lock().uppers.errors.extend([ErrorKind::Unavailable; 6]);
-    sleep(&control, &machine).await;
+    slept(&control, &machine).await;
     let mut said = None;
     for _ in 0..1_000 {
-        let seen = control.machines().get(&at(&machine)).await.unwrap();
+        let seen = control.machines().get(&by_id(&machine)).await.unwrap();
         assert_eq!(seen.phase, Phase::Sleeping);
         said = said.or(seen.status.last_error);
         if seen.status.upper == Some(UpperStatus::Stored) {
@@ -111,7 +87,7 @@ async fn a_store_that_is_away_is_said_and_tried_again() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert!(said.unwrap().contains("on this host only"), "nothing was said");
-    let seen = control.machines().get(&at(&machine)).await.unwrap();
+    let seen = control.machines().get(&by_id(&machine)).await.unwrap();
     assert_eq!((seen.status.upper, seen.status.last_error), (Some(UpperStatus::Stored), None));
     control.close().await;
 }
@@ -120,9 +96,9 @@ async fn a_store_that_is_away_is_said_and_tried_again() {
 async fn what_one_server_did_not_come_to_is_stored_by_the_next() {
     let world = World::new();
     let control = world.open().await;
-    let machine = created(&control).await;
+    let machine = running(&control).await;
     world.host.state.lock().uppers.held = true;
-    sleep(&control, &machine).await;
+    slept(&control, &machine).await;
     let storing = || world.host.state.lock().uppers.of[&machine.machine_id].storing;
     eventually(storing).await;
     control.close().await;
@@ -139,8 +115,8 @@ async fn what_one_server_did_not_collect_the_next_does_and_nothing_that_came_sin
     let mut world = World::new();
     world.timing.collect_upper_after = Duration::from_secs(60);
     let control = world.open().await;
-    let machine = created(&control).await;
-    sleep(&control, &machine).await;
+    let machine = running(&control).await;
+    slept(&control, &machine).await;
     until_upper(&control, &machine, Some(UpperStatus::Stored)).await;
     control.close().await;
     let collected = || world.host.state.lock().uppers.of[&machine.machine_id].collected.clone();
@@ -149,8 +125,8 @@ async fn what_one_server_did_not_collect_the_next_does_and_nothing_that_came_sin
     let control = world.open().await;
     until_upper(&control, &machine, Some(UpperStatus::Stored)).await;
     // It runs and sleeps anew before what the first server left is due.
-    wake(&control, &machine).await;
-    sleep(&control, &machine).await;
+    woken(&control, &machine).await;
+    slept(&control, &machine).await;
     until_upper(&control, &machine, Some(UpperStatus::Stored)).await;
     assert_eq!((stored(&world, &machine), collected()), (2, Vec::new()));
     eventually(|| !collected().is_empty()).await;
@@ -164,20 +140,20 @@ async fn what_one_server_did_not_collect_the_next_does_and_nothing_that_came_sin
 async fn an_upper_that_no_attempt_can_store_is_left_alone_and_it_is_said_why() {
     let world = World::new();
     let control = world.open().await;
-    let machine = created(&control).await;
+    let machine = running(&control).await;
     for (kind, advice) in [(ErrorKind::Fenced, "there"), (ErrorKind::Conflict, "next sleep")] {
         world.host.state.lock().uppers.errors.push_back(kind);
-        sleep(&control, &machine).await;
+        slept(&control, &machine).await;
         // It is not on its way any more.
         let seen = until_upper(&control, &machine, None).await;
         let said = seen.status.last_error.unwrap_or_default();
         assert!(said.contains("on this host only") && said.contains(advice), "{said}");
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert_eq!(stored(&world, &machine), 0);
-        assert_eq!(wake(&control, &machine).await.status.last_error, None);
+        assert_eq!(woken(&control, &machine).await.status.last_error, None);
     }
     // The next sleep takes it up.
-    sleep(&control, &machine).await;
+    slept(&control, &machine).await;
     let seen = until_upper(&control, &machine, Some(UpperStatus::Stored)).await;
     assert_eq!((seen.status.last_error, stored(&world, &machine)), (None, 1));
     control.close().await;
@@ -187,10 +163,10 @@ async fn an_upper_that_no_attempt_can_store_is_left_alone_and_it_is_said_why() {
 async fn what_is_missing_of_an_upper_is_said_of_the_machine() {
     let world = World::new();
     let control = world.open().await;
-    let machine = created(&control).await;
-    sleep(&control, &machine).await;
+    let machine = running(&control).await;
+    slept(&control, &machine).await;
     world.host.state.lock().uppers.missing = Some("it begins empty".to_owned());
-    let awake = wake(&control, &machine).await;
+    let awake = woken(&control, &machine).await;
     assert_eq!(awake.status.reason, "upper_behind");
     assert_eq!(awake.status.last_error.as_deref(), Some("it begins empty"));
     control.close().await;
@@ -200,13 +176,13 @@ async fn what_is_missing_of_an_upper_is_said_of_the_machine() {
 async fn a_wake_says_that_it_restores_and_has_the_time_for_it() {
     let world = World::new();
     let control = world.open().await;
-    let machine = created(&control).await;
-    sleep(&control, &machine).await;
+    let machine = running(&control).await;
+    slept(&control, &machine).await;
     world.host.hold_starting(true);
     world.host.state.lock().uppers.restoring = Some((1, 9));
-    control.machines().wake(&at(&machine), &IfMatch::Any).await.unwrap();
+    control.machines().wake(&by_id(&machine), &IfMatch::Any).await.unwrap();
     let restoring = || async {
-        let seen = control.machines().get(&at(&machine)).await.unwrap();
+        let seen = control.machines().get(&by_id(&machine)).await.unwrap();
         (seen.phase, seen.status.reason) == (Phase::Starting, "restoring_upper".to_owned())
     };
     for _ in 0..1_000 {
@@ -220,7 +196,7 @@ async fn a_wake_says_that_it_restores_and_has_the_time_for_it() {
     assert!(restoring().await);
     world.host.state.lock().uppers.restoring = None;
     world.host.hold_starting(false);
-    wake(&control, &machine).await;
+    woken(&control, &machine).await;
     control.close().await;
 }
 
@@ -228,12 +204,10 @@ async fn a_wake_says_that_it_restores_and_has_the_time_for_it() {
 async fn a_deleted_machine_leaves_no_upper_in_the_store() {
     let world = World::new();
     let control = world.open().await;
-    let machine = created(&control).await;
+    let machine = running(&control).await;
     world.host.state.lock().uppers.held = true;
-    sleep(&control, &machine).await;
-    let asked = control.machines().delete(&at(&machine), &IfMatch::Any).await.unwrap();
-    let gone = control.machines().settle(asked, SOON).await;
-    assert_eq!(gone.phase, Phase::Destroyed);
+    slept(&control, &machine).await;
+    assert_eq!(delete(&control, &machine).await.phase, Phase::Destroyed);
     assert!(world.host.state.lock().uppers.of.is_empty());
     assert!(control.machines().inner.uppers.known.lock().is_empty());
     control.close().await;
