@@ -21,6 +21,7 @@ use crate::meta::sql::{self, failed, int, uint};
 use crate::settings::PathChange;
 
 mod paths;
+pub(crate) mod touched;
 
 /// Every path that is different in `draft`, in order.
 pub(crate) fn between(base: &Path, draft: &Path) -> Result<Vec<PathChange>> {
@@ -50,10 +51,16 @@ struct Compared {
     changed: HashMap<Node, Found>,
 }
 
-fn compare(base: &Path, draft: &Path) -> Result<Compared> {
+/// `draft` as it is now, with `base` beside it.
+fn attached(base: &Path, draft: &Path) -> Result<Connection> {
     let conn = schema::open_reader(draft)?;
     conn.execute("ATTACH ?1 AS base", [schema::immutable_uri(base)?]).map_err(failed)?;
     sql::run(&conn, "BEGIN", [])?;
+    Ok(conn)
+}
+
+fn compare(base: &Path, draft: &Path) -> Result<Compared> {
+    let conn = attached(base, draft)?;
     let mut changes = Changes {
         conn: &conn,
         changed: HashMap::new(),

@@ -51,7 +51,7 @@ use crate::replica::error::Error as LogError;
 use crate::replica::header::Nonce;
 use crate::replica::log::Log;
 use crate::replica::pages::{DatabaseFile, differing_pages};
-use crate::settings::{HomeSettings, Parts, PathChange, Published};
+use crate::settings::{HomeSettings, Parts, PathChange, Published, Step};
 use crate::upload::{Pending, Uploaded};
 
 /// Unpublished writes to a sleeping home.
@@ -93,7 +93,7 @@ impl Draft {
         let objects =
             Objects::new(dir.clone(), log.reader(), parts.runtime.clone(), HOME_BLOCK_BYTES);
         let (engine, _) = Engine::open(Open {
-            held: Vec::new(),
+            held: settings.held.clone(),
             unreplicated_bytes_max: u64::MAX,
             objects,
             bytes_max: settings.bytes_max,
@@ -162,12 +162,22 @@ impl Draft {
     /// # Errors
     /// `Fenced` where a server holds the home; those of the store. Calling again is safe.
     pub fn publish(&self) -> Result<Published> {
+        self.publish_announced(0, &|_| ())
+    }
+
+    /// [`publish`](Self::publish), and tells what it is about to make of the home, just before the commit
+    /// is created: whether it comes to be, the home's version tells afterwards. Nothing is told where
+    /// more than `touched_max` names or inodes changed.
+    ///
+    /// # Errors
+    /// Those of [`publish`](Self::publish).
+    pub fn publish_announced(&self, touched_max: u64, tell: &dyn Fn(Step)) -> Result<Published> {
         let mut state = self.state.lock();
         if let Some((seq, epoch)) = state.published {
             return Ok(Published::Committed { seq, epoch });
         }
         self.engine.set_gate(Gate::Closed);
-        let outcome = self.publish_closed(&mut state);
+        let outcome = self.publish_closed(&mut state, touched_max, tell);
         let in_doubt = state.publishing;
         if !in_doubt && state.published.is_none() {
             self.engine.set_gate(Gate::Open);
@@ -175,7 +185,12 @@ impl Draft {
         outcome
     }
 
-    fn publish_closed(&self, state: &mut State) -> Result<Published> {
+    fn publish_closed(
+        &self,
+        state: &mut State,
+        touched_max: u64,
+        tell: &dyn Fn(Step),
+    ) -> Result<Published> {
         if !state.publishing
             && let Some(head) = self.parts.runtime.block_on(self.moved_to(state.seq))?
         {
@@ -183,6 +198,11 @@ impl Draft {
             return Ok(Published::Moved { draft_base: state.seq, head });
         }
         let commit = self.prepare(state)?;
+        if touched_max > 0
+            && let Some(step) = self.step(touched_max)?
+        {
+            tell(step);
+        }
         state.publishing = true;
         state::save(&self.dir, state)?;
         let holder = self.settings.holder.clone();
@@ -243,6 +263,15 @@ impl Draft {
         let full = Full { source: view, above: state.seq, changed: Some(differing), born: seq };
         let pages = self.parts.runtime.block_on(self.log.collect_full(full, arrange))?;
         Ok(Commit { pages, data: Bytes::new(), release: true })
+    }
+
+    /// What the draft, which is closed, makes of the state that it began on.
+    fn step(&self, touched_max: u64) -> Result<Option<Step>> {
+        let base = base_path(&self.dir);
+        let touched = changes::touched::between(&base, &self.dir.database(), touched_max)?;
+        let from = Counters::load(&schema::open_immutable(&base)?)?.version;
+        let to = self.engine.writer.version();
+        Ok(touched.map(|touched| Step { from, to, touched }))
     }
 
     /// A published draft stands on nothing any more.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base::{Clock, Entropy, Epoch, HomeId, ServerId};
 use objstore::ObjectStore;
-use vfs::Ino;
+use vfs::{Ino, Touched};
 
 use crate::pressure::BackPressure;
 use crate::replica::log::Log;
@@ -172,6 +172,17 @@ pub enum Published {
         /// The newest commit.
         head: u64,
     },
+}
+
+/// What a commit is about to make of a home, for a kernel that sleeps and knows the state before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The [`Opened::version`] that the home has.
+    pub from: u64,
+    /// The one that it has once the commit is made.
+    pub to: u64,
+    /// What such a kernel has to forget.
+    pub touched: Touched,
 }
 
 /// What became of one path in a draft.

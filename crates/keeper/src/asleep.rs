@@ -3,9 +3,9 @@
 //! # Invariants
 //! - The record lies there only while no guest has run since the memory was saved. It is written last
 //!   at sleep, after memory and devices are on the disk, and is gone from the disk before a guest runs.
-//! - Memory goes on only upon what it knew: the same home, in the same version, on the same kind of
-//!   hypervisor, and beside the very files that it was saved with: a disk that something else wrote to
-//!   is another one.
+//! - Memory goes on only upon what it knew: the same home, in the same version or in one that it can be
+//!   told the difference to ([`crate::meanwhile`]), on the same kind of hypervisor, and beside the very
+//!   files that it was saved with: a disk that something else wrote to is another one.
 //!
 //! # Crash
 //! Before the record: the machine boots from disk and home, as after a loss of power. After it: the
@@ -18,9 +18,10 @@ use std::os::unix::fs::MetadataExt;
 use base::HomeId;
 use fuse_serve::Saved;
 use serde::{Deserialize, Serialize};
-use vfs::Ino;
+use vfs::{Ino, Touched};
 
 use crate::layout::MachineDir;
+use crate::meanwhile;
 
 /// The format that this program writes, and the only one that it reads.
 const FORMAT: u32 = 1;
@@ -102,11 +103,13 @@ impl SleepRecord {
 
     /// Writes it. On the disk when this returns.
     pub(crate) fn write(&self, dir: &MachineDir) -> io::Result<()> {
+        meanwhile::forget(dir);
         upper::file::replace(&dir.asleep(), &serde_json::to_vec(self)?)
     }
 
     /// Takes the record in `dir` away; it is gone from the disk when this returns.
     pub(crate) fn remove(dir: &MachineDir) -> io::Result<()> {
+        meanwhile::forget(dir);
         match std::fs::remove_file(dir.asleep()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             // Also where it is gone already: that may not be on the disk yet.
@@ -126,30 +129,37 @@ impl SleepRecord {
         }
     }
 
-    /// Whether the memory can go on upon `home`, found in `version`, and what a guest would run on.
+    /// Whether the memory can go on upon `home`, found in `version` in `dir`, and what a guest would run
+    /// on; and what its kernel has to forget before any process goes on.
     ///
     /// # Errors
     /// Why not, for people.
     pub(crate) fn fits(
         &self,
+        dir: &MachineDir,
         home: &HomeId,
         version: u64,
         runs_on: &BTreeMap<String, String>,
-    ) -> Result<(), String> {
+    ) -> Result<Touched, String> {
         if self.format != FORMAT {
             return Err("another version of this program saved its memory".to_owned());
         }
         if self.home != *home {
             return Err("it has another home now".to_owned());
         }
-        if self.version != version {
+        let Some(touched) = meanwhile::between(dir, self.version, version) else {
             return Err("its home was changed while it slept".to_owned());
-        }
+        };
         let names = runs_on.keys().chain(self.ran_on.keys());
         match names.into_iter().find(|name| self.ran_on.get(*name) != runs_on.get(*name)) {
             Some(name) => Err(format!("its {name} is another one now")),
-            None => Ok(()),
+            None => Ok(touched),
         }
+    }
+
+    /// The home's version that the guest saw last.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
     }
 
     /// Inodes that the kernel holds.
@@ -204,7 +214,7 @@ mod tests {
         assert_eq!(read, record);
         assert_eq!((read.held(), read.notified()), (vec![7, 9], 3));
         assert_eq!(read.session().held, [(7, 2), (9, 1)]);
-        read.fits(&home, 41, &runs_on("small")).unwrap();
+        assert_eq!(read.fits(&dir, &home, 41, &runs_on("small")), Ok(Touched::default()));
         SleepRecord::remove(&dir).unwrap();
         SleepRecord::remove(&dir).unwrap();
         assert_eq!(SleepRecord::read(&dir), None);
@@ -212,16 +222,17 @@ mod tests {
 
     #[test]
     fn memory_goes_on_upon_nothing_but_what_it_knew() {
+        let path = tempfile::tempdir().unwrap();
+        let dir = MachineDir::new(path.path());
         let home = HomeId::generate();
         let record = record(&home);
-        let why =
-            |home: &HomeId, version, runs_on| record.fits(home, version, &runs_on).unwrap_err();
+        let why = |home: &HomeId, version, on| record.fits(&dir, home, version, &on).unwrap_err();
         assert!(why(&HomeId::generate(), 41, runs_on("small")).contains("another home"));
         assert!(why(&home, 42, runs_on("small")).contains("changed while it slept"));
         assert!(why(&home, 41, runs_on("large")).contains("its size"));
         assert!(why(&home, 41, BTreeMap::new()).contains("hypervisor"));
         let newer = SleepRecord { format: FORMAT + 1, ..record.clone() };
-        assert!(newer.fits(&home, 41, &runs_on("small")).is_err());
+        assert!(newer.fits(&dir, &home, 41, &runs_on("small")).is_err());
     }
 
     #[test]

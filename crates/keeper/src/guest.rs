@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use agent_proto::AgentClient;
+use agent_proto::{AgentClient, NOTIFICATIONS_QUEUED_MAX};
 use fuse_serve::Notifier;
 use parking_lot::Mutex;
+use vfs::Touched;
 
 /// How long the guest's kernel may take to be handed what is queued for it.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is sent between two barriers: a name is two notifications, and the guest's queue holds so many.
+const FORGOTTEN_AT_ONCE: usize = NOTIFICATIONS_QUEUED_MAX / 4;
 
 /// A guest that answers.
 #[derive(Debug)]
@@ -43,6 +47,19 @@ impl Guest {
             return Err("files were changed while it was being frozen".to_owned());
         }
         self.agent.barrier(self.notified()).await.map_err(|error| error.to_string())
+    }
+
+    /// Makes the guest's kernel forget what was `touched` behind its back, and waits until it has.
+    pub(crate) async fn forget(&self, touched: &Touched) -> Result<(), agent_proto::Error> {
+        let entries = touched.entries.chunks(FORGOTTEN_AT_ONCE);
+        let entries = entries.map(|some| Touched { entries: some.to_vec(), inodes: Vec::new() });
+        let inodes = touched.inodes.chunks(FORGOTTEN_AT_ONCE);
+        let inodes = inodes.map(|some| Touched { entries: Vec::new(), inodes: some.to_vec() });
+        for part in entries.chain(inodes) {
+            self.notifier.send(&part);
+            self.settle().await?;
+        }
+        Ok(())
     }
 
     /// Returns once the guest's kernel has forgotten all that the API changed until now. Costs a

@@ -108,6 +108,12 @@ impl MachineDir {
         self.0.join("asleep.json")
     }
 
+    /// What became of the home since.
+    #[must_use]
+    pub fn meanwhile(&self) -> PathBuf {
+        self.0.join("meanwhile.json")
+    }
+
     /// Console and hypervisor logs.
     #[must_use]
     pub fn instance_logs(&self) -> PathBuf {

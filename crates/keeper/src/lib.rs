@@ -13,7 +13,8 @@
 //!
 //! # Also here
 //! [`files`], the one implementation of file calls by path, which `control` uses as well for
-//! sleeping homes; and [`executions`], whose records are plain files that can be read without a keeper.
+//! sleeping homes; [`executions`], whose records are plain files that can be read without a keeper; and
+//! [`meanwhile`], where whoever changes a sleeping home leaves word for the kernel that will wake.
 //!
 //! # Not here
 //! Intent, revisions, names, other machines: `control`.
@@ -27,6 +28,7 @@ mod guest;
 pub mod launch;
 pub mod layout;
 mod lock;
+pub mod meanwhile;
 mod run;
 pub mod server;
 mod spec;

@@ -14,10 +14,13 @@ use control::homes::{
     DraftChanges, DraftPublished, HomeAt, HomeCollected, HomeHead, HomeSnapshot, Homes,
 };
 use control::{Error, Result};
-use homefs::{Draft, HomeFs, HomeSettings, Parts, Published, Snapshot};
+use homefs::{Draft, HomeFs, HomeSettings, Parts, Published, Snapshot, Step};
 use keeper::files::{Files, Lane, stream};
 use keeper::layout::MachineDir;
+use keeper::meanwhile::{self, TOUCHED_MAX};
 use objstore::ObjectStore;
+use parking_lot::Mutex;
+use vfs::Touched;
 use vfs::path::TreePath;
 use vfs::tar::{Bundle, ImportOptions};
 
@@ -87,8 +90,10 @@ impl LocalHomes {
     }
 
     async fn open_draft(&self, at: &HomeAt) -> Result<Arc<Draft>> {
-        let (settings, parts) = (self.home_settings(at, dir(at).draft()), self.parts());
+        let (mut settings, parts) = (self.home_settings(at, dir(at).draft()), self.parts());
+        let dir = dir(at);
         let open = blocking(move || {
+            settings.held = meanwhile::held(&dir);
             let draft = Draft::open(settings.clone(), parts.clone())?;
             if !draft.is_published() {
                 return Ok(draft);
@@ -111,6 +116,13 @@ impl LocalHomes {
 
 fn kept(info: homefs::SnapshotInfo) -> HomeSnapshot {
     HomeSnapshot { id: info.id, name: info.name, time: info.time }
+}
+
+/// Leaves word of a step for a machine that sleeps with its memory.
+fn noted(dir: &MachineDir, step: Step) {
+    if let Err(error) = meanwhile::note(dir, step) {
+        tracing::warn!(%error, "what was changed cannot be noted; the machine boots when it wakes");
+    }
 }
 
 fn dir(at: &HomeAt) -> MachineDir {
@@ -176,9 +188,15 @@ impl Homes for LocalHomes {
 
     async fn publish(&self, at: &HomeAt) -> Result<DraftPublished> {
         let draft = self.open_draft(at).await?;
+        let dir = dir(at);
         let published = blocking({
             let draft = draft.clone();
-            move || Ok((draft.changed()?, draft.publish()?))
+            move || {
+                let changed = draft.changed()?;
+                let touched_max = if meanwhile::remembers(&dir) { TOUCHED_MAX } else { 0 };
+                let published = draft.publish_announced(touched_max, &|step| noted(&dir, step))?;
+                Ok((changed, published))
+            }
         })
         .await?;
         match published {
@@ -220,16 +238,40 @@ impl Homes for LocalHomes {
     async fn apply(&self, at: &HomeAt, changes: DraftChanges) -> Result<()> {
         // Before the home is claimed: from then on nothing may return without giving it up.
         let removals = convert::removals(&changes.removed)?;
-        let (settings, parts) = (self.home_settings(at, dir(at).home()), self.parts());
-        let home = blocking(move || HomeFs::open_writer(settings, parts)).await?;
-        let home = Arc::new(home.0);
+        let (mut settings, parts) = (self.home_settings(at, dir(at).home()), self.parts());
+        let dir = dir(at);
+        let from = dir.clone();
+        let (home, opened) = blocking(move || {
+            settings.held = meanwhile::held(&from);
+            HomeFs::open_writer(settings, parts)
+        })
+        .await?;
+        let home = Arc::new(home);
+        let touched = Arc::new(Mutex::new(Touched::default()));
+        let collected = touched.clone();
         let options = ImportOptions { keep_owner: true, outside_links: true };
         let applied = Files::new(home.clone())
+            .with_on_change(Arc::new(move |touched: &Touched| {
+                let mut all = collected.lock();
+                // More than that is of no use to anybody.
+                if all.entries.len().max(all.inodes.len()) as u64 <= TOUCHED_MAX {
+                    all.entries.extend_from_slice(&touched.entries);
+                    all.inodes.extend_from_slice(&touched.inodes);
+                }
+            }))
             .import_tar(&TreePath::root(), changes.tar, removals, options)
             .await
             .map_err(convert::failure);
         // Released either way: a writer that stays would keep everybody else out.
-        let released = blocking(move || home.release().map(drop)).await;
+        let released = blocking(move || {
+            home.release()?;
+            // Giving it up is a step of its own, so this is known no sooner. A sleeper that was not told
+            // of it boots.
+            let touched = std::mem::take(&mut *touched.lock());
+            noted(&dir, Step { from: opened.version, to: home.version(), touched });
+            Ok(())
+        })
+        .await;
         applied.map(drop).and(released)
     }
 

@@ -105,31 +105,93 @@ fn files_written_by_the_api_between_sleeps_are_seen_by_the_guest() {
 }
 
 #[test]
-fn memory_does_not_go_on_upon_a_home_that_changed() {
+fn what_is_published_to_a_sleeping_home_is_seen_by_the_processes_that_go_on() {
     let server = Server::start(Options::default());
     let api = server.api();
     let machine = api.create("changed");
-    api.put(&format!("/v1/machines/{machine}/fs/file"), "before").ok();
+    let at = |name: &str| format!("/v1/machines/{machine}/fs/{name}");
+    let publish = || drop(api.post(&at("publish"), "").ok());
+    let resumed = |what: &str| {
+        api.wake(&machine);
+        assert_eq!(how(&api, &machine), ("resumed".to_owned(), String::new()), "{what}");
+    };
     let pid = api.shell(&machine, COUNTER).trim().to_owned();
     let boot = boot_id(&api, &machine);
+    for (name, content) in [("tree/file", "before"), ("tree/gone/f", "f"), ("open", "before")] {
+        api.put(&at(name), content).ok();
+    }
+    // The kernel has all of it in its caches: content, names, and that there is none. A process has one
+    // file open and stands in a directory.
+    let look =
+        "cd /root; cat tree/file open; cat tree/gone/f; ls tree | tr '\\n' ' '; test ! -e tree/new";
+    assert_eq!(api.shell(&machine, look), "beforebeforeffile gone ");
+    let holder = "mkdir -p /root/stands && cd /root/stands && exec 4</root/open && \
+                  nohup sleep 100000 >/dev/null 2>&1 & sleep 1; echo $!";
+    let holder = api.shell(&machine, holder).trim().to_owned();
     api.sleep(&machine);
+
     // A draft that nobody published is no change.
-    api.put(&format!("/v1/machines/{machine}/fs/file"), "after").ok();
-    api.wake(&machine);
-    assert_eq!(how(&api, &machine).0, "resumed");
-    assert_eq!(api.shell(&machine, "cat /root/file"), "before");
-    counted(&api, &machine, &pid);
-    api.delete(&format!("/v1/machines/{machine}/fs/draft"));
+    api.put(&at("open"), "after").ok();
+    resumed("a draft");
+    assert_eq!(api.shell(&machine, "cat /root/open"), "before");
+    api.delete(&format!("/v1/machines/{machine}/draft")).expect(200);
     api.sleep(&machine);
+
+    api.put(&at("tree/file"), "after").ok();
+    api.put(&at("tree/new"), "new").ok();
+    api.put(&at("open"), "after").ok();
+    api.delete(&at("tree/gone")).ok();
+    publish();
+    // And once more upon that.
+    api.put(&at("tree/file"), "after that").ok();
+    publish();
+    resumed("two published drafts");
+    let look = "cd /root; cat tree/file open tree/new; test ! -e tree/gone; ls tree | tr '\\n' ' '";
+    assert_eq!(api.shell(&machine, look), "after thatafternewfile new ");
+    let held = format!("cat /proc/{holder}/fd/4; readlink /proc/{holder}/cwd");
+    assert_eq!(api.shell(&machine, &held), "before/root/stands\n");
+    counted(&api, &machine, &pid);
+    api.sleep(&machine);
+    resumed("nothing");
+    assert_eq!(api.shell(&machine, &held), "before/root/stands\n");
+
+    // A draft whose home moved is applied by path, while it sleeps.
+    api.sleep(&machine);
+    api.put(&at("tree/new"), "newer").ok();
+    resumed("a draft");
+    api.shell(&machine, "echo moved >/root/moved");
+    api.sleep(&machine);
+    publish();
+    resumed("a draft that was applied");
+    assert_eq!(api.shell(&machine, "cat /root/tree/new /root/moved"), "newermoved\n");
+    assert_eq!(boot_id(&api, &machine), boot);
+    counted(&api, &machine, &pid);
+    assert_eq!(running(&api, &machine, "bash /root/counter"), 1);
+}
+
+#[test]
+fn memory_does_not_go_on_upon_a_home_that_is_another_one() {
+    let server = Server::start(Options::default());
+    let api = server.api();
+    let machine = api.create("another");
+    api.put(&format!("/v1/machines/{machine}/fs/file"), "before").ok();
+    let cli = |args: &[&str]| {
+        let output = server.cli(args).output().expect("run it");
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    cli(&["snapshot", "another", "first"]);
+    let pid = api.shell(&machine, COUNTER).trim().to_owned();
+    let boot = boot_id(&api, &machine);
     api.put(&format!("/v1/machines/{machine}/fs/file"), "after").ok();
-    api.post(&format!("/v1/machines/{machine}/fs/publish"), "").ok();
+    counted(&api, &machine, &pid);
+    api.sleep(&machine);
+    cli(&["restore", "another", "first"]);
     api.wake(&machine);
     let (reason, why) = how(&api, &machine);
     assert_eq!(reason, "booted_without_memory");
     assert!(why.contains("its home was changed while it slept"), "{why}");
     assert_ne!(boot_id(&api, &machine), boot);
-    assert_eq!(api.shell(&machine, "cat /root/file"), "after");
-    counted(&api, &machine, &pid);
+    assert_eq!(api.shell(&machine, "cat /root/file"), "before");
     assert_eq!(running(&api, &machine, "bash /root/counter"), 0);
 }
 

@@ -1,12 +1,13 @@
 //! Unpublished writes to a sleeping home.
 
+use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use base::ErrorKind;
-use homefs::{Draft, Published};
+use homefs::{Draft, HomeFs, HomeSettings, Published, Step};
 use vfs::{Errno, FileSystem as _, ROOT, RenameFlags};
 
-use crate::support::{World, get, mkdir, noise, put, try_get, upload};
+use crate::support::{World, content, get, mkdir, noise, put, try_get, upload};
 
 fn asleep() -> World {
     let world = World::new();
@@ -41,6 +42,76 @@ fn a_published_draft_is_visible_at_once_and_in_one_write() {
     assert!(!Draft::exists(world.dir("a", "draft")));
     let (home, _) = world.open("a");
     assert_eq!(get(&home, "new/large"), noise(9 << 20, 2));
+}
+
+#[test]
+fn a_kernel_that_knows_the_state_before_is_told_what_to_forget() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    let kept = put(&home, "kept", b"kept");
+    let changed = put(&home, "changed", b"before");
+    let replaced = put(&home, "replaced", b"before");
+    let tree = mkdir(&home, ROOT, "tree");
+    upload(&home, "tree/deep/f", b"f");
+    let deep = home.lookup(tree, b"deep").unwrap().ino;
+    let f = home.lookup(deep, b"f").unwrap().ino;
+    home.release().unwrap();
+    let version = home.version();
+    drop(home);
+
+    let dir = world.dir("a", "draft");
+    let held = vec![replaced];
+    let settings = || HomeSettings { held: held.clone(), ..world.settings(&dir) };
+    let draft = Draft::open(settings(), world.parts()).unwrap();
+    put(&draft, "changed", b"after!");
+    upload(&draft, "new", b"new");
+    upload(&draft, "replaced", b"after!");
+    draft.unlink(deep, b"f").unwrap();
+    draft.rmdir(tree, b"deep").unwrap();
+    let told = Mutex::new(Vec::new());
+    let tell = |step: Step| told.lock().unwrap().push(step);
+    assert!(matches!(draft.publish_announced(100, &tell).unwrap(), Published::Committed { .. }));
+    let Step { from, to, mut touched } = told.into_inner().unwrap().pop().unwrap();
+    assert_eq!(from, version);
+    touched.entries.sort();
+    let names = [(ROOT, "new"), (ROOT, "replaced"), (tree, "deep"), (deep, "f")];
+    assert_eq!(touched.entries, names.map(|(dir, name)| (dir, name.as_bytes().to_vec())));
+    for ino in [ROOT, changed, replaced, tree, deep, f] {
+        assert!(touched.inodes.contains(&ino), "{ino} of {:?}", touched.inodes);
+    }
+    assert!(!touched.inodes.contains(&kept));
+    drop(draft);
+
+    // Who holds a file that was replaced has it as it was.
+    let dir = world.dir("a", "home");
+    let settings = HomeSettings { held, ..world.settings(&dir) };
+    let (home, opened) = HomeFs::open_writer(settings, world.parts()).unwrap();
+    assert_eq!(opened.version, to);
+    assert_eq!(get(&home, "replaced"), b"after!");
+    assert_eq!(content(&home, replaced), b"before");
+    home.unpin(replaced);
+    assert_eq!(home.getattr(replaced).unwrap_err().errno(), Errno::ENOENT);
+}
+
+#[test]
+fn nothing_is_told_of_more_than_was_asked_for_and_of_a_home_that_moved() {
+    let world = asleep();
+    let draft = world.draft("a");
+    for n in 0..5 {
+        upload(&draft, &format!("f{n}"), b"x");
+    }
+    let (home, _) = world.open("b");
+    home.release().unwrap();
+    let tell = |step: Step| panic!("{step:?}");
+    assert!(matches!(draft.publish_announced(100, &tell).unwrap(), Published::Moved { .. }));
+    Draft::discard(world.dir("a", "draft"), &world.parts()).unwrap_err();
+    drop(draft);
+    Draft::discard(world.dir("a", "draft"), &world.parts()).unwrap();
+    let draft = world.draft("a");
+    for n in 0..5 {
+        upload(&draft, &format!("f{n}"), b"x");
+    }
+    assert!(matches!(draft.publish_announced(4, &tell).unwrap(), Published::Committed { .. }));
 }
 
 #[test]

@@ -2,8 +2,9 @@
 //!
 //! # Order of a wake from memory
 //! The memory has to fit ([`SleepRecord::fits`]). The record goes, then the guest runs: so memory is never
-//! used twice. The home is served as the kernel knows it; the agent is met anew, told time and
-//! entropy, and lets the processes go on, who see nothing of it all before that.
+//! used twice. The home is served as the kernel knows it; the agent is met anew, the kernel forgets what
+//! was changed in the home meanwhile, the agent is told time and entropy, and lets the processes go on,
+//! who see nothing of it all before that.
 //!
 //! # Failure
 //! Whatever keeps the memory from going on: the machine boots, in the same keeper, and says why.
@@ -124,7 +125,7 @@ impl Keeper {
         found: &Found,
     ) -> Result<Awake, String> {
         let ran_on = self.parts.runtime.fingerprint(&self.spec.instance);
-        record.fits(&self.spec.home, found.opened.version, &ran_on)?;
+        let stale = record.fits(&self.dir, &self.spec.home, found.opened.version, &ran_on)?;
         record.fits_files(&self.dir)?;
         if found.opened.files_reverted > 0 {
             return Err("files of its home were lost with another host".to_owned());
@@ -144,26 +145,27 @@ impl Keeper {
         let met = async {
             let agent = AgentClient::reconnect(started.control, &*self.parts.entropy).await?;
             let hello = agent.hello().await?;
-            agent.thaw(self.now_nanos(), &self.fresh_entropy()).await?;
-            Ok::<_, agent_proto::Error>((agent, hello))
+            let guest = Guest::new(agent, started.channel.notifier(), record.notified());
+            guest.forget(&stale).await?;
+            guest.agent().thaw(self.now_nanos(), &self.fresh_entropy()).await?;
+            Ok::<_, agent_proto::Error>((guest, hello))
         };
         let met = tokio::select! {
             met = tokio::time::timeout(RESUME_PATIENCE, met) => met
                 .map_err(|_| format!("it did not answer within {} s", RESUME_PATIENCE.as_secs()))
                 .and_then(|met| met.map_err(|error| guest_said(&error.to_string())))
-                .and_then(|(agent, hello)| match trouble_with_home(hello) {
-                    None => Ok(agent),
+                .and_then(|(guest, hello)| match trouble_with_home(hello) {
+                    None => Ok(guest),
                     Some(why) => Err(why),
                 }),
             exit = started.instance.wait() => Err(guest_ended(&exit).message),
         };
         match met {
-            Ok(agent) => {
+            Ok(guest) => {
                 let answered = begun.elapsed();
                 tracing::info!(?running, ?answered, "the guest goes on from its memory");
                 std::fs::remove_file(self.dir.devices()).ok();
-                let notifier = started.channel.notifier();
-                let guest = Arc::new(Guest::new(agent, notifier, record.notified()));
+                let guest = Arc::new(guest);
                 let Started { instance, session, channel, line, .. } = started;
                 let keeps_memory = true;
                 Ok(Awake { instance, session, channel, guest, line, ran_on, keeps_memory })
