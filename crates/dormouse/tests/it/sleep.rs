@@ -140,7 +140,7 @@ fn what_is_published_to_a_sleeping_home_is_seen_by_the_processes_that_go_on() {
     api.put(&at("tree/file"), "after").ok();
     api.put(&at("tree/new"), "new").ok();
     api.put(&at("open"), "after").ok();
-    api.delete(&at("tree/gone")).ok();
+    api.delete(&at("tree/gone?recursive=true")).ok();
     publish();
     // And once more upon that.
     api.put(&at("tree/file"), "after that").ok();
@@ -179,7 +179,7 @@ fn memory_does_not_go_on_upon_a_home_that_is_another_one() {
         let output = server.cli(args).output().expect("run it");
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     };
-    cli(&["snapshot", "another", "first"]);
+    cli(&["snapshot", "another", "--name", "first"]);
     let pid = api.shell(&machine, COUNTER).trim().to_owned();
     let boot = boot_id(&api, &machine);
     api.put(&format!("/v1/machines/{machine}/fs/file"), "after").ok();
