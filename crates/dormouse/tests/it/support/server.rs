@@ -186,6 +186,11 @@ impl Server {
         child.wait().expect("wait for it").code()
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it is running").id()
+    }
+
     /// Ends it without a word.
     pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().expect("it is running");
@@ -206,13 +211,6 @@ impl Server {
         let pid = self.keeper(machine).expect("the machine has a keeper");
         signal(pid, Signal::SIGKILL);
         eventually("the keeper ends", Duration::from_secs(10), || self.keeper(machine).is_none());
-    }
-
-    /// Kills a machine's keeper without a word, where it has one just now.
-    pub(crate) fn kill_keeper_if_any(&self, machine: &str) {
-        if let Some(pid) = self.keeper(machine) {
-            signal(pid, Signal::SIGKILL);
-        }
     }
 }
 

@@ -1,0 +1,232 @@
+//! kill -9 of whoever takes part in a sleep or a wake, and two servers that want the same machine.
+//!
+//! The tests do a few rounds; `DORMOUSE_ROUNDS` has them do more, `DORMOUSE_SEED` others.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::server::signal;
+use crate::support::{Api, BOOT, Options, Server, adopted, eventually};
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
+/// SplitMix64.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+}
+
+/// Processes of a hypervisor that runs this machine, of whichever server.
+fn hypervisors(machine: &str) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").expect("list processes").flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = line.split(|byte| *byte == 0);
+        let is_qemu = words.next().is_some_and(|first| {
+            String::from_utf8_lossy(first).rsplit('/').next().is_some_and(|n| n.starts_with("qemu"))
+        });
+        is_qemu && words.any(|word| word.starts_with(machine.as_bytes()))
+    })
+    .collect()
+}
+
+/// Looks all the time how many copies of a machine run, until it is dropped.
+struct Watch<'a>(&'a AtomicBool);
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Runs `work` while somebody counts the copies of a machine that run; the most that there were at once.
+fn most_copies(machine: &str, work: impl FnOnce()) -> usize {
+    let (done, most) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                most.fetch_max(hypervisors(machine).len(), Ordering::SeqCst);
+                std::thread::sleep(Duration::from_millis(3));
+            }
+        });
+        let _watch = Watch(&done);
+        work();
+    });
+    most.load(Ordering::SeqCst)
+}
+
+/// A call whose answer does not matter, and that may find nobody.
+fn try_post(api: &Api, path: &str) {
+    api.request(Method::POST, path).send().ok();
+}
+
+fn seen(api: &Api, machine: &str) -> Value {
+    api.get(&format!("/v1/machines/{machine}")).ok().json()
+}
+
+/// Runs a command, where the server gets as far as that; its output.
+fn try_shell(api: &Api, machine: &str, script: &str) -> Option<String> {
+    let path = format!("/v1/machines/{machine}/executions");
+    let reply = api.post_json(&path, &json!({ "command": ["/bin/bash", "-ec", script] }));
+    // Where a keeper was killed the server may not have noticed yet: 502, and to be tried again.
+    let id = reply.status.is_success().then(|| reply.json()["execution_id"].clone())?;
+    let id = id.as_str()?.to_owned();
+    let done = api.ended(machine, &id);
+    let output = api.get(&format!("{path}/{id}/output")).ok().json();
+    (done["status"] == "succeeded").then(|| output["stdout"].as_str().map(str::to_owned))?
+}
+
+/// Wakes a machine as often as it takes until a command runs in it; what that printed.
+fn until_it_works(api: &Api, machine: &str, script: &str) -> String {
+    let mut output = None;
+    eventually("the machine comes back", BOOT, || {
+        let phase = seen(api, machine)["status"]["phase"].as_str().unwrap_or_default().to_owned();
+        if matches!(phase.as_str(), "failed" | "sleeping") {
+            try_post(api, &format!("/v1/machines/{machine}/wake"));
+        }
+        output = (phase == "running").then(|| try_shell(api, machine, script)).flatten();
+        output.is_some()
+    });
+    output.unwrap_or_default()
+}
+
+/// The processes that a sleep or a wake needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Keeper,
+    Hypervisor,
+    Server,
+}
+
+const VICTIMS: [Victim; 3] = [Victim::Keeper, Victim::Hypervisor, Victim::Server];
+
+/// What the guest was told that is on the disk of others.
+const NOTE: &str = "echo $N >>/root/notes; sync -f /root/notes; wc -l </root/notes";
+
+#[test]
+fn whoever_is_killed_at_any_point_of_a_sleep_or_a_wake_nothing_is_lost() {
+    let rounds = number("DORMOUSE_ROUNDS", 12);
+    let mut chance = Chance(number("DORMOUSE_SEED", 0));
+    let mut server = Server::start(Options::default());
+    let machine = server.api().create("killed");
+    let at = |n: u64| format!("/v1/machines/{machine}/fs/put-{n}");
+    let (mut resumed, mut hit) = (0, 0);
+    for round in 0..rounds {
+        let victim = VICTIMS[(round % 3) as usize];
+        let api = server.api();
+        api.put(&at(round), format!("content {round}")).ok();
+        let noted = api.shell(&machine, &NOTE.replace("$N", &round.to_string()));
+        assert_eq!(noted.trim(), (round + 1).to_string(), "what the guest noted is all there");
+        // From the first moment of a sleep to well into the wake after it.
+        let moment = Duration::from_millis(chance.below(900));
+        let process = match victim {
+            Victim::Server => Some(server.pid()),
+            Victim::Keeper | Victim::Hypervisor => None,
+        };
+        let killed = AtomicBool::new(false);
+        let most = most_copies(&machine, || {
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    std::thread::sleep(moment);
+                    let pids = match victim {
+                        Victim::Keeper => server.keeper(&machine).into_iter().collect(),
+                        Victim::Hypervisor => hypervisors(&machine),
+                        Victim::Server => process.into_iter().collect(),
+                    };
+                    killed.store(!pids.is_empty(), Ordering::SeqCst);
+                    pids.into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
+                });
+                try_post(&api, &format!("/v1/machines/{machine}/sleep"));
+                try_post(&api, &format!("/v1/machines/{machine}/wake"));
+            });
+            if victim == Victim::Server {
+                server.kill();
+                server.restart();
+            }
+            until_it_works(&server.api(), &machine, "true");
+        });
+        assert!(most <= 1, "round {round}: {most} copies ran at once");
+        let api = server.api();
+        hit += u64::from(killed.into_inner());
+        resumed += u64::from(seen(&api, &machine)["status"]["reason"] == "resumed");
+        let notes = api.shell(&machine, "cat /root/notes");
+        let told = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+        let all: Vec<String> = (0..=round).map(|n| n.to_string()).collect();
+        assert_eq!(told(&notes), all, "round {round}, {victim:?} killed after {moment:?}");
+        for n in [round, chance.below(round + 1), chance.below(round + 1)] {
+            let content = format!("content {n}");
+            assert_eq!(api.get(&at(n)).expect(200).text(), content, "round {round}, {victim:?}");
+            assert_eq!(api.shell(&machine, &format!("cat /root/put-{n}")), content);
+        }
+    }
+    eprintln!("{rounds} rounds: {hit} killed somebody, {resumed} wakes went on from memory");
+    assert!(hit * 2 > rounds, "hardly anybody was killed");
+}
+
+#[test]
+fn of_two_servers_that_wake_a_machine_at_once_one_does() {
+    let rounds = number("DORMOUSE_ROUNDS", 4);
+    let mut chance = Chance(number("DORMOUSE_SEED", 0));
+    let store = tempfile::tempdir().expect("make a directory");
+    let options = Options::with_store(store.path());
+    let first = Server::start(options.clone());
+    let machine = first.api().create("contested");
+    first.api().sleep(&machine);
+    let (_data, second) = adopted(&options);
+    let servers = [first.api(), second.api()];
+    let mut won = [0, 0];
+    for round in 0..rounds {
+        let late = Duration::from_millis(chance.below(60));
+        let most = most_copies(&machine, || {
+            std::thread::scope(|scope| {
+                for (who, api) in servers.iter().enumerate() {
+                    let machine = &machine;
+                    // Sometimes the one is a little later, sometimes the other.
+                    let waits = (who as u64 == round % 2).then_some(late);
+                    scope.spawn(move || {
+                        std::thread::sleep(waits.unwrap_or_default());
+                        try_post(api, &format!("/v1/machines/{machine}/wake"));
+                    });
+                }
+            });
+            let begun = Instant::now();
+            while !servers.iter().any(|api| seen(api, &machine)["status"]["phase"] == "running") {
+                assert!(begun.elapsed() < BOOT, "nobody woke it: {:?}", both(&servers, &machine));
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            // Whoever came too late has given up by then, or is about to.
+            eventually("the other one gives up", BOOT, || {
+                let phases = both(&servers, &machine);
+                phases.iter().filter(|phase| *phase == "running").count() == 1
+                    && phases.iter().all(|phase| phase != "waking" && phase != "starting")
+            });
+        });
+        assert_eq!(most, 1, "round {round}: {most} copies ran at once");
+        let phases = both(&servers, &machine);
+        let winner = usize::from(phases[1] == "running");
+        won[winner] += 1;
+        let noted = servers[winner].shell(&machine, &NOTE.replace("$N", &round.to_string()));
+        assert_eq!(noted.trim(), (round + 1).to_string(), "round {round}: {phases:?}");
+        servers[winner].sleep(&machine);
+    }
+    eprintln!("{rounds} rounds: {won:?} won");
+}
+
+/// What both servers say of a machine.
+fn both(servers: &[Api; 2], machine: &str) -> Vec<String> {
+    let phase = |api| seen(api, machine)["status"]["phase"].as_str().unwrap_or_default().to_owned();
+    servers.iter().map(phase).collect()
+}
