@@ -87,6 +87,19 @@ impl AgentClient {
         self.done("trim", &Request::Trim, TRIM_TIMEOUT).await
     }
 
+    /// When the guest wants to be woken, in seconds since 1970; `None` where it does not. A wish is
+    /// no more than that: a caller that is refused or hears nothing goes on as with `None`.
+    ///
+    /// # Errors
+    /// `Refused` where the guest cannot be asked, `Closed` by an agent that does not know the request.
+    pub async fn wake_at(&self) -> Result<Option<i64>, Error> {
+        match self.ask("wake-at", &Request::WakeAt, REPLY_TIMEOUT).await? {
+            Reply::WakeAt { unix_seconds } => Ok(unix_seconds),
+            Reply::Failed { errno, message } => Err(Error::Refused { errno, message }),
+            _ => Err(Error::UnexpectedReply { what: "wake-at" }),
+        }
+    }
+
     /// Freezes the guest's processes and its use of the home, so that it can be stopped and saved.
     ///
     /// # Errors
@@ -247,3 +260,6 @@ impl ExecInput {
         self.writer.json(FrameKind::Signal, &Signal { signal }).await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,6 +34,9 @@ pub enum Request {
     /// Writes back what is dirty and drops caches, so that a sleep has less memory to keep.
     /// Reply: [`Reply::Done`].
     Trim,
+    /// When the guest wants to be woken, asked before it is put to sleep. Reply: [`Reply::WakeAt`],
+    /// or `Failed` where the guest cannot be asked.
+    WakeAt,
     /// Holds the guest still, to be stopped and saved: every process that runs for the user is
     /// frozen, file systems are synced, and nothing is under way on the FUSE channel. Done where it
     /// is frozen already. Reply: [`Reply::Done`], or `Failed` and everything runs as before:
@@ -108,6 +111,12 @@ pub enum Reply {
     Started {
         /// Process id in the guest.
         pid: u32,
+    },
+    /// To `WakeAt`.
+    WakeAt {
+        /// Seconds since 1970 by the guest's clock, and its user's word: maybe long over, maybe never
+        /// to come. `None` where nobody in the guest wants to be woken.
+        unix_seconds: Option<i64>,
     },
 }
 

@@ -185,6 +185,7 @@ async fn serve_request(agent: Arc<Agent>, stream: MuxStream) {
         Request::Barrier { seq } => agent.barrier(seq).await,
         Request::Kill { pid, signal } => kill(&agent, pid, signal),
         Request::Trim => agent.trim().await,
+        Request::WakeAt => Err(unsupported("say when to wake", "not in a guest that could")),
         Request::Freeze { patience_ms } => agent.freeze(Duration::from_millis(patience_ms)).await,
         Request::Thaw { unix_nanos, entropy } => agent.thaw(unix_nanos, &entropy).await,
         Request::Shutdown { grace_ms } => {

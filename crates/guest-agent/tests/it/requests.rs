@@ -96,6 +96,7 @@ async fn sleep_is_for_guests() {
     let patience = Duration::from_secs(1);
     for refused in [
         soon(client.trim()).await,
+        soon(client.wake_at()).await.map(drop),
         soon(client.freeze(patience)).await,
         soon(client.thaw(1_900_000_000_000_000_000, "00")).await,
     ] {
