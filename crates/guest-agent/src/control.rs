@@ -101,6 +101,10 @@ impl Agent {
         self.sleep("trim the memory")?.trim().await
     }
 
+    async fn wake_at(&self) -> Result<Option<i64>, Error> {
+        self.sleep("say when to wake")?.wake_at().await
+    }
+
     async fn freeze(&self, patience: Duration) -> Result<(), Error> {
         let mut stopping = self.stopping.subscribe();
         // It fails only where the sender is gone, and that is in us.
@@ -185,7 +189,12 @@ async fn serve_request(agent: Arc<Agent>, stream: MuxStream) {
         Request::Barrier { seq } => agent.barrier(seq).await,
         Request::Kill { pid, signal } => kill(&agent, pid, signal),
         Request::Trim => agent.trim().await,
-        Request::WakeAt => Err(unsupported("say when to wake", "not in a guest that could")),
+        Request::WakeAt => match agent.wake_at().await {
+            Ok(unix_seconds) => {
+                return answer(&mut writer, &Reply::WakeAt { unix_seconds }).await;
+            }
+            Err(error) => Err(error),
+        },
         Request::Freeze { patience_ms } => agent.freeze(Duration::from_millis(patience_ms)).await,
         Request::Thaw { unix_nanos, entropy } => agent.thaw(unix_nanos, &entropy).await,
         Request::Shutdown { grace_ms } => {

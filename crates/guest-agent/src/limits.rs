@@ -28,6 +28,12 @@ pub(crate) const TRIM_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most processes that are named where some do not stop.
 pub(crate) const UNSTOPPED_NAMED_MAX: usize = 3;
 
+/// Longest line that says when to wake, in bytes: the longest number has 20.
+pub(crate) const WISH_BYTES_MAX: u64 = 32;
+/// How long reading that line may take; less than the host waits. It is on a tmpfs, unless somebody in
+/// the guest has put something else in its place.
+pub(crate) const WISH_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Largest notification to the kernel, in bytes: two headers and a name of 255.
 pub(crate) const NOTIFICATION_BYTES_MAX: usize = 1024;
 /// How long the agent waits for the kernel to take notifications before it says so; less than

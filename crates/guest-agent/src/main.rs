@@ -1,15 +1,16 @@
 //! PID 1 of every guest: mounts its root, relays its home, runs commands for the host.
 //!
-//! Two ways to run. As PID 1, from the initramfs: [`boot`], then [`control`] on the virtio port
-//! until the host asks to shut down. Anywhere else, `dormouse-agent serve --control-fd N`: the
-//! same control channel on an inherited socket, for tests; it mounts nothing, sets no clock and no
-//! name, and ends with the socket.
+//! Three ways to run. As PID 1, from the initramfs: [`boot`], then [`control`] on the virtio port
+//! until the host asks to shut down. By the guest's user, `dormouse-agent wake-at`: see [`wake_at`].
+//! Outside of guests, `dormouse-agent serve --control-fd N`: the same control channel on an inherited
+//! socket, for tests; it mounts nothing, sets no clock and no name, and ends with the socket.
 //!
 //! # Failure
 //! PID 1 never just dies: the kernel would panic without a reason. What cannot be mended is said
 //! on the console as `dormouse-agent: FATAL: …`, then the guest powers off.
 
 mod boot;
+mod command_line;
 mod configure;
 mod console;
 mod control;
@@ -25,6 +26,7 @@ mod reaper;
 mod shutdown;
 mod sleep;
 mod sys;
+mod wake_at;
 
 use std::panic::catch_unwind;
 use std::process::ExitCode;
@@ -36,35 +38,15 @@ use crate::control::Agent;
 use crate::port::Control;
 use crate::reaper::Reaper;
 
-const USAGE: &str = "usage: dormouse-agent serve --control-fd N [--no-fuse] | --version";
-
 fn main() -> ExitCode {
     say_panics();
     if std::process::id() == 1 {
         pid_1();
     }
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<String> =
+        std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    // There is never a FUSE mount outside of a guest; the word is for callers that want to say so.
-    match args.as_slice() {
-        ["serve", "--control-fd", number] | ["serve", "--control-fd", number, "--no-fuse"] => {
-            match number.parse().map_err(|_| Error::Invalid(USAGE.to_owned())).and_then(serve) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    say(&error.to_string());
-                    ExitCode::FAILURE
-                }
-            }
-        }
-        ["--version"] => {
-            say(env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
-        }
-        _ => {
-            say(USAGE);
-            ExitCode::from(2)
-        }
-    }
+    command_line::run(&args)
 }
 
 fn pid_1() -> ! {

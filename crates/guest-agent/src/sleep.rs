@@ -1,4 +1,4 @@
-//! Sleep with memory, as the guest takes part in it: trim, freeze, thaw.
+//! Sleep with memory, as the guest takes part in it: trim, when to wake, freeze, thaw.
 //!
 //! # Order
 //! Freeze: processes ([`Freezer`]), so that nothing new is written; file systems synced, while the
@@ -16,21 +16,23 @@
 //! Past the host's patience the answer is `ETIMEDOUT` and what was still under way.
 
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use base::{Clock, SystemClock};
 use nix::errno::Errno;
 use nix::unistd::sync;
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::Error;
 use crate::console::say;
 use crate::freezer::Freezer;
 use crate::home::Home;
-use crate::limits::{FREEZE_PATIENCE_MAX, TRIM_TIMEOUT};
+use crate::limits::{FREEZE_PATIENCE_MAX, TRIM_TIMEOUT, WISH_TIMEOUT};
 use crate::moment::Moment;
+use crate::{Error, wake_at};
 
 /// What can be frozen.
 #[derive(Debug)]
@@ -47,6 +49,8 @@ pub(crate) struct Sleep {
     frozen: Mutex<bool>,
     /// Held by the thread that syncs: one that hangs is enough.
     syncing: Arc<Mutex<()>>,
+    /// The same for the one that looks when to wake.
+    looking: Arc<Mutex<()>>,
 }
 
 impl Sleep {
@@ -55,19 +59,31 @@ impl Sleep {
         home: Result<Arc<Home>, String>,
     ) -> Self {
         let parts = freezer.and_then(|freezer| home.map(|home| Parts { freezer, home }));
-        Self { parts, frozen: Mutex::default(), syncing: Arc::default() }
+        let (syncing, looking) = Default::default();
+        Self { parts, frozen: Mutex::default(), syncing, looking }
     }
 
     /// Writes back what is dirty and drops what is clean, so that there is less memory to keep.
     pub(crate) async fn trim(&self) -> Result<(), Error> {
         let doing = "drop the caches";
-        let trimmed = in_a_thread(&self.syncing, || {
+        let trimmed = in_a_thread("sync", &self.syncing, || {
             sync();
             fs::write("/proc/sys/vm/drop_caches", "3")
         });
         match timeout(TRIM_TIMEOUT, trimmed).await {
             Ok(trimmed) => trimmed?.map_err(Error::io(doing)),
             Err(_) => Err(Error::sys(doing)(Errno::ETIMEDOUT)),
+        }
+    }
+
+    /// When the guest wants to be woken, in seconds since 1970.
+    pub(crate) async fn wake_at(&self) -> Result<Option<i64>, Error> {
+        let wished = in_a_thread("wake-at", &self.looking, || {
+            wake_at::wished_or_over(Path::new(wake_at::DIR), SystemClock::new().now())
+        });
+        match timeout(WISH_TIMEOUT, wished).await {
+            Ok(wished) => Ok(wished?.map(|at| at.as_second())),
+            Err(_) => Err(Error::sys("look when to wake")(Errno::ETIMEDOUT)),
         }
     }
 
@@ -107,7 +123,7 @@ impl Sleep {
                 return Err(late(&format!("{}; {}", freezer.waiting(), home.under_way())));
             }
         }
-        match timeout_at(deadline, in_a_thread(&self.syncing, sync)).await {
+        match timeout_at(deadline, in_a_thread("sync", &self.syncing, sync)).await {
             Ok(synced) => synced?,
             Err(_) => return Err(late(&format!("sync of the file systems; {}", home.under_way()))),
         }
@@ -159,6 +175,7 @@ fn late(under_way: &str) -> Error {
 /// Runs `work`, which may hang in the kernel, where it holds up nothing else: neither this runtime
 /// nor its end.
 async fn in_a_thread<T: Send + 'static>(
+    name: &str,
     turn: &Arc<Mutex<()>>,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Error> {
@@ -170,9 +187,6 @@ async fn in_a_thread<T: Send + 'static>(
         // Whoever asked may have lost patience.
         drop(sender.send(result));
     };
-    thread::Builder::new()
-        .name("sync".to_owned())
-        .spawn(run)
-        .map_err(Error::io("start a thread"))?;
-    done.await.map_err(|_| Error::sys("sync")(Errno::EIO))
+    thread::Builder::new().name(name.to_owned()).spawn(run).map_err(Error::io("start a thread"))?;
+    done.await.map_err(|_| Error::sys(name)(Errno::EIO))
 }

@@ -5,7 +5,7 @@
 //! overlay moved over `/`. Down: back into the initramfs by the descriptor kept from before, the
 //! overlay taken off, then `/u` unmounted, which leaves a clean ext4.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -19,9 +19,9 @@ use nix::sys::stat::Mode;
 use nix::unistd::{chdir, chroot, fchdir};
 
 use super::disks::Disks;
-use crate::Error;
 use crate::console::say;
 use crate::limits::{POLL_INTERVAL, UNMOUNT_UPPER_TIMEOUT};
+use crate::{Error, wake_at};
 
 /// The initramfs below the machine's root, kept to get back to.
 #[derive(Debug)]
@@ -73,7 +73,8 @@ pub(super) fn mount_the_rest() {
         make_dir("/dev/shm", 0o1777)
             .and_then(|()| mount_at("tmpfs", "/dev/shm", "tmpfs", strict, "mode=1777")),
         make_dir("/run", 0o755)
-            .and_then(|()| mount_at("tmpfs", "/run", "tmpfs", strict, "mode=0755,size=20%")),
+            .and_then(|()| mount_at("tmpfs", "/run", "tmpfs", strict, "mode=0755,size=20%"))
+            .and_then(|()| offer_program()),
         make_dir("/run/lock", 0o1777),
         make_dir("/tmp", 0o1777),
         make_dir("/root", 0o700),
@@ -88,6 +89,23 @@ pub(super) fn mount_the_rest() {
         // They are there after a warm start of devtmpfs.
         drop(symlink(target, Path::new("/dev").join(name)));
     }
+}
+
+/// Gives the user the agent's own program, for [`wake_at`]. It is the file of the initramfs, in memory
+/// already, at a second place: no byte is copied. `/run` must be a tmpfs, or this were on the upper.
+fn offer_program() -> Result<(), Error> {
+    make_dir(wake_at::DIR, 0o755)?;
+    make_dir(&format!("{}/bin", wake_at::DIR), 0o755)?;
+    let program = format!("{}/bin/dormouse-agent", wake_at::DIR);
+    File::create(&program).map_err(Error::io(format!("make {program}")))?;
+    let bind = MsFlags::MS_BIND;
+    // Below the root that we have moved away from; no other path leads there.
+    let what = "/proc/self/exe";
+    let read_only =
+        bind | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some(what), &*program, None::<&str>, bind, None::<&str>)
+        .and_then(|()| mount(None::<&str>, &*program, None::<&str>, read_only, None::<&str>))
+        .map_err(Error::sys(format!("bind {what} to {program}")))
 }
 
 impl OldRoot {

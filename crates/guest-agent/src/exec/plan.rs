@@ -9,7 +9,9 @@ use super::fork::Plan;
 use crate::Error;
 use crate::limits::PATH_DIRECTORIES_MAX;
 
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// At its end the agent's own program, which the boot puts there: the machine's come first.
+const DEFAULT_PATH: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/dormouse/bin";
 const DEFAULT_CWD: &str = "/root";
 
 /// Checks `exec` and fills in the defaults.
@@ -80,7 +82,7 @@ mod tests {
         assert_eq!(plan.cwd.to_str(), Ok("/root"));
         let path = format!("PATH={DEFAULT_PATH}");
         assert_eq!(texts(&plan.env), ["A=b=c", "HOME=/root", "LANG=de_DE", &path, "USER=root"]);
-        assert_eq!(plan.candidates.len(), 6);
+        assert_eq!(plan.candidates.len(), 7);
         assert_eq!(plan.candidates[3].to_str(), Ok("/usr/bin/true"));
     }
 

@@ -31,7 +31,7 @@ async fn a_command_finds_the_defaults() {
     for shells_own in ["PWD", "OLDPWD", "SHLVL", "_"] {
         variables.remove(shells_own);
     }
-    let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/dormouse/bin";
     let expected = [("HOME", "/root"), ("LANG", "C.UTF-8"), ("PATH", path), ("USER", "someone")];
     assert_eq!(variables, BTreeMap::from(expected), "and nothing of the agent's own");
     assert_eq!(lines.next(), Some("/"));

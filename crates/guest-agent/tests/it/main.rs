@@ -10,3 +10,4 @@ mod guest;
 mod host_gone;
 mod requests;
 mod sleep;
+mod wake_at;
