@@ -6,6 +6,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use base::Timestamp;
 use control::{IfMatch, Machine};
 use http::header::{ETAG, IF_MATCH};
 use http::{HeaderMap, StatusCode};
@@ -77,6 +78,17 @@ pub(crate) struct WakeParams {
     /// Boot; what it slept with is thrown away.
     #[serde(default)]
     cold: bool,
+    /// Not now but then: an RFC 3339 time, or `never`.
+    at: Option<String>,
+}
+
+/// The time of `at`; `None` takes one back.
+fn wake_time(at: &str) -> Result<Option<Timestamp>, ApiError> {
+    if at == "never" {
+        return Ok(None);
+    }
+    let what = "at has to be an RFC 3339 time such as 2026-12-01T08:00:00Z, or never";
+    at.parse().map(Some).map_err(|_| ApiError::invalid(what))
 }
 
 pub(crate) async fn wake(
@@ -86,6 +98,15 @@ pub(crate) async fn wake(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let (machines, if_match) = (ctx.control.machines(), if_match(&headers)?);
+    if let Some(at) = &how.at {
+        if how.cold {
+            return Err(ApiError::invalid(
+                "give at or cold, not both: what it boots from is decided then",
+            ));
+        }
+        let machine = machines.wake_at(&machine, wake_time(at)?, &if_match).await?;
+        return Ok(reply(StatusCode::OK, machine));
+    }
     let machine = if how.cold {
         machines.wake_cold(&machine, &if_match).await?
     } else {

@@ -28,7 +28,9 @@ pub use error::{Error, Result};
 pub use executions::WaitingExecution;
 pub use idempotency::KeptReply;
 pub use look::{By, look_up};
-pub use model::{Desired, Fsync, MachineChange, MachineRow, MachineSpec, Observation, Phase};
+pub use model::{
+    Alarm, Desired, Fsync, MachineChange, MachineRow, MachineSpec, Observation, Phase,
+};
 
 use std::path::Path;
 

@@ -3,7 +3,9 @@
 use base::{HomeId, MachineId, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 
-use crate::model::{Desired, Fsync, MachineChange, MachineRow, MachineSpec, Observation, Phase};
+use crate::model::{
+    Alarm, Desired, Fsync, MachineChange, MachineRow, MachineSpec, Observation, Phase,
+};
 use crate::{Catalog, Error, Result, int, moment, nanos, parsed, uint};
 
 pub(crate) const TABLE: &str = "
@@ -38,6 +40,19 @@ pub(crate) const FSYNC: &str = "ALTER TABLE machine ADD COLUMN fsync TEXT NOT NU
 /// Format 3: where a machine's home was forked from.
 pub(crate) const FORKED_FROM: &str = "ALTER TABLE machine ADD COLUMN forked_from TEXT;";
 
+/// Format 4: when a machine is to be woken, as asked through the API and by its guest; and an index of those
+/// that are, by the sooner one.
+pub(crate) const ALARM: &str = "
+ALTER TABLE machine ADD COLUMN wake_at INTEGER;
+ALTER TABLE machine ADD COLUMN guest_wake_at INTEGER;
+CREATE INDEX machine_alarm ON machine (min(ifnull(wake_at, guest_wake_at), ifnull(guest_wake_at, wake_at)))
+    WHERE ifnull(wake_at, guest_wake_at) IS NOT NULL;
+";
+
+/// SQL that holds for the rows of `machine_alarm` that are due at `?1`; the words are those of the index.
+const DUE: &str = "ifnull(wake_at, guest_wake_at) IS NOT NULL
+     AND min(ifnull(wake_at, guest_wake_at), ifnull(guest_wake_at, wake_at)) <= ?1";
+
 /// SQL that holds for the rows of `machine_active`.
 const ACTIVE: &str = "NOT (desired = 'sleeping' AND phase = 'sleeping' AND recorded)";
 
@@ -58,7 +73,7 @@ impl Catalog {
                 "INSERT INTO machine VALUES (:id, :name, :vcpu, :memory_mib, :storage_gib,
                 :autosleep_seconds, :image, :home, :desired, :phase, :reason, :retryable,
                 :last_error, :take_over, :recorded, :revision, :created_at, :transition_at, :progress_at,
-                :fsync, :forked_from)",
+                :fsync, :forked_from, :wake_at, :guest_wake_at)",
                 row,
             )
         })
@@ -114,6 +129,23 @@ impl Catalog {
         max: usize,
     ) -> Result<Vec<MachineRow>> {
         self.select(ACTIVE, after, max)
+    }
+
+    /// Up to `max` machines whose time to be woken has come by `now`.
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Corrupt`].
+    pub fn machines_due(&self, now: Timestamp, max: usize) -> Result<Vec<MachineRow>> {
+        self.read(|db| {
+            let sql = format!("SELECT * FROM machine WHERE {DUE} LIMIT ?2");
+            let mut statement = db.prepare_cached(&sql)?;
+            let mut rows = statement.query((nanos(now), i64::try_from(max).unwrap_or(i64::MAX)))?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                found.push(read_row(row)?);
+            }
+            Ok(found)
+        })
     }
 
     fn select(
@@ -177,7 +209,8 @@ impl Catalog {
                 home = :home, desired = :desired, phase = :phase, reason = :reason,
                 retryable = :retryable, last_error = :last_error, take_over = :take_over, recorded = :recorded,
                 revision = :revision, created_at = :created_at, transition_at = :transition_at,
-                progress_at = :progress_at, fsync = :fsync, forked_from = :forked_from WHERE id = :id",
+                progress_at = :progress_at, fsync = :fsync, forked_from = :forked_from,
+                wake_at = :wake_at, guest_wake_at = :guest_wake_at WHERE id = :id",
                 &after,
             )?;
             Ok(Ok(after))
@@ -205,13 +238,14 @@ impl Catalog {
 
 fn apply(before: &MachineRow, change: MachineChange) -> MachineRow {
     let mut after = before.clone();
-    let MachineChange { name, spec, desired, observed, take_over, recorded } = change;
+    let MachineChange { name, spec, desired, observed, take_over, recorded, alarm } = change;
     after.name = name.unwrap_or(after.name);
     after.spec = spec.unwrap_or(after.spec);
     after.desired = desired.unwrap_or(after.desired);
     after.observed = observed.unwrap_or(after.observed);
     after.take_over = take_over.unwrap_or(after.take_over);
     after.recorded = recorded.unwrap_or(after.recorded);
+    after.alarm = alarm.unwrap_or(after.alarm);
     after
 }
 
@@ -245,6 +279,8 @@ fn store(db: &Connection, sql: &str, row: &MachineRow) -> Result<()> {
         ":created_at": nanos(row.created_at),
         ":transition_at": nanos(row.transition_at),
         ":progress_at": nanos(row.progress_at),
+        ":wake_at": row.alarm.asked.map(nanos),
+        ":guest_wake_at": row.alarm.guest.map(nanos),
     })?;
     Ok(())
 }
@@ -284,6 +320,7 @@ fn read_row(row: &Row<'_>) -> Result<MachineRow> {
         },
         take_over: row.get("take_over")?,
         recorded: row.get("recorded")?,
+        alarm: Alarm { asked: later(row, "wake_at")?, guest: later(row, "guest_wake_at")? },
         revision: uint(row, "revision")?,
         created_at: moment(row, "created_at")?,
         transition_at: moment(row, "transition_at")?,
@@ -297,6 +334,15 @@ fn fsync(row: &Row<'_>) -> Result<Fsync> {
         return Ok(Fsync::default());
     }
     parsed(row, "fsync", Fsync::parse)
+}
+
+/// A time of format 4.
+fn later(row: &Row<'_>, column: &'static str) -> Result<Option<Timestamp>> {
+    // As below.
+    if row.as_ref().column_index(column).is_err() || row.get::<_, Option<i64>>(column)?.is_none() {
+        return Ok(None);
+    }
+    moment(row, column).map(Some)
 }
 
 fn forked_from(row: &Row<'_>) -> Result<Option<HomeId>> {
@@ -333,6 +379,7 @@ pub(crate) mod tests {
             desired: Desired::Running,
             observed: Observation::of(Phase::Accepted, "accepted"),
             take_over: false,
+            alarm: Alarm::default(),
             recorded: false,
             revision: 1,
             created_at: at,
@@ -465,5 +512,36 @@ pub(crate) mod tests {
         catalog.insert_machine(&row("one"), 1).unwrap();
         let error = catalog.insert_machine(&row("two"), 1).unwrap_err();
         assert_eq!(error.kind(), base::ErrorKind::Exhausted);
+    }
+
+    #[test]
+    fn machines_are_found_when_the_sooner_of_their_times_has_come() {
+        let (_dir, catalog) = open();
+        let at = |second| Timestamp::from_second(second).ok();
+        let alarms = [
+            ("none", None, None),
+            ("asked", at(100), None),
+            ("guest", None, at(200)),
+            ("both", at(300), at(50)),
+        ];
+        for (name, asked, guest) in alarms {
+            let row = MachineRow { alarm: Alarm { asked, guest }, ..row(name) };
+            catalog.insert_machine(&row, 10).unwrap();
+            assert_eq!(catalog.machine(&row.id).unwrap(), Some(row));
+        }
+        let due = |second| {
+            let rows = catalog.machines_due(at(second).unwrap(), 10).unwrap();
+            let mut names: Vec<String> = rows.into_iter().map(|row| row.name).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(due(49), Vec::<String>::new());
+        assert_eq!(due(50), ["both"]);
+        assert_eq!(due(200), ["asked", "both", "guest"]);
+        assert_eq!(catalog.machines_due(at(200).unwrap(), 1).unwrap().len(), 1);
+        let sql = format!("EXPLAIN QUERY PLAN SELECT * FROM machine WHERE {DUE} LIMIT ?2");
+        let plan: String =
+            catalog.read(|db| Ok(db.query_row(&sql, (1, 1), |row| row.get(3))?)).unwrap();
+        assert!(plan.contains("USING INDEX machine_alarm"), "{plan}");
     }
 }

@@ -11,6 +11,7 @@ const STEPS: &[&[&str]] = &[
     &[crate::machines::TABLE, crate::idempotency::TABLE, crate::executions::TABLE],
     &[crate::machines::FSYNC],
     &[crate::machines::FORKED_FROM, crate::snapshots::TABLE],
+    &[crate::machines::ALARM],
 ];
 
 /// The newest format.

@@ -127,6 +127,30 @@ impl Observation {
     }
 }
 
+/// When a machine that sleeps is to be woken. Each time stands until it has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Alarm {
+    /// As somebody asked who may wake it.
+    pub asked: Option<Timestamp>,
+    /// As its guest asked when it was last put to sleep.
+    pub guest: Option<Timestamp>,
+}
+
+impl Alarm {
+    /// The sooner one.
+    #[must_use]
+    pub fn next(self) -> Option<Timestamp> {
+        self.asked.into_iter().chain(self.guest).min()
+    }
+
+    /// What is left after `now`.
+    #[must_use]
+    pub fn after(self, now: Timestamp) -> Self {
+        let later = |at: &Timestamp| *at > now;
+        Self { asked: self.asked.filter(later), guest: self.guest.filter(later) }
+    }
+}
+
 /// A machine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MachineRow {
@@ -148,6 +172,8 @@ pub struct MachineRow {
     pub take_over: bool,
     /// True where the record in the object store says the same as this row.
     pub recorded: bool,
+    /// When it is to be woken.
+    pub alarm: Alarm,
     /// Counts changes, from 1.
     pub revision: u64,
     /// When it was created.
@@ -173,4 +199,6 @@ pub struct MachineChange {
     pub take_over: Option<bool>,
     /// See [`MachineRow::recorded`].
     pub recorded: Option<bool>,
+    /// See [`MachineRow::alarm`].
+    pub alarm: Option<Alarm>,
 }

@@ -84,6 +84,9 @@ pub struct MachineStatus {
     /// Whether what a sleeping machine has outside of its home is in the store.
     #[serde(default)]
     pub upper: Option<String>,
+    /// When the machine is to be woken, if it sleeps then.
+    #[serde(default)]
+    pub wake_at: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -165,6 +168,15 @@ impl Client {
     pub async fn wake_cold(&self, name: &str) -> Result<Machine> {
         let request = self.request(Method::POST, &at(name, "/wake")).query(&[("cold", "true")]);
         machine(self.json(request.timeout(SETTLE_MAX)).await?)
+    }
+
+    /// Has a machine woken at a time, if it sleeps then; `never` takes that back.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub async fn wake_at(&self, name: &str, at: &str) -> Result<Machine> {
+        let request = self.request(Method::POST, &self::at(name, "/wake")).query(&[("at", at)]);
+        machine(self.json(request).await?)
     }
 
     /// Deletes a machine with everything it has.

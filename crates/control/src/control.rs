@@ -23,7 +23,7 @@ use crate::machines::auto_sleep::Activity;
 use crate::machines::driver::Drivers;
 use crate::machines::types::REASON_FENCED;
 use crate::machines::watchers::Watchers;
-use crate::machines::{MachineRef, Machines, idle_ticker};
+use crate::machines::{MachineRef, Machines, alarm, idle_ticker};
 use crate::settings::{Parts, Settings};
 use crate::snapshots::Snapshots;
 use crate::uppers::Uppers;
@@ -95,6 +95,7 @@ impl Control {
             Drivers::nudge(&inner, &row.id);
         }
         inner.tasks.spawn(idle_ticker::run(inner.clone()));
+        inner.tasks.spawn(alarm::run(inner.clone()));
         inner.tasks.spawn(crate::health::run(inner.clone()));
         inner.tasks.spawn(crate::housekeeping::run(inner.clone()));
         inner.tasks.spawn(crate::uppers::look(inner.clone()));

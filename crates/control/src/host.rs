@@ -113,6 +113,9 @@ pub struct LastWords {
     pub phase: KeeperPhase,
     /// Why it failed.
     pub failure: Option<KeeperFailure>,
+    /// When its guest wants to be woken.
+    #[serde(default)]
+    pub wake_at: Option<Timestamp>,
 }
 
 /// How far a sleeping machine's upper is in the object store.

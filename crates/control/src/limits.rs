@@ -40,3 +40,5 @@ pub const IDEMPOTENCY_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 pub const TRANSITION_WAIT: Duration = Duration::from_secs(20);
 /// Size of a machine's record in the store.
 pub const RECORD_BYTES_MAX: u64 = 64 * 1024;
+/// Machines woken by their time in one look; the others in the next one.
+pub const ALARMS_AT_ONCE: usize = 64;

@@ -229,6 +229,7 @@ async fn make_fork(inner: &Arc<Inner>, from: &MachineRef, fork: ForkMachine) -> 
         observed: Observation::of(Phase::Sleeping, "forked"),
         take_over: false,
         recorded: false,
+        alarm: catalog::Alarm::default(),
         revision: 1,
         created_at: now,
         transition_at: now,

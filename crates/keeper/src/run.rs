@@ -71,6 +71,8 @@ struct Standing {
     woken: String,
     upper_behind: Option<String>,
     restoring: ::upper::Progress,
+    /// What the guest said before it was put to sleep.
+    wake_at: Option<Timestamp>,
     home: Option<Arc<HomeFs>>,
     runner: Option<Arc<Runner>>,
 }
@@ -104,7 +106,7 @@ pub fn refuse(dir: &MachineDir, failure: &Failure, at: Timestamp) {
     // One that lives speaks for itself.
     let Ok(_lock) = Lock::take(dir) else { return };
     let error = Some((failure.kind, failure.message.clone()));
-    let words = LastWords { released: false, error, home_seq: 0, at };
+    let words = LastWords { released: false, error, home_seq: 0, wake_at: None, at };
     if let Err(error) = words.write(dir) {
         tracing::error!(%error, "the last words could not be written");
     }
@@ -112,7 +114,7 @@ pub fn refuse(dir: &MachineDir, failure: &Failure, at: Timestamp) {
 
 fn words(parts: &Parts, released: bool, home_seq: u64, error: Option<&Failure>) -> LastWords {
     let error = error.map(|error| (error.kind, error.message.clone()));
-    LastWords { released, error, home_seq, at: parts.clock.now() }
+    LastWords { released, error, home_seq, wake_at: None, at: parts.clock.now() }
 }
 
 /// What was found when the home was opened.
@@ -140,6 +142,7 @@ impl Keeper {
             woken: String::new(),
             upper_behind: None,
             restoring: ::upper::Progress::default(),
+            wake_at: None,
             home: None,
             runner: None,
         };
@@ -164,7 +167,8 @@ impl Keeper {
         });
         let end = CancellationToken::new();
         let server = tokio::spawn(server::serve(listener, shared.clone(), end.clone()));
-        let last = self.live_served(&shared).await;
+        let mut last = self.live_served(&shared).await;
+        last.wake_at = self.standing.lock().wake_at;
         end.cancel();
         // Calls that are still open get a moment; a stream that nobody reads does not hold us up.
         tokio::time::timeout(Duration::from_secs(2), server).await.ok();

@@ -95,6 +95,9 @@ pub struct LastWords {
     pub error: Option<(ErrorKind, String)>,
     /// The last commit it made.
     pub home_seq: u64,
+    /// When its guest wanted to be woken, where it was put to sleep.
+    #[serde(default)]
+    pub wake_at: Option<Timestamp>,
     /// When.
     pub at: Timestamp,
 }

@@ -230,6 +230,7 @@ impl Host for LocalHost {
                 message,
                 retryable: kind.is_retryable(),
             }),
+            wake_at: words.wake_at,
         })
     }
 

@@ -65,6 +65,10 @@ pub(crate) struct StatusBody {
     /// `storing` where it is on its way.
     #[serde(skip_serializing_if = "Option::is_none")]
     upper: Option<&'static str>,
+    /// When the machine is to be woken, if it sleeps then: as asked for, or by its guest, whichever is sooner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    wake_at: Option<Timestamp>,
 }
 
 impl From<Machine> for MachineBody {
@@ -96,6 +100,7 @@ impl From<Machine> for MachineBody {
                     control::UpperStatus::Stored => "stored",
                     control::UpperStatus::Storing => "storing",
                 }),
+                wake_at: status.wake_at,
             },
         }
     }

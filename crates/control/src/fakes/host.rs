@@ -69,7 +69,7 @@ impl FakeKeeper {
         home.local = None;
         home.seq += 1;
         home.held = false;
-        let words = LastWords { phase: KeeperPhase::Stopped, failure: None };
+        let words = LastWords { phase: KeeperPhase::Stopped, failure: None, wake_at: None };
         state.words.insert(self.machine.clone(), words);
         state.keepers.remove(&self.machine);
         state.uppers.of.entry(self.machine.clone()).or_default().behind = true;
@@ -112,7 +112,8 @@ impl Host for FakeHost {
             return Err(Error::new(kind, format!("{code}: mend it")).with_code(code));
         }
         if let Some(failure) = state.dies_while_starting.pop_front() {
-            let words = LastWords { phase: KeeperPhase::Failed, failure: Some(failure) };
+            let words =
+                LastWords { phase: KeeperPhase::Failed, failure: Some(failure), wake_at: None };
             state.words.insert(spec.machine.clone(), words);
             return Ok(());
         }

@@ -101,6 +101,7 @@ async fn insert(inner: &Inner, record: Record, take_over: bool) -> Result<Machin
         observed: Observation::of(Phase::Sleeping, "adopted"),
         take_over,
         recorded: true,
+        alarm: catalog::Alarm::default(),
         revision: 1,
         created_at: record.created_at,
         transition_at: now,

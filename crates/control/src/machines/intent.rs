@@ -95,6 +95,12 @@ pub(crate) fn update(
     })
 }
 
+/// Refuses a stale revision, and a machine that is being deleted.
+pub(crate) fn check(row: &MachineRow, if_match: &IfMatch, target: Desired) -> Result<()> {
+    check_revision(row, if_match)?;
+    refuse_destroyed(row, target)
+}
+
 fn wanted(desired: Desired, observed: Observation) -> MachineChange {
     MachineChange { desired: Some(desired), observed: Some(observed), ..MachineChange::default() }
 }

@@ -4,6 +4,7 @@
 //! [`Machines::settle`] waits.
 
 mod adopt;
+pub(crate) mod alarm;
 pub(crate) mod auto_sleep;
 pub(crate) mod driver;
 mod duration;
@@ -63,6 +64,7 @@ impl Machines {
             observed: Observation::of(Phase::Accepted, "accepted"),
             take_over: false,
             recorded: false,
+            alarm: catalog::Alarm::default(),
             revision: 1,
             created_at: now,
             transition_at: now,
@@ -144,6 +146,21 @@ impl Machines {
         intent::check_asleep(&row, if_match)?;
         self.inner.parts.host.forget_memory(&row.id).await?;
         self.wake(machine, if_match).await
+    }
+
+    /// Has the machine woken at a time, if it sleeps then; `None` takes that back. What its guest asked for
+    /// stands beside it: the sooner one counts.
+    ///
+    /// # Errors
+    /// `NotFound`, `Conflict` (stale revision, being deleted), `InvalidArgument` for a time that has passed.
+    pub async fn wake_at(
+        &self,
+        machine: &MachineRef,
+        at: Option<base::Timestamp>,
+        if_match: &IfMatch,
+    ) -> Result<Machine> {
+        let (if_match, now) = (if_match.clone(), self.inner.parts.clock.now());
+        self.wish(machine, move |row| alarm::set(row, &if_match, at, now)).await
     }
 
     async fn wish(
@@ -310,6 +327,7 @@ pub(crate) fn shape(row: &MachineRow) -> Machine {
             last_error: row.observed.last_error.clone(),
             memory_configured_mib: row.spec.memory_mib,
             upper: None,
+            wake_at: row.alarm.next(),
         },
     }
 }
@@ -354,6 +372,7 @@ pub(crate) fn test_row(name: &str) -> MachineRow {
         observed: Observation::of(Phase::Accepted, "accepted"),
         take_over: false,
         recorded: true,
+        alarm: catalog::Alarm::default(),
         revision: 1,
         created_at: at,
         transition_at: at,

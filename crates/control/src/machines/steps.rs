@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::ErrorKind;
-use catalog::{Desired, MachineChange, MachineRow, Observation, Phase};
+use catalog::{Alarm, Desired, MachineChange, MachineRow, Observation, Phase};
 use tokio::time::Instant;
 
 use super::driver::Nudge;
@@ -55,7 +55,7 @@ pub(crate) async fn take(
         (Step::ReportSleeping, _) => {
             inner.activity.forget(&row.id);
             uppers::asleep(inner, &row.id);
-            report(inner, row, Observation::of(Phase::Sleeping, "asleep")).await
+            report_sleeping(inner, row).await
         }
         (Step::ReportPoweredOff, _) => report_powered_off(inner, row).await,
         (Step::ReportLost, _) => {
@@ -308,6 +308,24 @@ fn awake(woken: Woken, behind: Option<String>) -> Observation {
             Observation { last_error: Some(why), ..Observation::of(Phase::Running, "upper_behind") }
         }
     }
+}
+
+/// With the guest's own wish, which takes the place of that of an earlier sleep.
+async fn report_sleeping(inner: &Inner, row: &MachineRow) -> Result<()> {
+    let words = inner.parts.host.last_words(&row.id).await;
+    let guest = words.and_then(|words| words.wake_at);
+    let desired = row.desired;
+    inner
+        .edit(&row.id, move |now| {
+            let change = MachineChange {
+                observed: Some(Observation::of(Phase::Sleeping, "asleep")),
+                alarm: Some(Alarm { guest, ..now.alarm }),
+                ..MachineChange::default()
+            };
+            Ok(if_wanted(now, desired, change))
+        })
+        .await?;
+    Ok(())
 }
 
 async fn report_powered_off(inner: &Arc<Inner>, row: &MachineRow) -> Result<()> {

@@ -70,6 +70,9 @@ pub struct MachineStatus {
     /// not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upper: Option<UpperStatus>,
+    /// When the machine is to be woken, if it sleeps then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wake_at: Option<Timestamp>,
 }
 
 impl Machine {

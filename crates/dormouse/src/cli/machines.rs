@@ -162,9 +162,24 @@ pub(crate) struct WakeArgs {
     /// Boot: throw away the memory that the machine sleeps with, and its processes.
     #[arg(long)]
     cold: bool,
+    /// Not now but then, if it sleeps then: an RFC 3339 time such as 2026-12-01T08:00:00Z, or never.
+    #[arg(long, value_name = "TIME", conflicts_with = "cold")]
+    at: Option<String>,
 }
 
 pub(super) async fn wake(args: WakeArgs) -> Result<u8, Failure> {
+    if let Some(at) = &args.at {
+        let machine = args.machine.server.client()?.wake_at(&args.machine.name, at).await?;
+        if args.machine.json {
+            table::print_json(&machine.raw);
+        } else {
+            match &machine.status.wake_at {
+                Some(at) => eprintln!("{}: to be woken at {at}", args.machine.name),
+                None => eprintln!("{}: not to be woken at any time", args.machine.name),
+            }
+        }
+        return Ok(0);
+    }
     if !args.cold {
         return transition(args.machine, "wake").await;
     }

@@ -244,3 +244,63 @@ fn a_command_that_runs_ends_with_the_sleep_and_what_it_left_goes_on() {
     assert_eq!(running(&api, &machine, "bash /root/counter"), 1);
     counted(&api, &machine, &pid);
 }
+
+/// So many seconds from now, as the API writes it.
+fn from_now(seconds: i64) -> String {
+    let now = base::Clock::now(&base::SystemClock::new());
+    base::Timestamp::from_second(now.as_second() + seconds).expect("a time").to_string()
+}
+
+#[test]
+fn a_machine_that_sleeps_is_woken_at_its_time() {
+    let mut server = Server::start(Options::default());
+    let api = server.api();
+    let machine = api.create("alarm");
+    let wake = |api: &Api, at: &str| api.post(&format!("/v1/machines/{machine}/wake?at={at}"), "");
+    for refused in [from_now(-60), "tomorrow".to_owned(), String::new()] {
+        let said = wake(&api, &refused).expect(400).json();
+        assert_eq!(said["error_code"], "INVALID_REQUEST", "{said}");
+    }
+    wake(&api, &format!("{}&cold=true", from_now(60))).expect(400);
+    let status =
+        |api: &Api| api.get(&format!("/v1/machines/{machine}")).ok().json()["status"].clone();
+
+    // Awake it is noted only, and can be taken back.
+    let later = from_now(3_600);
+    assert_eq!(wake(&api, &later).ok().json()["status"]["wake_at"], later.as_str());
+    assert_eq!(wake(&api, "never").ok().json()["status"].get("wake_at"), None);
+
+    // What the guest asks for counts beside it: the sooner one.
+    api.shell(&machine, "dormouse-agent wake-at +1h");
+    wake(&api, &from_now(7_200)).ok();
+    api.sleep(&machine);
+    let at: base::Timestamp =
+        status(&api)["wake_at"].as_str().expect("a time").parse().expect("a time");
+    let in_seconds = at.as_second() - base::Clock::now(&base::SystemClock::new()).as_second();
+    assert!((3_000..3_700).contains(&in_seconds), "in {in_seconds} s");
+    wake(&api, "never").ok();
+    api.wake(&machine);
+    assert!(status(&api)["wake_at"].is_string(), "its guest's wish stands until the next sleep");
+    api.shell(&machine, "dormouse-agent wake-at never");
+    api.sleep(&machine);
+    assert_eq!(status(&api).get("wake_at"), None);
+
+    // By the API, and by the guest.
+    wake(&api, &from_now(4)).ok();
+    let seen = api.until(&machine, "running");
+    assert_eq!(
+        (&seen["status"]["reason"], seen["status"].get("wake_at")),
+        (&"resumed".into(), None)
+    );
+    api.shell(&machine, "dormouse-agent wake-at +6");
+    api.sleep(&machine);
+    api.until(&machine, "running");
+
+    // A time that comes while no server runs.
+    api.sleep(&machine);
+    wake(&api, &from_now(2)).ok();
+    server.kill();
+    std::thread::sleep(Duration::from_secs(3));
+    server.restart();
+    server.api().until(&machine, "running");
+}

@@ -14,6 +14,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base::Timestamp;
 use fuse_serve::Session;
 use homefs::HomeFs;
 
@@ -27,6 +28,8 @@ use crate::{Failure, Result};
 const PROCESS_GRACE: Duration = Duration::from_secs(5);
 /// How long the instance may take to power off after its agent said that it will.
 const POWER_OFF_GRACE: Duration = Duration::from_secs(10);
+/// How long a guest may take to say when it wants to be woken.
+const WISH_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a guest may take to come to rest; a busy one writes back what it has.
 const FREEZE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long what is under way in the home may take then.
@@ -52,6 +55,7 @@ impl Keeper {
         awake: Awake,
         quiet: bool,
     ) -> Result<Option<Held>> {
+        self.ask_when_to_wake(&awake.guest).await;
         if self.spec.keep_memory && awake.keeps_memory && quiet {
             match self.freeze(home, &awake).await {
                 Ok(record) => return self.save(home, awake, record).await,
@@ -61,6 +65,14 @@ impl Keeper {
         stop(&awake.guest).await;
         awake.end(POWER_OFF_GRACE).await?;
         Ok(None)
+    }
+
+    /// Notes when the guest wants to be woken. One that does not say wants nothing.
+    async fn ask_when_to_wake(&self, guest: &Guest) {
+        let asked = tokio::time::timeout(WISH_PATIENCE, guest.agent().wake_at()).await;
+        let wish = asked.ok().and_then(Result::ok).flatten();
+        // It may be any number.
+        self.standing.lock().wake_at = wish.and_then(|at| Timestamp::from_second(at).ok());
     }
 
     /// Brings the guest to rest; what a wake has to know of it.
