@@ -69,8 +69,13 @@ pub(super) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
 
 /// Runs a command that says something, and waits until that can be read.
 pub(super) fn first_output(bench: &Bench) -> anyhow::Result<()> {
+    output_of(bench, &["echo", "here"])
+}
+
+/// The same for a command that says `here`.
+pub(super) fn output_of(bench: &Bench, command: &[&str]) -> anyhow::Result<()> {
     let executions = bench.path("/executions")?;
-    let command = json!({"command": ["echo", "here"]});
+    let command = json!({ "command": command });
     let started = Instant::now();
     let mut connection = bench.endpoint.connect()?;
     let mut seen = connection.json("POST", &format!("{executions}?{HELD}"), &command)?;

@@ -15,6 +15,13 @@ const SETTLE: Duration = Duration::from_secs(180);
 /// How often a phase is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// With its memory, on the same host.
+pub(super) const WAKE: &str = "wake → first output";
+/// With its memory, of which 100 MB were touched.
+pub(super) const SLEEP: &str = "sleep → `sleeping`";
+/// What touches them: a file on a tmpfs.
+const TOUCH: &str = "head -c 100000000 /dev/urandom > /dev/shm/touched && echo here";
+
 /// From the request that creates a machine to the output of the first command in it. The last machine
 /// stays for the other sections.
 pub(super) fn create(bench: &mut Bench) -> anyhow::Result<()> {
@@ -50,18 +57,20 @@ fn create_some(bench: &mut Bench, runs: usize) -> anyhow::Result<()> {
 
 /// Of an idle machine with a small home.
 pub(super) fn sleep_and_wake(bench: &mut Bench) -> anyhow::Result<()> {
+    commands::output_of(bench, &["sh", "-c", TOUCH])?;
     let mut sleeps = Samples::default();
     let wakes = Samples::take(RUNS, 2 * BUDGET, |_| {
         sleeps.push(sleep(bench)?);
         let started = Instant::now();
         bench.ask("POST", &bench.path("/wake")?)?;
         commands::first_output(bench)?;
-        Ok(ms_since(started))
+        let took = ms_since(started);
+        let status = &bench.ask("GET", &bench.path("")?)?["status"];
+        ensure!(status["reason"] == "resumed", "it did not go on from its memory: {status}");
+        Ok(took)
     })?;
-    let name = "wake → first output (cold boot)";
-    bench.report.push(Row::new(name, Unit::Milliseconds, &wakes));
-    let name = "sleep → `sleeping` (clean stop)";
-    bench.report.push(Row::new(name, Unit::Milliseconds, &sleeps));
+    bench.report.push(Row::new(WAKE, Unit::Milliseconds, &wakes));
+    bench.report.push(Row::new(SLEEP, Unit::Milliseconds, &sleeps));
     Ok(())
 }
 
