@@ -33,23 +33,26 @@ pub(crate) async fn run(inner: Arc<Inner>) {
 
 async fn tick(inner: &Arc<Inner>) -> Result<()> {
     let now = inner.parts.clock.now();
-    for row in inner.db(move |catalog| catalog.machines_due(now, ALARMS_AT_ONCE)).await? {
-        let row = inner.edit(&row.id, move |row| ring(row, now)).await?;
-        tracing::info!(machine = %row.id, desired = %row.desired, "its time to be woken has come");
-        Drivers::nudge(inner, &row.id);
+    for due in inner.db(move |catalog| catalog.machines_due(now, ALARMS_AT_ONCE)).await? {
+        let row = inner.edit(&due.id, move |row| ring(row, now)).await?;
+        if row.alarm != due.alarm {
+            tracing::info!(machine = %row.id, desired = %row.desired, "its time to be woken has come");
+            Drivers::nudge(inner, &row.id);
+        }
     }
     Ok(())
 }
 
-/// What becomes of a machine whose time has come: one that sleeps wakes, for one that is awake it is over.
+/// What becomes of a machine whose time has come: one that sleeps, or failed to get there, wakes; one that
+/// is on its way there wakes then; for any other it is over.
 fn ring(row: &MachineRow, now: Timestamp) -> Result<MachineChange> {
     let left = row.alarm.after(now);
     if left == row.alarm {
         return Ok(MachineChange::default());
     }
-    let rests = row.desired == Desired::Sleeping && row.observed.phase == Phase::Sleeping;
-    if row.desired == Desired::Sleeping && row.observed.phase == Phase::Stopping {
-        // On its way to where it can be woken.
+    let to_sleep = row.desired == Desired::Sleeping;
+    let rests = to_sleep && matches!(row.observed.phase, Phase::Sleeping | Phase::Failed);
+    if to_sleep && !rests {
         return Ok(MachineChange::default());
     }
     let wake = if rests { intent::wake(row, &IfMatch::Any)? } else { MachineChange::default() };
@@ -72,7 +75,9 @@ pub(crate) fn set(
         let what = "that time has passed; give a later one, or wake the machine now";
         return Err(Error::invalid(what));
     }
-    let alarm = Alarm { asked: at, ..row.alarm };
+    // Who takes it back wants it to sleep, whatever its guest wished for when it was put to sleep.
+    let guest = at.and(row.alarm.guest);
+    let alarm = Alarm { asked: at, guest };
     Ok(MachineChange { alarm: Some(alarm), ..MachineChange::default() })
 }
 
@@ -98,15 +103,17 @@ mod tests {
 
     #[test]
     fn what_sleeps_wakes_and_what_is_awake_stays_as_it_is() {
-        let asleep = row(Desired::Sleeping, Phase::Sleeping);
-        assert_eq!(ring(&asleep, at(99)).unwrap(), MachineChange::default());
-        let change = ring(&asleep, at(100)).unwrap();
-        assert_eq!(change.desired, Some(Desired::Running));
-        assert_eq!(change.observed.unwrap().reason, "alarm");
-        assert_eq!(change.alarm, Some(Alarm { asked: None, guest: Some(at(200)) }));
+        for phase in [Phase::Sleeping, Phase::Failed] {
+            let asleep = row(Desired::Sleeping, phase);
+            assert_eq!(ring(&asleep, at(99)).unwrap(), MachineChange::default());
+            let change = ring(&asleep, at(100)).unwrap();
+            assert_eq!(change.desired, Some(Desired::Running));
+            assert_eq!(change.observed.unwrap().reason, "alarm");
+            assert_eq!(change.alarm, Some(Alarm { asked: None, guest: Some(at(200)) }));
+        }
         for (desired, phase) in [
             (Desired::Running, Phase::Running),
-            (Desired::Sleeping, Phase::Failed),
+            (Desired::Running, Phase::Failed),
             (Desired::Destroyed, Phase::Destroying),
         ] {
             let change = ring(&row(desired, phase), at(300)).unwrap();
@@ -117,17 +124,19 @@ mod tests {
 
     #[test]
     fn what_falls_asleep_meanwhile_is_woken_then() {
-        let stopping = row(Desired::Sleeping, Phase::Stopping);
-        assert_eq!(ring(&stopping, at(300)).unwrap(), MachineChange::default());
+        for phase in [Phase::Stopping, Phase::Accepted, Phase::Starting] {
+            let on_its_way = row(Desired::Sleeping, phase);
+            assert_eq!(ring(&on_its_way, at(300)).unwrap(), MachineChange::default());
+        }
     }
 
     #[test]
     fn a_time_is_set_taken_back_and_refused_where_it_has_passed() {
         let row = row(Desired::Sleeping, Phase::Sleeping);
         let set = |at| set(&row, &IfMatch::Any, at, self::at(150));
-        let alarm = |asked| Some(Alarm { asked, guest: Some(at(200)) });
-        assert_eq!(set(Some(at(151))).unwrap().alarm, alarm(Some(at(151))));
-        assert_eq!(set(None).unwrap().alarm, alarm(None));
+        let set_to = Alarm { asked: Some(at(151)), guest: Some(at(200)) };
+        assert_eq!(set(Some(at(151))).unwrap().alarm, Some(set_to));
+        assert_eq!(set(None).unwrap().alarm, Some(Alarm::default()));
         let error = set(Some(at(150))).unwrap_err();
         assert_eq!(error.kind(), base::ErrorKind::InvalidArgument);
     }

@@ -313,7 +313,9 @@ fn awake(woken: Woken, behind: Option<String>) -> Observation {
 /// With the guest's own wish, which takes the place of that of an earlier sleep.
 async fn report_sleeping(inner: &Inner, row: &MachineRow) -> Result<()> {
     let words = inner.parts.host.last_words(&row.id).await;
-    let guest = words.and_then(|words| words.wake_at);
+    // The guest's word for it; what has passed by now was no wish when it was made.
+    let now = inner.parts.clock.now();
+    let guest = words.and_then(|words| words.wake_at).filter(|at| *at > now);
     let desired = row.desired;
     inner
         .edit(&row.id, move |now| {
@@ -331,12 +333,18 @@ async fn report_sleeping(inner: &Inner, row: &MachineRow) -> Result<()> {
 async fn report_powered_off(inner: &Arc<Inner>, row: &MachineRow) -> Result<()> {
     inner.activity.forget(&row.id);
     uppers::asleep(inner, &row.id);
-    let change = MachineChange {
-        desired: Some(Desired::Sleeping),
-        observed: Some(Observation::of(Phase::Sleeping, "guest_powered_off")),
-        ..MachineChange::default()
-    };
-    inner.edit(&row.id, move |now| Ok(if_wanted(now, Desired::Running, change))).await?;
+    inner
+        .edit(&row.id, move |now| {
+            let change = MachineChange {
+                desired: Some(Desired::Sleeping),
+                observed: Some(Observation::of(Phase::Sleeping, "guest_powered_off")),
+                // Nobody asked it this time.
+                alarm: Some(Alarm { guest: None, ..now.alarm }),
+                ..MachineChange::default()
+            };
+            Ok(if_wanted(now, Desired::Running, change))
+        })
+        .await?;
     Ok(())
 }
 
