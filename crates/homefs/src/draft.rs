@@ -265,11 +265,17 @@ impl Draft {
         Ok(Commit { pages, data: Bytes::new(), release: true })
     }
 
-    /// What the draft, which is closed, makes of the state that it began on.
+    /// What the draft, which is closed, makes of the state that it began on. Nothing where that state has
+    /// content that only its own host has, of files without a name that somebody holds: they are empty
+    /// here, and who holds them must not go on upon that.
     fn step(&self, touched_max: u64) -> Result<Option<Step>> {
         let base = base_path(&self.dir);
+        let conn = schema::open_immutable(&base)?;
+        if sql::first(&conn, "SELECT 1 FROM dirty_inode LIMIT 1", [], |_| Ok(()))?.is_some() {
+            return Ok(None);
+        }
         let touched = changes::touched::between(&base, &self.dir.database(), touched_max)?;
-        let from = Counters::load(&schema::open_immutable(&base)?)?.version;
+        let from = Counters::load(&conn)?.version;
         let to = self.engine.writer.version();
         Ok(touched.map(|touched| Step { from, to, touched }))
     }

@@ -118,6 +118,13 @@ fn kept(info: homefs::SnapshotInfo) -> HomeSnapshot {
     HomeSnapshot { id: info.id, name: info.name, time: info.time }
 }
 
+/// What either touched; `None` where that is more than a sleeper can be told.
+fn both(mut all: Touched, more: &Touched) -> Option<Touched> {
+    all.entries.extend_from_slice(&more.entries);
+    all.inodes.extend_from_slice(&more.inodes);
+    (all.entries.len().max(all.inodes.len()) as u64 <= TOUCHED_MAX).then_some(all)
+}
+
 /// Leaves word of a step for a machine that sleeps with its memory.
 fn noted(dir: &MachineDir, step: Step) {
     if let Err(error) = meanwhile::note(dir, step) {
@@ -247,28 +254,28 @@ impl Homes for LocalHomes {
         })
         .await?;
         let home = Arc::new(home);
-        let touched = Arc::new(Mutex::new(Touched::default()));
+        let touched = Arc::new(Mutex::new(Some(Touched::default())));
         let collected = touched.clone();
         let options = ImportOptions { keep_owner: true, outside_links: true };
         let applied = Files::new(home.clone())
             .with_on_change(Arc::new(move |touched: &Touched| {
                 let mut all = collected.lock();
-                // More than that is of no use to anybody.
-                if all.entries.len().max(all.inodes.len()) as u64 <= TOUCHED_MAX {
-                    all.entries.extend_from_slice(&touched.entries);
-                    all.inodes.extend_from_slice(&touched.inodes);
-                }
+                *all = all.take().and_then(|all| both(all, touched));
             }))
             .import_tar(&TreePath::root(), changes.tar, removals, options)
             .await
             .map_err(convert::failure);
         // Released either way: a writer that stays would keep everybody else out.
+        // What failed in its middle has changed who knows what, and so has a mended home.
+        let known = applied.is_ok() && opened.files_reverted == 0;
         let released = blocking(move || {
             home.release()?;
             // Giving it up is a step of its own, so this is known no sooner. A sleeper that was not told
             // of it boots.
-            let touched = std::mem::take(&mut *touched.lock());
-            noted(&dir, Step { from: opened.version, to: home.version(), touched });
+            let touched = touched.lock().take().filter(|_| known);
+            if let Some(touched) = touched {
+                noted(&dir, Step { from: opened.version, to: home.version(), touched });
+            }
             Ok(())
         })
         .await;

@@ -115,7 +115,11 @@ fn what_is_published_to_a_sleeping_home_is_seen_by_the_processes_that_go_on() {
         api.wake(&machine);
         assert_eq!(how(&api, &machine), ("resumed".to_owned(), String::new()), "{what}");
     };
-    let pid = api.shell(&machine, COUNTER).trim().to_owned();
+    // Without the file that has no name: what was written to it is on this host only, see below.
+    let counter = COUNTER.replace("exec 3>/root/unnamed; rm /root/unnamed\n", "");
+    let counter = counter.replace("echo $i >&3; ", "");
+    assert!(!counter.contains("unnamed") && !counter.contains(">&3"));
+    let pid = api.shell(&machine, &counter).trim().to_owned();
     let boot = boot_id(&api, &machine);
     for (name, content) in [("tree/file", "before"), ("tree/gone/f", "f"), ("open", "before")] {
         api.put(&at(name), content).ok();
@@ -167,6 +171,17 @@ fn what_is_published_to_a_sleeping_home_is_seen_by_the_processes_that_go_on() {
     assert_eq!(boot_id(&api, &machine), boot);
     counted(&api, &machine, &pid);
     assert_eq!(running(&api, &machine, "bash /root/counter"), 1);
+
+    // What a process wrote to a file without a name is on this host only: it would find it empty.
+    let unnamed = "exec 5>/root/unnamed; rm /root/unnamed; head -c 100000 /dev/urandom >&5; \
+                   nohup sleep 100000 >/dev/null 2>&1 & sleep 1";
+    api.shell(&machine, unnamed);
+    api.sleep(&machine);
+    api.put(&at("tree/new"), "newest").ok();
+    publish();
+    api.wake(&machine);
+    assert_eq!(how(&api, &machine).0, "booted_without_memory");
+    assert_eq!(api.shell(&machine, "cat /root/tree/new"), "newest");
 }
 
 #[test]
@@ -279,8 +294,11 @@ fn a_machine_that_sleeps_is_woken_at_its_time() {
     let in_seconds = at.as_second() - base::Clock::now(&base::SystemClock::new()).as_second();
     assert!((3_000..3_700).contains(&in_seconds), "in {in_seconds} s");
     wake(&api, "never").ok();
+    assert_eq!(status(&api).get("wake_at"), None, "its guest's wish is taken back, too");
     api.wake(&machine);
-    assert!(status(&api)["wake_at"].is_string(), "its guest's wish stands until the next sleep");
+    api.sleep(&machine);
+    assert!(status(&api)["wake_at"].is_string(), "its guest is asked at every sleep");
+    api.wake(&machine);
     api.shell(&machine, "dormouse-agent wake-at never");
     api.sleep(&machine);
     assert_eq!(status(&api).get("wake_at"), None);

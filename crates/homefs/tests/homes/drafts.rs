@@ -94,6 +94,23 @@ fn a_kernel_that_knows_the_state_before_is_told_what_to_forget() {
 }
 
 #[test]
+fn nothing_is_told_where_somebody_holds_what_only_its_own_host_has() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    let held = put(&home, "unnamed", &noise(300_000, 1));
+    home.pin(held);
+    home.unlink(ROOT, b"unnamed").unwrap();
+    home.release().unwrap();
+    drop(home);
+    let dir = world.dir("a", "draft");
+    let settings = HomeSettings { held: vec![held], ..world.settings(&dir) };
+    let draft = Draft::open(settings, world.parts()).unwrap();
+    upload(&draft, "another", b"x");
+    let tell = |step: Step| panic!("{step:?}");
+    assert!(matches!(draft.publish_announced(100, &tell).unwrap(), Published::Committed { .. }));
+}
+
+#[test]
 fn nothing_is_told_of_more_than_was_asked_for_and_of_a_home_that_moved() {
     let world = asleep();
     let draft = world.draft("a");
