@@ -170,7 +170,8 @@ impl Client {
         machine(self.json(request.timeout(SETTLE_MAX)).await?)
     }
 
-    /// Has a machine woken at a time, if it sleeps then; `never` takes that back.
+    /// Has a machine woken at a time, if it sleeps then; `never` takes that back, and what its
+    /// guest asked for.
     ///
     /// # Errors
     /// Those of the server.

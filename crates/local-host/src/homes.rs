@@ -265,9 +265,9 @@ impl Homes for LocalHomes {
             .import_tar(&TreePath::root(), changes.tar, removals, options)
             .await
             .map_err(convert::failure);
-        // Released either way: a writer that stays would keep everybody else out.
         // What failed in its middle has changed who knows what, and so has a mended home.
         let known = applied.is_ok() && opened.files_reverted == 0;
+        // Released either way: a writer that stays would keep everybody else out.
         let released = blocking(move || {
             home.release()?;
             // Giving it up is a step of its own, so this is known no sooner. A sleeper that was not told

@@ -148,8 +148,8 @@ impl Machines {
         self.wake(machine, if_match).await
     }
 
-    /// Has the machine woken at a time, if it sleeps then; `None` takes that back. What its guest asked for
-    /// stands beside it: the sooner one counts.
+    /// Has the machine woken at a time, if it sleeps then. What its guest asked for stands beside it: the
+    /// sooner one counts. `None` takes both back; the guest is asked again when it is next put to sleep.
     ///
     /// # Errors
     /// `NotFound`, `Conflict` (stale revision, being deleted), `InvalidArgument` for a time that has passed.
