@@ -14,7 +14,7 @@ use super::Accelerator;
 use crate::Spec;
 
 /// Raised when the arguments for QEMU change so that an older state does not fit.
-const ARGUMENTS: u32 = 1;
+const ARGUMENTS: u32 = 2;
 
 /// See the module. A file is told by size and time of change: reading it would take longer than a wake.
 pub(crate) fn of(
