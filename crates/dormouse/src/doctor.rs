@@ -107,6 +107,14 @@ fn hypervisor(program: Option<PathBuf>) -> Vec<Finding> {
                 "run as root where groups below /sys/fs/cgroup can be made and entered",
             ),
         };
+        let jail = match runtime.jails() {
+            Ok(()) => good("jail", "hypervisors see nothing of this host's files"),
+            Err(why) => note(
+                "jail",
+                format!("hypervisors see this host's files, as far as their user may: {why}"),
+                "run as root with CAP_SYS_ADMIN, outside of user namespaces and chroots",
+            ),
+        };
         let hypervisor = match runtime.accelerator() {
             Accelerator::Kvm => good("hypervisor", "QEMU with KVM"),
             Accelerator::Tcg => note(
@@ -115,7 +123,7 @@ fn hypervisor(program: Option<PathBuf>) -> Vec<Finding> {
                 "use a host whose CPU has vmx or svm and whose /dev/kvm works",
             ),
         };
-        return vec![hypervisor, shares];
+        return vec![hypervisor, shares, jail];
     }
     lacks.into_iter().map(|lack| missing(&lack.what, "not found", lack.mend)).collect()
 }

@@ -31,6 +31,16 @@ impl Accelerator {
             Self::Tcg => Vec::new(),
         }
     }
+
+    /// Devices that QEMU opens by their paths. Upon `/dev/null` it tries which sort of lock works; without it
+    /// two of them could write to one disk.
+    pub(crate) fn devices(self) -> Vec<&'static Path> {
+        let null = Path::new("/dev/null");
+        match self {
+            Self::Kvm => vec![null, Path::new(KVM)],
+            Self::Tcg => vec![null],
+        }
+    }
 }
 
 /// The accelerator for this host.

@@ -9,7 +9,8 @@
 //!
 //! # Who can do what
 //! - As root, QEMU runs as a user id of its own, without capabilities, in its seccomp sandbox, held to its
-//!   share of CPU time, memory and threads ([`cgroup`]). It opens no path that belongs to the machine: disks and channels are descriptors it inherits.
+//!   share of CPU time, memory and threads ([`cgroup`]), in a file system that holds its program and nothing of
+//!   ours ([`jail`]). It opens no path that belongs to the machine: disks and channels are descriptors it inherits.
 //! - Without root it runs as our user, and [`Network::Isolated`] means no network.
 //! - It dies with the process that started it (`PR_SET_PDEATHSIG`); its namespace, held by nobody
 //!   else, goes with it. What then remains (slot, nftables table) the next start sweeps.
@@ -22,6 +23,7 @@ mod accel;
 mod cgroup;
 mod command_line;
 mod fingerprint;
+mod jail;
 mod log;
 mod memory;
 mod network;
@@ -44,6 +46,7 @@ use async_trait::async_trait;
 pub use self::accel::Accelerator;
 use self::cgroup::Shares;
 use self::command_line::{Descriptors, arguments};
+use self::jail::Jail;
 use self::place::Place;
 use self::slot::Registry;
 use self::spawn::Confinement;
@@ -104,6 +107,14 @@ impl Qemu {
         }
     }
 
+    /// Whether hypervisors see none of this host's files but what they run from.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub fn jails(&self) -> Result<(), String> {
+        if is_root() { jail::possible() } else { Err("namespaces need root".to_owned()) }
+    }
+
     /// Takes down what killed keepers left on this host. Every start does so too; this is for whoever
     /// has just killed one, or looks after a host where nothing starts. Blocks for some 50 ms; up to 200 ms
     /// more while a killed one's processes are still ending, without keeping others from starting.
@@ -156,6 +167,8 @@ fn start(spec: &Spec, settings: &QemuSettings, accelerator: Accelerator) -> Resu
         what: format!("{} is not installed", settings.program.display()),
         mend: INSTALL.to_owned(),
     })?;
+    // Where the kernel finds it, and it its firmware, whatever links lead there.
+    let program = fs::canonicalize(program).map_err(start_error("find the hypervisor"))?;
     fs::create_dir_all(&spec.log_dir).map_err(start_error("create the log folder"))?;
     let saved = matches!(spec.memory, Memory::Saved { .. });
     let tsc = (!saved).then(|| std::thread::spawn(tsc::khz));
@@ -169,11 +182,22 @@ fn start(spec: &Spec, settings: &QemuSettings, accelerator: Accelerator) -> Resu
     let arguments =
         arguments(spec, accelerator, user_network, tsc_khz, &files.inherited.numbers())?;
     let doors = place.doors()?;
+    let jail = match jail::possible() {
+        Ok(()) if user.is_some() => Some(
+            Jail::of(&program, &accelerator.devices()).map_err(start_error("prepare its jail"))?,
+        ),
+        possible => {
+            let why = possible.err().unwrap_or_default();
+            tracing::warn!(machine = %spec.machine, why, "the hypervisor is not jailed");
+            None
+        }
+    };
     let confinement = Confinement {
         user,
         groups: accelerator.groups(),
         keep_open: files.inherited.all(),
         enter: doors.iter().map(AsRawFd::as_raw_fd).collect(),
+        jail,
     };
     tracing::debug!(machine = %spec.machine, ?accelerator, tsc_khz, ?arguments, "start qemu");
     let Files { inherited, control, fuse, console, monitor, incoming } = files;

@@ -6,4 +6,5 @@
 
 mod boot;
 mod guest;
+mod jail;
 mod suspend;

@@ -33,6 +33,7 @@ fn behind(doors: &[File]) -> Confinement {
         groups: Vec::new(),
         keep_open: Vec::new(),
         enter: doors.iter().map(AsRawFd::as_raw_fd).collect(),
+        jail: None,
     }
 }
 
