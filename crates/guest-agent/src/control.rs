@@ -160,13 +160,10 @@ pub(crate) async fn serve_stream(agent: &Arc<Agent>, mut control: Control) {
             Err(_) => return,
         }
         let mut mux = AgentMux::start(control.clone());
-        loop {
-            match mux.accept().await {
-                Ok(stream) => drop(tokio::spawn(serve_request(Arc::clone(agent), stream))),
-                // Not said on the console: hosts come and go with each sleep, and a guest that wakes has
-                // better to do than to write to a serial port.
-                Err(_ended) => break,
-            }
+        // Its end is not said on the console: hosts come and go with each sleep, and a guest that wakes has
+        // better to do than to write to a serial port.
+        while let Ok(stream) = mux.accept().await {
+            drop(tokio::spawn(serve_request(Arc::clone(agent), stream)));
         }
     }
 }
