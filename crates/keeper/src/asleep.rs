@@ -150,11 +150,21 @@ impl SleepRecord {
         let Some(touched) = meanwhile::between(dir, self.version, version) else {
             return Err("its home was changed while it slept".to_owned());
         };
-        let names = runs_on.keys().chain(self.ran_on.keys());
-        match names.into_iter().find(|name| self.ran_on.get(*name) != runs_on.get(*name)) {
+        match self.differs_from(runs_on) {
             Some(name) => Err(format!("its {name} is another one now")),
             None => Ok(touched),
         }
+    }
+
+    /// Whether a guest would run on what this one ran on.
+    pub(crate) fn ran_on(&self, runs_on: &BTreeMap<String, String>) -> bool {
+        self.format == FORMAT && self.differs_from(runs_on).is_none()
+    }
+
+    fn differs_from<'a>(&'a self, runs_on: &'a BTreeMap<String, String>) -> Option<&'a str> {
+        let names = runs_on.keys().chain(self.ran_on.keys());
+        let mut names = names.filter(|name| self.ran_on.get(*name) != runs_on.get(*name));
+        names.next().map(String::as_str)
     }
 
     /// The home's version that the guest saw last.

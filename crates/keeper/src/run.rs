@@ -1,8 +1,8 @@
 //! The life of a keeper, from claim to release.
 //!
 //! # Order
-//! Lock the directory; listen; claim the home; bring the upper here (`upper`); serve the home to a guest that
-//! goes on or boots (`start`); meet the agent. Then wait for one of: a call to stop, SIGTERM, the guest's end, the loss of the home. Then:
+//! Lock the directory; listen; claim the home, and load a guest that slept meanwhile (`early`); bring the upper
+//! here (`upper`); serve the home to a guest that goes on or boots (`start`); meet the agent. Then wait for one of: a call to stop, SIGTERM, the guest's end, the loss of the home. Then:
 //! save or stop the guest (`sleep`), let executions write their ends, release the home (seal, upload,
 //! last commit), say the last words.
 //!
@@ -15,6 +15,7 @@
 //! At any point: the lock goes with the process, the guest with its parent; the next keeper opens the
 //! same directory and goes on from what was acknowledged.
 
+mod early;
 mod sleep;
 mod start;
 mod upper;
@@ -30,6 +31,7 @@ use runtime::{Exit, Instance, Runtime};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::early::Early;
 use self::sleep::Held;
 use crate::asleep::SleepRecord;
 use crate::executions::runner::Runner;
@@ -120,6 +122,8 @@ fn words(parts: &Parts, released: bool, home_seq: u64, error: Option<&Failure>) 
 /// What was found when the home was opened.
 struct Found {
     asleep: Option<SleepRecord>,
+    /// The guest that went to sleep, loaded as far as it can be without its home.
+    early: Option<Early>,
     opened: Opened,
 }
 
@@ -178,9 +182,11 @@ impl Keeper {
 
     async fn live_served(&mut self, shared: &Shared) -> LastWords {
         let asleep = SleepRecord::read(&self.dir);
+        let early = asleep.as_ref().and_then(|record| self.load_early(record));
         let (home, opened) = match self.open_home(asleep.as_ref()).await {
             Ok(opened) => opened,
             Err(error) => {
+                give_up(early).await;
                 // Whoever waits for the next stage does not hold up the end.
                 self.enter(KeeperState::Stopping);
                 return words(&self.parts, false, 0, Some(&error));
@@ -192,8 +198,11 @@ impl Keeper {
         let ready = self.ready_upper(&opened).await;
         let has_upper = ready.is_ok();
         let outcome = match ready {
-            Ok(()) => self.with_home(&home, &Found { asleep, opened }, shared).await,
-            Err(error) => Err(error),
+            Ok(()) => self.with_home(&home, Found { asleep, early, opened }, shared).await,
+            Err(error) => {
+                give_up(early).await;
+                Err(error)
+            }
         };
         self.enter(KeeperState::Stopping);
         // Nothing that is acknowledged may come after the last commit.
@@ -273,7 +282,7 @@ impl Keeper {
     async fn with_home(
         &self,
         home: &Arc<HomeFs>,
-        found: &Found,
+        found: Found,
         shared: &Shared,
     ) -> Result<(Ending, Option<Held>)> {
         let (awake, files) = self.wake(home, found, shared).await?;
@@ -340,6 +349,12 @@ impl Keeper {
         }
         drop(standing);
         self.moved.send_replace(());
+    }
+}
+
+async fn give_up(early: Option<Early>) {
+    if let Some(early) = early {
+        early.give_up().await;
     }
 }
 

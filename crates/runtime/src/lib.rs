@@ -118,6 +118,17 @@ pub enum Exit {
     Crashed(String),
 }
 
+/// A saved guest that is loaded and does not run. When it is dropped it never will, nothing of it is left, and
+/// its files are as they were.
+#[async_trait]
+pub trait Loaded: Send + std::fmt::Debug {
+    /// Lets it run. Its memory is used up then.
+    ///
+    /// # Errors
+    /// `Resume`, and whether it ran is not known; `Start`, and it did not.
+    async fn go_on(self: Box<Self>) -> Result<Started, Error>;
+}
+
 /// One run of a machine.
 #[async_trait]
 pub trait Instance: Send + Sync + std::fmt::Debug {
@@ -144,6 +155,12 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
 pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// Starts an instance.
     async fn start(&self, spec: &Spec) -> Result<Started, Error>;
+    /// Does all of a start from [saved memory](Memory::Saved) but letting the guest run: most of the time
+    /// that a start takes goes into this, and it can be spent before it is known whether the guest may.
+    ///
+    /// # Errors
+    /// `Spec` where the memory is not a saved one; else as [`Runtime::start`].
+    async fn load(&self, spec: &Spec) -> Result<Box<dyn Loaded>, Error>;
     /// What is missing on this host; empty where everything is there.
     fn missing(&self) -> Vec<Missing>;
     /// What an instance of `spec` runs on, by name. Saved memory goes on only where all of it is the same.

@@ -1,7 +1,8 @@
 //! From an open home to a guest that answers: one that goes on from its memory, or one that boots.
 //!
 //! # Order of a wake from memory
-//! The memory has to fit ([`SleepRecord::fits`]). The record goes, then the guest runs: so memory is never
+//! Memory that seems to fit is loaded while the home is claimed ([`early`](super::early)). Once that is done
+//! it has to fit in full ([`SleepRecord::fits`]). The record goes, then the guest runs: so memory is never
 //! used twice. The home is served as the kernel knows it; the agent is met anew, the kernel forgets what
 //! was changed in the home meanwhile, the agent is told time and entropy, and lets the processes go on,
 //! who see nothing of it all before that.
@@ -23,7 +24,8 @@ use runtime::{Instance, Memory};
 use tokio::net::UnixStream;
 use vfs::FileSystem as _;
 
-use super::{Found, Keeper, guest_ended};
+use super::early::Early;
+use super::{Found, Keeper, give_up, guest_ended};
 use crate::asleep::SleepRecord;
 use crate::files::Files;
 use crate::guest::Guest;
@@ -84,12 +86,13 @@ impl Keeper {
     pub(super) async fn wake(
         &self,
         home: &Arc<HomeFs>,
-        found: &Found,
+        mut found: Found,
         shared: &Shared,
     ) -> Result<(Awake, Files)> {
+        let early = found.early.take();
         let held = found.asleep.as_ref().map(SleepRecord::held).unwrap_or_default();
         let resumed = match found.asleep {
-            Some(ref record) => self.resume(home, record, found).await.map(Some),
+            Some(ref record) => self.resume(home, record, &found, early).await.map(Some),
             None => Ok(None),
         };
         let (awake, how) = match resumed {
@@ -123,24 +126,41 @@ impl Keeper {
         home: &Arc<HomeFs>,
         record: &SleepRecord,
         found: &Found,
+        early: Option<Early>,
     ) -> Result<Awake, String> {
         let ran_on = self.parts.runtime.fingerprint(&self.spec.instance);
-        let stale = record.fits(&self.dir, &self.spec.home, found.opened.version, &ran_on)?;
-        record.fits_files(&self.dir)?;
-        if found.opened.files_reverted > 0 {
-            return Err("files of its home were lost with another host".to_owned());
-        }
+        let fits = || {
+            let stale = record.fits(&self.dir, &self.spec.home, found.opened.version, &ran_on)?;
+            record.fits_files(&self.dir)?;
+            if found.opened.files_reverted > 0 {
+                return Err("files of its home were lost with another host".to_owned());
+            }
+            Ok(stale)
+        };
+        let stale = match fits() {
+            Ok(stale) => stale,
+            Err(why) => {
+                give_up(early).await;
+                return Err(why);
+            }
+        };
         let begun = Instant::now();
-        // From here on the memory is used up.
-        SleepRecord::remove(&self.dir)
-            .map_err(|error| format!("take its sleep record away: {error}"))?;
-        let memory = Memory::Saved { file: self.dir.memory(), state: self.dir.devices() };
-        let started = self.launch(home, memory, Some(&record.session())).await;
-        let started = started.map_err(|error| {
-            // It may name paths of this host.
+        // It may name paths of this host.
+        let cannot = |error: &dyn std::fmt::Display| {
             tracing::warn!(%error, "go on from saved memory");
             "it could not be brought back".to_owned()
-        })?;
+        };
+        let loaded = match early {
+            Some(early) => early.loaded(&self.spec.instance).await,
+            None => self.parts.runtime.load(&self.saved(&self.spec.instance)).await,
+        };
+        // From here on the memory is used up, also where it could not be loaded.
+        SleepRecord::remove(&self.dir)
+            .map_err(|error| format!("take its sleep record away: {error}"))?;
+        let started = loaded.map_err(|error| cannot(&error))?.go_on().await;
+        let started = started.map_err(|error| cannot(&error))?;
+        let started = self.serve_home(home, started, Some(&record.session()));
+        let started = started.map_err(|error| cannot(&error))?;
         let running = begun.elapsed();
         let met = async {
             let agent = AgentClient::reconnect(started.control, &*self.parts.entropy).await?;
@@ -192,7 +212,7 @@ impl Keeper {
         };
         // Before it starts: programs are replaced while they run.
         let ran_on = self.parts.runtime.fingerprint(&self.spec.instance);
-        let started = self.launch(home, memory, None).await?;
+        let started = self.launch(home, memory).await?;
         // Files can be read and written while the guest boots; its kernel knows nothing yet.
         shared.files.set(self.files(home, &started.channel)).ok();
         shared.home.set(home.clone()).ok();
@@ -222,14 +242,18 @@ impl Keeper {
         enough
     }
 
-    async fn launch(
-        &self,
-        home: &Arc<HomeFs>,
-        memory: Memory,
-        saved: Option<&Saved>,
-    ) -> Result<Started> {
+    async fn launch(&self, home: &Arc<HomeFs>, memory: Memory) -> Result<Started> {
         let spec = runtime::Spec { memory, ..self.spec.instance.clone() };
         let started = self.parts.runtime.start(&spec).await?;
+        self.serve_home(home, started, None)
+    }
+
+    fn serve_home(
+        &self,
+        home: &Arc<HomeFs>,
+        started: runtime::Started,
+        saved: Option<&Saved>,
+    ) -> Result<Started> {
         let instance: Arc<dyn Instance> = Arc::from(started.instance);
         let config = fuse_serve::Config::default();
         let session = Arc::new(match saved {

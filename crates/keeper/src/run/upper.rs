@@ -68,6 +68,12 @@ impl Keeper {
         Ok(())
     }
 
+    /// The root that the upper here lies over, where both are here. What a claim finds may be another.
+    pub(super) fn root_here(&self) -> Option<std::path::PathBuf> {
+        let images = Images::open(&self.spec.upper.images_dir);
+        root_of(&images, &pinned(&self.dir.root_pin()).ok()?).ok()
+    }
+
     /// Notes how the guest left the upper.
     pub(super) async fn leave_upper(&self, epoch: Epoch) {
         let upper = self.upper();

@@ -1,10 +1,11 @@
 //! QEMU as a runtime: the `microvm` machine, virtio over MMIO, KVM where it works and TCG elsewhere.
 //!
-//! Starting an instance, in order: check the spec; measure the TSC beside everything else; claim a
+//! Starting an instance ([`start`]), in order: check the spec; measure the TSC beside everything else; claim a
 //! slot on this host ([`slot`]: a number that gives user id, address and interface name); make the
 //! network namespace ([`place`]); open the files; spawn QEMU from a thread of its own ([`supervise`]),
 //! which then keeps its logs, waits for its end and takes down what was made for it. The namespace is
-//! connected to the world meanwhile. A guest that was suspended goes on once both are done ([`memory`]).
+//! connected to the world meanwhile. A guest that was suspended goes on once both are done ([`memory`]),
+//! and its owner wants it to.
 //! Whatever fails on the way, dropping what was made so far undoes it.
 //!
 //! # Who can do what
@@ -31,28 +32,18 @@ mod place;
 mod qmp;
 mod slot;
 mod spawn;
+mod start;
 mod supervise;
 mod tsc;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use async_trait::async_trait;
 
 pub use self::accel::Accelerator;
-use self::cgroup::Shares;
-use self::command_line::{Descriptors, arguments};
-use self::jail::Jail;
-use self::place::Place;
 use self::slot::Registry;
-use self::spawn::Confinement;
-use self::supervise::{Process, QemuInstance};
-use crate::limits::{MEMORY_MIB_MAX, MEMORY_MIB_MIN, VCPU_MAX};
-use crate::{Error, Memory, Missing, Network, Runtime, Spec, Started};
+use crate::{Error, Loaded, Memory, Missing, Runtime, Spec, Started};
 
 /// Debian's command for what this runtime runs.
 const INSTALL: &str = "apt-get install --no-install-recommends qemu-system-x86 iproute2 nftables";
@@ -135,9 +126,17 @@ impl Runtime for Qemu {
     async fn start(&self, spec: &Spec) -> Result<Started, Error> {
         let (spec, settings, accelerator) =
             (spec.clone(), self.settings.clone(), self.accelerator());
-        tokio::task::spawn_blocking(move || start(&spec, &settings, accelerator))
-            .await
-            .map_err(|error| Error::Start(error.to_string()))?
+        blocking(move || start::begin(&spec, &settings, accelerator)?.go_on()).await
+    }
+
+    async fn load(&self, spec: &Spec) -> Result<Box<dyn Loaded>, Error> {
+        if !matches!(spec.memory, Memory::Saved { .. }) {
+            return Err(Error::Spec("only saved memory can be loaded".to_owned()));
+        }
+        let (spec, settings, accelerator) =
+            (spec.clone(), self.settings.clone(), self.accelerator());
+        let begun = blocking(move || start::begin(&spec, &settings, accelerator)).await?;
+        Ok(Box::new(begun))
     }
 
     fn missing(&self) -> Vec<Missing> {
@@ -159,178 +158,10 @@ impl Runtime for Qemu {
     }
 }
 
-/// Everything of a start that blocks. The network is connected (`ip` and `nft`, some 50 ms) while QEMU
-/// begins: its namespace is there before it, and leads nowhere until the rules are in place.
-fn start(spec: &Spec, settings: &QemuSettings, accelerator: Accelerator) -> Result<Started, Error> {
-    check(spec)?;
-    let program = find_program(&settings.program).ok_or_else(|| Error::Missing {
-        what: format!("{} is not installed", settings.program.display()),
-        mend: INSTALL.to_owned(),
-    })?;
-    // Where the kernel finds it, and it its firmware, whatever links lead there.
-    let program = fs::canonicalize(program).map_err(start_error("find the hypervisor"))?;
-    fs::create_dir_all(&spec.log_dir).map_err(start_error("create the log folder"))?;
-    let saved = matches!(spec.memory, Memory::Saved { .. });
-    let tsc = (!saved).then(|| std::thread::spawn(tsc::khz));
-
-    let place = Arc::new(Place::claim(spec, &Shares::of(spec, accelerator))?);
-    let user = place.user_id();
-    let user_network = place.link.is_some() || spec.network == Network::User;
-    let files = Files::open(spec, user)?;
-    let tsc_khz = tsc.map(std::thread::JoinHandle::join).transpose();
-    let tsc_khz = tsc_khz.map_err(|_| Error::Start("measure the TSC".to_owned()))?;
-    let arguments =
-        arguments(spec, accelerator, user_network, tsc_khz, &files.inherited.numbers())?;
-    let doors = place.doors()?;
-    let jail = match jail::possible() {
-        Ok(()) if user.is_some() => Some(
-            Jail::of(&program, &accelerator.devices()).map_err(start_error("prepare its jail"))?,
-        ),
-        possible => {
-            let why = possible.err().unwrap_or_default();
-            tracing::warn!(machine = %spec.machine, why, "the hypervisor is not jailed");
-            None
-        }
-    };
-    let confinement = Confinement {
-        user,
-        groups: accelerator.groups(),
-        keep_open: files.inherited.all(),
-        enter: doors.iter().map(AsRawFd::as_raw_fd).collect(),
-        jail,
-    };
-    tracing::debug!(machine = %spec.machine, ?accelerator, tsc_khz, ?arguments, "start qemu");
-    let Files { inherited, control, fuse, console, monitor, incoming } = files;
-    let suspending = monitor.zip(spec.memory.file().map(Path::to_owned));
-    let process = Process { program, arguments, confinement, place: place.clone() };
-    let (instance, connected) = std::thread::scope(|scope| {
-        let connecting = scope.spawn(|| place.connect());
-        let instance = QemuInstance::spawn(process, console, &spec.log_dir, suspending);
-        // Only now: QEMU has its own copies.
-        drop((inherited, doors));
-        let loaded = instance.and_then(|instance| {
-            let waiting =
-                incoming.map(|(monitor, state)| memory::load(monitor, &state)).transpose()?;
-            Ok((instance, waiting))
-        });
-        (loaded, connecting.join())
-    });
-    let (instance, waiting) = instance?;
-    connected.map_err(|_| Error::Start("connect the network".to_owned()))??;
-    if let Some(waiting) = waiting {
-        waiting.go_on()?;
-    }
-    Ok(Started { instance: Box::new(instance), control, fuse })
-}
-
-/// Refuses what cannot run, before anything is made.
-fn check(spec: &Spec) -> Result<(), Error> {
-    if !(MEMORY_MIB_MIN..=MEMORY_MIB_MAX).contains(&spec.memory_mib) {
-        return Err(Error::Spec(format!(
-            "{} MiB of memory; between {MEMORY_MIB_MIN} and {MEMORY_MIB_MAX} are possible",
-            spec.memory_mib
-        )));
-    }
-    if !(spec.vcpu > 0.0 && spec.vcpu <= VCPU_MAX) {
-        return Err(Error::Spec(format!("{} CPUs; up to {VCPU_MAX} are possible", spec.vcpu)));
-    }
-    for (what, path) in [
-        ("the kernel", &spec.kernel),
-        ("the initramfs", &spec.initrd),
-        ("the root image", &spec.root_image),
-    ] {
-        if !path.is_file() {
-            let what = format!("{what} {} is not there", path.display());
-            let mend = "run `cargo xtask setup`, or `dormouse doctor` to see more".to_owned();
-            return Err(Error::Missing { what, mend });
-        }
-    }
-    Ok(())
-}
-
-/// Files and channels of an instance: QEMU's ends, and ours.
-#[derive(Debug)]
-struct Files {
-    inherited: Inherited,
-    control: UnixStream,
-    fuse: UnixStream,
-    console: UnixStream,
-    /// Where the memory is in a file.
-    monitor: Option<UnixStream>,
-    /// Where it is a saved one, with the device state.
-    incoming: Option<(UnixStream, File)>,
-}
-
-/// What QEMU inherits.
-#[derive(Debug)]
-struct Inherited {
-    kernel: OwnedFd,
-    initrd: OwnedFd,
-    root: OwnedFd,
-    upper: OwnedFd,
-    control: OwnedFd,
-    fuse: OwnedFd,
-    console: OwnedFd,
-    memory: Option<OwnedFd>,
-    monitor: Option<OwnedFd>,
-    incoming: Option<OwnedFd>,
-}
-
-impl Files {
-    fn open(spec: &Spec, user: Option<u32>) -> Result<Self, Error> {
-        let read = |path: &Path| {
-            File::open(path).map(OwnedFd::from).map_err(start_error(&format!("open {path:?}")))
-        };
-        let upper = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&spec.upper_image)
-            .map_err(start_error(&format!("open {:?}", spec.upper_image)))?;
-        let pair = || UnixStream::pair().map_err(start_error("create a channel"));
-        let ((control, control_end), (fuse, fuse_end), (console, console_end)) =
-            (pair()?, pair()?, pair()?);
-        let state = memory::open_state(&spec.memory)?;
-        let memory = memory::open(&spec.memory, spec.memory_mib, user)?;
-        let (monitor, monitor_end) = memory.as_ref().map(|_| pair()).transpose()?.unzip();
-        let (incoming, incoming_end) = state.as_ref().map(|_| pair()).transpose()?.unzip();
-        let inherited = Inherited {
-            kernel: read(&spec.kernel)?,
-            initrd: read(&spec.initrd)?,
-            root: read(&spec.root_image)?,
-            upper: upper.into(),
-            control: control_end.into(),
-            fuse: fuse_end.into(),
-            console: console_end.into(),
-            memory: memory.map(OwnedFd::from),
-            monitor: monitor_end.map(OwnedFd::from),
-            incoming: incoming_end.map(OwnedFd::from),
-        };
-        let incoming = incoming.zip(state);
-        Ok(Self { inherited, control, fuse, console, monitor, incoming })
-    }
-}
-
-impl Inherited {
-    fn numbers(&self) -> Descriptors {
-        Descriptors {
-            kernel: self.kernel.as_raw_fd(),
-            initrd: self.initrd.as_raw_fd(),
-            root: self.root.as_raw_fd(),
-            upper: self.upper.as_raw_fd(),
-            control: self.control.as_raw_fd(),
-            fuse: self.fuse.as_raw_fd(),
-            console: self.console.as_raw_fd(),
-            memory: self.memory.as_ref().map(AsRawFd::as_raw_fd),
-            monitor: self.monitor.as_ref().map(AsRawFd::as_raw_fd),
-            incoming: self.incoming.as_ref().map(AsRawFd::as_raw_fd),
-        }
-    }
-
-    fn all(&self) -> Vec<i32> {
-        let n = self.numbers();
-        let always = [n.kernel, n.initrd, n.root, n.upper, n.control, n.fuse, n.console];
-        always.into_iter().chain(n.memory).chain(n.monitor).chain(n.incoming).collect()
-    }
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Error::Start(error.to_string()))?
 }
 
 fn is_root() -> bool {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use base::MachineId;
 use images::{BASE_IMAGE, Image, Images};
-use runtime::{Instance, Memory, Network, Qemu, QemuSettings, Runtime, Spec};
+use runtime::{Instance, Memory, Network, Qemu, QemuSettings, Runtime, Spec, Started};
 
 /// Longest wait for one answer: on a loaded host a boot takes 10 s, `apt-get update` 30.
 const TIMEOUT: Duration = Duration::from_secs(180);
@@ -102,7 +102,11 @@ impl Guest {
 
     /// Starts a guest that has said already that it is ready.
     pub(crate) async fn resume(spec: &Spec) -> Self {
-        let started = Qemu::new(QemuSettings::default()).start(spec).await.unwrap();
+        Self::of(Qemu::new(QemuSettings::default()).start(spec).await.unwrap(), spec)
+    }
+
+    /// The same with one that was started.
+    pub(crate) fn of(started: Started, spec: &Spec) -> Self {
         started.control.set_read_timeout(Some(TIMEOUT)).unwrap();
         Self {
             instance: started.instance,

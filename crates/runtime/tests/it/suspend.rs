@@ -63,6 +63,42 @@ async fn processes_go_on_after_a_suspend() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_is_loaded_and_given_up_can_go_on_later() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (fresh, saved) = specs(spec(&image, dir.path(), Network::Isolated), dir.path());
+    let state = dir.path().join("devices");
+    let mut guest = Guest::start(&fresh).await;
+    count(&mut guest);
+    guest.instance.suspend(&state).await.unwrap();
+    drop(guest);
+    let files = || {
+        let memory = saved.memory.file().unwrap();
+        let changed = [memory, &state, &saved.upper_image].map(|path| {
+            let meta = fs::metadata(path).unwrap();
+            (meta.len(), meta.mtime(), meta.mtime_nsec())
+        });
+        // What is mapped can be changed without a word of it in the times.
+        (changed, base::Digest::of(&fs::read(memory).unwrap()))
+    };
+    let before = files();
+    let qemu = Qemu::new(QemuSettings::default());
+    for _ in 0..2 {
+        let loaded = qemu.load(&saved).await.unwrap();
+        // Long enough for a guest that runs to write something.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::task::spawn_blocking(move || drop(loaded)).await.unwrap();
+        assert_eq!(files(), before);
+    }
+    let started = qemu.load(&saved).await.unwrap().go_on().await.unwrap();
+    let mut guest = Guest::of(started, &saved);
+    let counted = counted(&mut guest);
+    assert!(counted.iter().copied().eq(1..=counted.len() as u64), "a gap: {counted:?}");
+    let refused = qemu.load(&fresh).await.unwrap_err();
+    assert!(matches!(refused, Error::Spec(_)), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_guest_is_suspended_while_it_works() {
     let Some(image) = image() else { return };
     let dir = tempfile::tempdir().unwrap();

@@ -1,0 +1,244 @@
+//! The way of an instance from its [`Spec`] to a guest that runs.
+//!
+//! # Order
+//! Check; claim a place on this host; open files and channels; spawn QEMU. The network is connected (`ip` and
+//! `nft`, some 50 ms) while QEMU begins: its namespace is there before it, and leads nowhere until the rules
+//! are in place. A guest that boots runs as soon as QEMU does; one that was saved is loaded and waits.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+
+use super::cgroup::Shares;
+use super::command_line::{Descriptors, arguments};
+use super::jail::{self, Jail};
+use super::place::Place;
+use super::spawn::Confinement;
+use super::supervise::{Process, QemuInstance};
+use super::{Accelerator, INSTALL, QemuSettings, blocking, find_program, memory, start_error, tsc};
+use crate::limits::{MEMORY_MIB_MAX, MEMORY_MIB_MIN, VCPU_MAX};
+use crate::{Error, Loaded, Memory, Network, Spec, Started};
+
+/// An instance whose QEMU is there. In the order in which it is taken down where it is given up.
+#[derive(Debug)]
+pub(super) struct Begun {
+    /// What lets a saved guest run; one that boots runs already.
+    waiting: Option<memory::Loaded>,
+    instance: QemuInstance,
+    control: UnixStream,
+    fuse: UnixStream,
+    connecting: Connecting,
+}
+
+/// Connects the network. It holds the instance's place, which is free again once this is over.
+#[derive(Debug)]
+struct Connecting(Option<JoinHandle<Result<(), Error>>>);
+
+impl Connecting {
+    fn begin(place: Arc<Place>) -> Self {
+        Self(Some(std::thread::spawn(move || place.connect())))
+    }
+
+    fn wait(&mut self) -> Result<(), Error> {
+        let connected = self.0.take().map_or(Ok(Ok(())), JoinHandle::join);
+        connected.map_err(|_| Error::Start("connect the network".to_owned()))?
+    }
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        if let Err(error) = self.wait() {
+            tracing::warn!(%error, "connect the network of an instance that was given up");
+        }
+    }
+}
+
+impl Begun {
+    /// Blocks until the network is there.
+    pub(super) fn go_on(self) -> Result<Started, Error> {
+        let Self { waiting, instance, control, fuse, mut connecting } = self;
+        connecting.wait()?;
+        if let Some(waiting) = waiting {
+            waiting.go_on()?;
+        }
+        Ok(Started { instance: Box::new(instance), control, fuse })
+    }
+}
+
+#[async_trait]
+impl Loaded for Begun {
+    async fn go_on(self: Box<Self>) -> Result<Started, Error> {
+        blocking(|| Self::go_on(*self)).await
+    }
+}
+
+/// Everything of a start that blocks, but for the last of it.
+pub(super) fn begin(
+    spec: &Spec,
+    settings: &QemuSettings,
+    accelerator: Accelerator,
+) -> Result<Begun, Error> {
+    check(spec)?;
+    let program = find_program(&settings.program).ok_or_else(|| Error::Missing {
+        what: format!("{} is not installed", settings.program.display()),
+        mend: INSTALL.to_owned(),
+    })?;
+    // Where the kernel finds it, and it its firmware, whatever links lead there.
+    let program = fs::canonicalize(program).map_err(start_error("find the hypervisor"))?;
+    fs::create_dir_all(&spec.log_dir).map_err(start_error("create the log folder"))?;
+    let saved = matches!(spec.memory, Memory::Saved { .. });
+    let tsc = (!saved).then(|| std::thread::spawn(tsc::khz));
+
+    let place = Arc::new(Place::claim(spec, &Shares::of(spec, accelerator))?);
+    let user = place.user_id();
+    let user_network = place.link.is_some() || spec.network == Network::User;
+    let files = Files::open(spec, user)?;
+    let tsc_khz = tsc.map(JoinHandle::join).transpose();
+    let tsc_khz = tsc_khz.map_err(|_| Error::Start("measure the TSC".to_owned()))?;
+    let arguments =
+        arguments(spec, accelerator, user_network, tsc_khz, &files.inherited.numbers())?;
+    let doors = place.doors()?;
+    let jail = match jail::possible() {
+        Ok(()) if user.is_some() => Some(
+            Jail::of(&program, &accelerator.devices()).map_err(start_error("prepare its jail"))?,
+        ),
+        possible => {
+            let why = possible.err().unwrap_or_default();
+            tracing::warn!(machine = %spec.machine, why, "the hypervisor is not jailed");
+            None
+        }
+    };
+    let confinement = Confinement {
+        user,
+        groups: accelerator.groups(),
+        keep_open: files.inherited.all(),
+        enter: doors.iter().map(AsRawFd::as_raw_fd).collect(),
+        jail,
+    };
+    tracing::debug!(machine = %spec.machine, ?accelerator, tsc_khz, ?arguments, "start qemu");
+    let Files { inherited, control, fuse, console, monitor, incoming } = files;
+    let suspending = monitor.zip(spec.memory.file().map(Path::to_owned));
+    let process = Process { program, arguments, confinement, place: place.clone() };
+    let connecting = Connecting::begin(place);
+    let instance = QemuInstance::spawn(process, console, &spec.log_dir, suspending);
+    // Only now: QEMU has its own copies.
+    drop((inherited, doors));
+    let instance = instance?;
+    let waiting = incoming.map(|(monitor, state)| memory::load(monitor, &state)).transpose()?;
+    Ok(Begun { waiting, instance, control, fuse, connecting })
+}
+
+/// Refuses what cannot run, before anything is made.
+fn check(spec: &Spec) -> Result<(), Error> {
+    if !(MEMORY_MIB_MIN..=MEMORY_MIB_MAX).contains(&spec.memory_mib) {
+        return Err(Error::Spec(format!(
+            "{} MiB of memory; between {MEMORY_MIB_MIN} and {MEMORY_MIB_MAX} are possible",
+            spec.memory_mib
+        )));
+    }
+    if !(spec.vcpu > 0.0 && spec.vcpu <= VCPU_MAX) {
+        return Err(Error::Spec(format!("{} CPUs; up to {VCPU_MAX} are possible", spec.vcpu)));
+    }
+    for (what, path) in [
+        ("the kernel", &spec.kernel),
+        ("the initramfs", &spec.initrd),
+        ("the root image", &spec.root_image),
+    ] {
+        if !path.is_file() {
+            let what = format!("{what} {} is not there", path.display());
+            let mend = "run `cargo xtask setup`, or `dormouse doctor` to see more".to_owned();
+            return Err(Error::Missing { what, mend });
+        }
+    }
+    Ok(())
+}
+
+/// Files and channels of an instance: QEMU's ends, and ours.
+#[derive(Debug)]
+struct Files {
+    inherited: Inherited,
+    control: UnixStream,
+    fuse: UnixStream,
+    console: UnixStream,
+    /// Where the memory is in a file.
+    monitor: Option<UnixStream>,
+    /// Where it is a saved one, with the device state.
+    incoming: Option<(UnixStream, File)>,
+}
+
+/// What QEMU inherits.
+#[derive(Debug)]
+struct Inherited {
+    kernel: OwnedFd,
+    initrd: OwnedFd,
+    root: OwnedFd,
+    upper: OwnedFd,
+    control: OwnedFd,
+    fuse: OwnedFd,
+    console: OwnedFd,
+    memory: Option<OwnedFd>,
+    monitor: Option<OwnedFd>,
+    incoming: Option<OwnedFd>,
+}
+
+impl Files {
+    fn open(spec: &Spec, user: Option<u32>) -> Result<Self, Error> {
+        let read = |path: &Path| {
+            File::open(path).map(OwnedFd::from).map_err(start_error(&format!("open {path:?}")))
+        };
+        let upper = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&spec.upper_image)
+            .map_err(start_error(&format!("open {:?}", spec.upper_image)))?;
+        let pair = || UnixStream::pair().map_err(start_error("create a channel"));
+        let ((control, control_end), (fuse, fuse_end), (console, console_end)) =
+            (pair()?, pair()?, pair()?);
+        let state = memory::open_state(&spec.memory)?;
+        let memory = memory::open(&spec.memory, spec.memory_mib, user)?;
+        let (monitor, monitor_end) = memory.as_ref().map(|_| pair()).transpose()?.unzip();
+        let (incoming, incoming_end) = state.as_ref().map(|_| pair()).transpose()?.unzip();
+        let inherited = Inherited {
+            kernel: read(&spec.kernel)?,
+            initrd: read(&spec.initrd)?,
+            root: read(&spec.root_image)?,
+            upper: upper.into(),
+            control: control_end.into(),
+            fuse: fuse_end.into(),
+            console: console_end.into(),
+            memory: memory.map(OwnedFd::from),
+            monitor: monitor_end.map(OwnedFd::from),
+            incoming: incoming_end.map(OwnedFd::from),
+        };
+        let incoming = incoming.zip(state);
+        Ok(Self { inherited, control, fuse, console, monitor, incoming })
+    }
+}
+
+impl Inherited {
+    fn numbers(&self) -> Descriptors {
+        Descriptors {
+            kernel: self.kernel.as_raw_fd(),
+            initrd: self.initrd.as_raw_fd(),
+            root: self.root.as_raw_fd(),
+            upper: self.upper.as_raw_fd(),
+            control: self.control.as_raw_fd(),
+            fuse: self.fuse.as_raw_fd(),
+            console: self.console.as_raw_fd(),
+            memory: self.memory.as_ref().map(AsRawFd::as_raw_fd),
+            monitor: self.monitor.as_ref().map(AsRawFd::as_raw_fd),
+            incoming: self.incoming.as_ref().map(AsRawFd::as_raw_fd),
+        }
+    }
+
+    fn all(&self) -> Vec<i32> {
+        let n = self.numbers();
+        let always = [n.kernel, n.initrd, n.root, n.upper, n.control, n.fuse, n.console];
+        always.into_iter().chain(n.memory).chain(n.monitor).chain(n.incoming).collect()
+    }
+}
