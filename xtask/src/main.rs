@@ -8,6 +8,7 @@
 
 mod bench;
 mod cargo;
+mod fuzz;
 mod paths;
 mod posix;
 mod progress;
@@ -49,6 +50,8 @@ enum Task {
     Sim(sim::Options),
     /// kill -9 of the real keeper under a real workload, again and again.
     Crash(sim::Cycles),
+    /// Mutated bytes for every decoder that reads what a guest, a client or the store says.
+    Fuzz(fuzz::Options),
     /// Measure.
     Bench(bench::Options),
 }
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Sim(options) => sim::run(&options),
         Task::Crash(cycles) => sim::crash(&cycles),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench(options) => bench::run(&options),
     };
     match done {

@@ -20,11 +20,11 @@ const LEVELS: &[&[&str]] = &[
     &["http-kit", "local-host"],
     &["api-v1", "api-computers", "api-sheds", "api-sailboxes", "ssh-server"],
     &["dormouse"],
-    &["testkit", "sim", "xtask"],
+    &["testkit", "sim", "fuzz", "xtask"],
 ];
 
 /// For tests only: may use anything, and any test may use them.
-const DEV_ONLY: &[&str] = &["testkit", "sim"];
+const DEV_ONLY: &[&str] = &["testkit", "sim", "fuzz"];
 
 /// Pairs that the levels allow and the design does not: a face knows no keeper internals.
 const FORBIDDEN: &[(&str, &str)] = &[
