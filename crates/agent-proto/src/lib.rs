@@ -38,6 +38,8 @@
 mod client;
 mod error;
 pub mod frame;
+#[cfg(test)]
+mod fuzz;
 pub mod handshake;
 mod limits;
 mod message;

@@ -22,6 +22,9 @@ pub(crate) const SPLIT_BYTES: usize = 16 * 1024;
 /// Most streams that yamux may hold. Twice what we hand out, because yamux ends the whole session
 /// at its limit, and counts a dropped stream until it has told the other side.
 pub(crate) const YAMUX_STREAMS_MAX: usize = 2 * STREAMS_MAX;
+/// Most frames of yamux that may lie unread in a session, each a buffer of some 70 bytes besides what it
+/// holds: what a dozen commands send at their smallest (six bytes) until their windows are full.
+pub(crate) const FRAMES_UNREAD_MAX: usize = 512 * 1024;
 /// Receive window of the whole session, in bytes: yamux's 256 KiB for each stream and no growth.
 pub(crate) const WINDOW_BYTES: usize = YAMUX_STREAMS_MAX * 256 * 1024;
 /// How long a stream or session may take to say good-bye before it is cut.

@@ -136,7 +136,7 @@ pub struct Hello {
 }
 
 /// How an execution ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exited {
     /// Exit code, where it exited.
     pub code: Option<i32>,

@@ -8,7 +8,7 @@
 //! # Bounds
 //! The host opens at most [`STREAMS_MAX`] streams; the agent tolerates some more and refuses the
 //! rest. 256 KiB of unread bytes for each (a reader that stops reading stops its writer, not the
-//! other streams), frames of at most 1 MiB.
+//! other streams), frames of at most 1 MiB, and no more than so many of them unread (`unread`).
 //!
 //! # Failure
 //! Bytes that are no yamux, an I/O error, the end of the stream below and even a panic in the
@@ -17,6 +17,7 @@
 //! a GoAway and ignored; a peer that goes on with them only hears that again.
 
 mod lower;
+mod unread;
 
 use std::io;
 use std::pin::Pin;
@@ -32,6 +33,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use yamux::{Config, Connection, ConnectionError, Mode};
 
 use self::lower::Lower;
+use self::unread::Unread;
 use crate::limits::{CLOSE_TIMEOUT, SPLIT_BYTES, WINDOW_BYTES, YAMUX_STREAMS_MAX};
 use crate::{Error, STREAMS_MAX};
 
@@ -46,6 +48,8 @@ struct Session {
     /// Cancelled to have the host's driver end.
     closing: CancellationToken,
     reason: OnceLock<String>,
+    /// On the host's side.
+    unread: Arc<Unread>,
 }
 
 impl Session {
@@ -72,7 +76,8 @@ impl HostMux {
     {
         let session = Arc::new(Session::default());
         let (open, requests) = mpsc::channel(STREAMS_MAX);
-        let connection = Connection::new(Lower(stream).compat(), config(), Mode::Client);
+        let lower = Lower::new(stream, Arc::clone(&session.unread));
+        let connection = Connection::new(lower.compat(), config(), Mode::Client);
         let driver = HostDriver { connection, requests, waiting: None };
         let closing = session.closing.clone();
         spawn_driver(Arc::clone(&session), driver.run(closing));
@@ -149,10 +154,25 @@ impl AgentMux {
 /// One stream of a session. Dropping it without `shutdown` resets it.
 #[derive(Debug)]
 pub struct MuxStream {
+    // In this order: what it still holds counts until it is gone.
     inner: yamux::Stream,
+    counted: Counted,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Keeps the host's driver alive and this stream counted.
     _host: Option<(OpenSender, OwnedSemaphorePermit)>,
+}
+
+/// Takes a stream's unread frames out of the count when it goes.
+#[derive(Debug)]
+struct Counted {
+    unread: Arc<Unread>,
+    stream: u32,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.unread.closed(self.stream);
+    }
 }
 
 impl MuxStream {
@@ -162,7 +182,9 @@ impl MuxStream {
         host: Option<(OpenSender, OwnedSemaphorePermit)>,
     ) -> Self {
         let ended = Box::pin(session.ended.clone().cancelled_owned());
-        Self { inner, ended, _host: host }
+        let counted = Counted { unread: Arc::clone(&session.unread), stream: inner.id().val() };
+        counted.unread.opened(counted.stream);
+        Self { inner, counted, ended, _host: host }
     }
 }
 
@@ -181,6 +203,7 @@ impl AsyncRead for MuxStream {
             }
         };
         into.advance(read);
+        self.counted.unread.read(self.counted.stream, read);
         Poll::Ready(Ok(()))
     }
 }

@@ -6,13 +6,26 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// `S`, which a session does not shut down.
+use super::unread::{Headers, Unread};
+
+/// `S`, which a session does not shut down, and whose pieces are counted.
 #[derive(Debug)]
-pub(super) struct Lower<S>(pub(super) S);
+pub(super) struct Lower<S> {
+    inner: S,
+    headers: Headers,
+    unread: Arc<Unread>,
+}
+
+impl<S> Lower<S> {
+    pub(super) fn new(inner: S, unread: Arc<Unread>) -> Self {
+        Self { inner, headers: Headers::default(), unread }
+    }
+}
 
 impl<S: AsyncRead + Unpin> AsyncRead for Lower<S> {
     fn poll_read(
@@ -20,7 +33,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Lower<S> {
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, into)
+        let before = into.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(context, into))?;
+        let Self { headers, unread, .. } = &mut *self;
+        if headers.follow(&into.filled()[before..], unread) {
+            return Poll::Ready(Ok(()));
+        }
+        let why = "too many small pieces lie unread";
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why)))
     }
 }
 
@@ -30,11 +50,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Lower<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
+        Pin::new(&mut self.inner).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
+        Pin::new(&mut self.inner).poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -210,3 +210,39 @@ proptest! {
         })?;
     }
 }
+
+/// The smallest frames that there are, on streams that nobody reads: as many as windows let through.
+#[test]
+fn small_pieces_that_nobody_reads_end_the_session_in_bounded_memory() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let (reason, held) = fuzz::most_held(|| {
+        runtime.block_on(async {
+            let (near, mut far) = duplex(32 * 1024);
+            let host = HostMux::start(near);
+            let mut streams = Vec::new();
+            for _ in 0..8 {
+                let mut stream = host.open().await.unwrap();
+                stream.write_all(b"?").await.unwrap();
+                streams.push(stream);
+            }
+            let flood = async {
+                for id in (1_u32..).step_by(2).take(streams.len()) {
+                    let mut frame = vec![0; 4];
+                    frame.extend(id.to_be_bytes());
+                    frame.extend(1_u32.to_be_bytes());
+                    frame.push(b'x');
+                    let some = frame.repeat(1024);
+                    for _ in 0..256 {
+                        // Until the host has had enough.
+                        far.write_all(&some).await?;
+                    }
+                }
+                Ok::<_, std::io::Error>(())
+            };
+            let (_, ended) = tokio::join!(flood, soon(host.ended()));
+            ended.to_string()
+        })
+    });
+    assert!(reason.contains("small pieces"), "{reason}");
+    assert!(held < 64 << 20, "{held}");
+}
