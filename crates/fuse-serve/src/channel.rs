@@ -10,7 +10,7 @@
 //! way are finished in the file system and not answered. The session keeps what the guest held
 //! until it is dropped or [`Session::end`]ed.
 
-mod stream;
+pub(crate) mod stream;
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;

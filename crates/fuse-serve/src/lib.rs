@@ -20,6 +20,8 @@ mod channel;
 mod dev_fuse;
 mod dispatch;
 mod error;
+#[cfg(test)]
+mod fuzz;
 pub mod limits;
 mod link;
 mod mount_point;
