@@ -43,6 +43,8 @@ mod forward;
 mod front;
 mod fs;
 mod fsck;
+#[cfg(test)]
+mod fuzz;
 mod garbage;
 mod heat;
 mod home;

@@ -33,6 +33,8 @@ mod collect;
 mod error;
 mod fetch;
 pub mod file;
+#[cfg(test)]
+mod fuzz;
 mod keys;
 mod leave;
 mod limits;

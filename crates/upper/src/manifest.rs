@@ -115,6 +115,9 @@ impl Manifest {
         if format > FORMAT {
             return Err(Error::Unsupported { key: key.to_owned(), format, known: FORMAT });
         }
+        if format == 0 {
+            return Err(bad("it has no format"));
+        }
         let (body, sum) = bytes
             .len()
             .checked_sub(SUM)

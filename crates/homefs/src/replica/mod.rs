@@ -40,6 +40,8 @@ pub(crate) mod descent;
 pub(crate) mod error;
 pub(crate) mod fetch;
 mod format1;
+#[cfg(test)]
+pub(crate) mod fuzz;
 pub(crate) mod header;
 pub(crate) mod horizon;
 pub(crate) mod index;

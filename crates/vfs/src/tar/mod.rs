@@ -13,6 +13,8 @@
 //! Compression, HTTP, and anything that touches the host's file system.
 
 mod export;
+#[cfg(test)]
+mod fuzz;
 mod import;
 mod reader;
 
@@ -23,6 +25,8 @@ pub use import::{ImportOptions, Imported, import};
 pub const ENTRIES_MAX: u64 = 4_000_000;
 /// Largest extended header (PAX or GNU long name) in bytes.
 pub const EXTENDED_BYTES_MAX: u64 = 1 << 20;
+/// All extended headers of one member together.
+pub const EXTENDED_BYTES_TOTAL_MAX: u64 = 2 * EXTENDED_BYTES_MAX;
 /// Deepest path in one import, in components.
 pub const DEPTH_MAX: usize = 512;
 /// Longest path in a tree that goes out, in bytes. A guest can nest deeper than any path it can say.

@@ -7,7 +7,7 @@ use std::io::Read;
 
 use tar::{EntryType, Header};
 
-use super::{ENTRIES_MAX, EXTENDED_BYTES_MAX};
+use super::{ENTRIES_MAX, EXTENDED_BYTES_MAX, EXTENDED_BYTES_TOTAL_MAX};
 use crate::path::show;
 use crate::{Errno, FsError, Result, Time};
 
@@ -67,6 +67,7 @@ impl<R: Read> Reader<R> {
     pub(super) fn next(&mut self) -> Result<Option<Member>> {
         self.skip_content()?;
         let mut extended = Extended::default();
+        let mut before = 0;
         loop {
             let Some(header) = self.header()? else {
                 self.drain()?;
@@ -76,12 +77,12 @@ impl<R: Read> Reader<R> {
                 .ok_or_else(|| self.bad("a header has no readable size"))?;
             match header.entry_type() {
                 EntryType::XHeader => {
-                    let data = self.extended(size, "PAX header")?;
+                    let data = self.extended(size, "PAX header", &mut before)?;
                     self.pax(&data, &mut extended)?;
                 }
                 EntryType::XGlobalHeader => {
                     // `git archive` writes one with a comment. Nothing in it may change entries.
-                    let data = self.extended(size, "global PAX header")?;
+                    let data = self.extended(size, "global PAX header", &mut before)?;
                     for record in
                         records(&data).ok_or_else(|| self.bad("a PAX record is malformed"))?
                     {
@@ -94,10 +95,12 @@ impl<R: Read> Reader<R> {
                     }
                 }
                 EntryType::GNULongName => {
-                    extended.path = Some(trim_nul(self.extended(size, "long name")?));
+                    extended.path =
+                        Some(trim_nul(self.extended(size, "long name", &mut before)?));
                 }
                 EntryType::GNULongLink => {
-                    extended.link = Some(trim_nul(self.extended(size, "long link name")?));
+                    extended.link =
+                        Some(trim_nul(self.extended(size, "long link name", &mut before)?));
                 }
                 _ => return self.member(&header, size, extended).map(Some),
             }
@@ -198,11 +201,20 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    fn extended(&mut self, size: u64, what: &str) -> Result<Vec<u8>> {
+    /// The content of an extended header. `before` counts those of one member: each adds to what is
+    /// known of it, and any number of them may come.
+    fn extended(&mut self, size: u64, what: &str, before: &mut u64) -> Result<Vec<u8>> {
+        *before = before.saturating_add(size);
         if size > EXTENDED_BYTES_MAX {
             return Err(
                 self.bad(&format!("a {what} has {size} bytes; at most {EXTENDED_BYTES_MAX}"))
             );
+        }
+        if *before > EXTENDED_BYTES_TOTAL_MAX {
+            return Err(self.bad(&format!(
+                "with a {what}, extended headers of one entry have {before} bytes; at most \
+                 {EXTENDED_BYTES_TOTAL_MAX}"
+            )));
         }
         self.expect_content(size);
         let mut data = vec![0; usize::try_from(size).unwrap_or(0)];

@@ -204,6 +204,18 @@ fn an_extended_header_cannot_ask_for_memory() {
 }
 
 #[test]
+fn extended_headers_without_end_cannot_ask_for_memory_either() {
+    let mut archive = Builder::new(Vec::new());
+    let value = vec![b'v'; 500 << 10];
+    for name in ["a", "b", "c", "d", "e"] {
+        let name = format!("SCHILY.xattr.user.{name}");
+        archive.append_pax_extensions([(name.as_str(), &value[..])]).unwrap();
+    }
+    let error = unpack(&*mem(), &archive.into_inner().unwrap()).unwrap_err();
+    assert!(error.to_string().contains("PAX header"), "{error}");
+}
+
+#[test]
 fn a_file_does_not_replace_a_directory_with_entries() {
     let fs = mem();
     unpack(&*fs, &raw(&[("d/file", EntryType::Regular, "", b"kept")])).unwrap();

@@ -1,0 +1,50 @@
+//! Manifests that nobody of ours wrote, with a sum that fits.
+
+use base::{Digest, Epoch};
+use fuzz::{Target, outcome};
+use sha2::{Digest as _, Sha256};
+
+use crate::keys::{Generation, Kind};
+use crate::limits::CHUNK_BYTES;
+use crate::manifest::{Chunk, Manifest};
+
+fn manifest(chunks: u32) -> Manifest {
+    let generation = Generation { epoch: Epoch(9), kind: Kind::Stored };
+    let chunk = |index: u32| Chunk {
+        digest: Digest::of(&index.to_le_bytes()),
+        born: Epoch(u64::from(index % 9)),
+        stored: 1_000 + index,
+    };
+    Manifest {
+        parent: Some(Generation { epoch: Epoch(7), kind: Kind::Begun }),
+        content: Epoch(9),
+        root: Digest::of(b"root"),
+        disk_bytes: 50 * CHUNK_BYTES as u64 + 17,
+        chunks: (0..chunks).map(|index| (2 * index, chunk(index))).collect(),
+        ..Manifest::blank(generation)
+    }
+}
+
+#[test]
+fn manifests() {
+    let body = |manifest: &Manifest| {
+        let bytes = manifest.encode();
+        bytes[..bytes.len() - 32].to_vec()
+    };
+    let blank = Manifest::blank(manifest(0).generation);
+    let target = Target {
+        name: "upper-manifest",
+        examples: vec![body(&manifest(3)), body(&manifest(20)), body(&blank)],
+        words: &[b"DMUPPER\0"],
+        bytes_max: 64 << 10,
+        memory_max: 1 << 20,
+    };
+    target.run(|input| {
+        let whole = [input, Sha256::digest(input).as_slice()].concat();
+        let decoded = Manifest::decode("key", manifest(0).generation, &whole);
+        if let Ok(manifest) = &decoded {
+            assert!(manifest.encode() == whole, "it has one spelling");
+        }
+        vec![outcome(decoded.map(|of| of.chunks.len()).map_err(|error| error.to_string()))]
+    });
+}
