@@ -13,6 +13,14 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(30);
 /// What is sent between two barriers: a name is two notifications, and the guest's queue holds so many.
 const FORGOTTEN_AT_ONCE: usize = NOTIFICATIONS_QUEUED_MAX / 4;
 
+/// Most characters of a guest's own words in a message.
+pub(crate) const SAID_CHARS_MAX: usize = 300;
+
+/// What a guest says, fit for a message: one short line, whatever it was.
+pub(crate) fn said(text: &str) -> String {
+    text.trim().chars().filter(|c| !c.is_control()).take(SAID_CHARS_MAX).collect()
+}
+
 /// A guest that answers.
 #[derive(Debug)]
 pub(crate) struct Guest {
@@ -76,5 +84,16 @@ impl Guest {
         let mut settled = self.settled.lock();
         *settled = sent.max(*settled);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_says_becomes_one_short_line() {
+        assert_eq!(said("  no /dev/fuse\u{1b}[2J\r\n"), "no /dev/fuse[2J");
+        assert_eq!(said(&"x".repeat(9_000)).len(), SAID_CHARS_MAX);
     }
 }

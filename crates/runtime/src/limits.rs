@@ -9,6 +9,8 @@ pub(crate) const LOG_BYTES_MAX: u64 = 512 * 1024;
 pub(crate) const TAIL_BYTES_MAX: usize = 8 * 1024;
 /// How many lines of it go into a message.
 pub(crate) const TAIL_LINES_MAX: usize = 20;
+/// How many characters of one of them: a guest may write all of it without an end of line.
+pub(crate) const LINE_CHARS_MAX: usize = 300;
 /// Longest kernel command line, in bytes: `COMMAND_LINE_SIZE` of x86, with its NUL.
 pub(crate) const KERNEL_ARGS_BYTES_MAX: usize = 2047;
 /// Least memory, in MiB, that kernel and agent come up in.

@@ -78,7 +78,7 @@ pub(super) async fn exec(args: ExecArgs) -> Result<u8, Failure> {
 fn exit_code(code: Option<i32>, signal: Option<i32>) -> u8 {
     match (code, signal) {
         (Some(code), _) => u8::try_from(code & 0xff).unwrap_or(1),
-        (None, Some(signal)) => u8::try_from((BY_SIGNAL + signal) & 0xff).unwrap_or(1),
+        (None, Some(signal)) => u8::try_from(BY_SIGNAL.wrapping_add(signal) & 0xff).unwrap_or(1),
         (None, None) => NOT_STARTED,
     }
 }
@@ -125,6 +125,8 @@ mod tests {
         assert_eq!(exit_code(Some(256 + 3), None), 3);
         assert_eq!(exit_code(None, Some(9)), 137);
         assert_eq!(exit_code(None, None), NOT_STARTED);
+        // What a server says that is not ours ends nothing here.
+        assert_eq!(exit_code(None, Some(i32::MAX)), 0x7f);
     }
 
     #[test]

@@ -14,6 +14,8 @@
 //! Output past [`OUTPUT_BYTES_MAX`] is counted and dropped, and the record says so. The newest
 //! [`RECORDS_MAX`] executions of a machine are kept.
 
+#[cfg(test)]
+mod fuzz;
 mod journal;
 mod record;
 mod records;

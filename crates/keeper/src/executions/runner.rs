@@ -24,7 +24,7 @@ use super::journal::{Journal, Piece};
 use super::record::{NewExecution, Record, State};
 use super::records::{Records, ids};
 use super::{LIVE_MAX, OUTPUT_BYTES_MAX, RECORDS_MAX, STDIN_BYTES_MAX};
-use crate::guest::Guest;
+use crate::guest::{Guest, said};
 use crate::layout::MachineDir;
 use crate::{Failure, Result};
 
@@ -159,10 +159,13 @@ impl Runner {
             Err(error) if error.kind() == ErrorKind::Unreachable => {
                 fail("MACHINE_STOPPED", STOPPED.to_owned())
             }
-            Err(error) if was_started => fail("GUEST_ERROR", error.to_string()),
-            Err(error) => fail("START_FAILED", error.to_string()),
+            Err(error) if was_started => fail("GUEST_ERROR", said(&error.to_string())),
+            Err(error) => fail("START_FAILED", said(&error.to_string())),
             Ok(None) if live.is_stopped() => fail("MACHINE_STOPPED", STOPPED.to_owned()),
             Ok(None) => State::Cancelled,
+            Ok(Some(exited)) if !can_be(exited) => {
+                fail("GUEST_ERROR", "the guest told of an end that cannot be".to_owned())
+            }
             Ok(Some(exited)) => {
                 let state = if exited.timed_out {
                     fail(
@@ -367,6 +370,16 @@ impl Runner {
     }
 }
 
+/// Whether a process of Linux can end so: by a code or by a signal, or in a way that nobody saw.
+fn can_be(end: Exited) -> bool {
+    match (end.code, end.signal) {
+        (Some(code), None) => (0..=255).contains(&code),
+        (None, Some(signal)) => (1..=64).contains(&signal),
+        (None, None) => true,
+        (Some(_), Some(_)) => false,
+    }
+}
+
 /// Hands input on until there is no more of it.
 async fn feed(
     mut to: agent_proto::ExecInput,
@@ -432,6 +445,17 @@ mod tests {
             assert_eq!(failure.kind, ErrorKind::InvalidArgument);
             failure.message
         })
+    }
+
+    #[test]
+    fn an_end_is_a_code_or_a_signal() {
+        let end = |code, signal| can_be(Exited { code, signal, timed_out: false });
+        assert!(end(Some(0), None) && end(Some(255), None) && end(None, Some(64)));
+        assert!(end(None, None));
+        for (code, signal) in [(Some(256), None), (Some(-1), None), (None, Some(0))] {
+            assert!(!end(code, signal), "{code:?} {signal:?}");
+        }
+        assert!(!end(Some(0), Some(9)) && !end(None, Some(i32::MAX)));
     }
 
     #[test]

@@ -28,7 +28,7 @@ use super::early::Early;
 use super::{Found, Keeper, give_up, guest_ended};
 use crate::asleep::SleepRecord;
 use crate::files::Files;
-use crate::guest::Guest;
+use crate::guest::{Guest, said};
 use crate::server::Shared;
 use crate::{Failure, Result};
 
@@ -36,8 +36,6 @@ use crate::{Failure, Result};
 const RESUME_PATIENCE: Duration = Duration::from_secs(20);
 /// Bytes that stay free on the disk beside a guest's memory, or the memory is not kept there.
 const DISK_LEFT_MIN: u64 = 4 << 30;
-/// Most characters of a guest's own words in a message.
-const GUEST_SAYS_CHARS_MAX: usize = 300;
 
 /// A guest that runs, and what it takes to serve it.
 #[derive(Debug)]
@@ -173,7 +171,7 @@ impl Keeper {
         let met = tokio::select! {
             met = tokio::time::timeout(RESUME_PATIENCE, met) => met
                 .map_err(|_| format!("it did not answer within {} s", RESUME_PATIENCE.as_secs()))
-                .and_then(|met| met.map_err(|error| guest_said(&error.to_string())))
+                .and_then(|met| met.map_err(|error| said(&error.to_string())))
                 .and_then(|(guest, hello)| match trouble_with_home(hello) {
                     None => Ok(guest),
                     Some(why) => Err(why),
@@ -336,7 +334,7 @@ impl Keeper {
         if let Some(line) =
             console.lines().rev().find(|line| line.contains("dormouse-agent: FATAL"))
         {
-            message = format!("{why}: {}", guest_said(line));
+            message = format!("{why}: {}", said(line));
         }
         tracing::warn!(%console, "the guest did not come up");
         Failure::new(ErrorKind::Unreachable, message)
@@ -347,22 +345,6 @@ fn trouble_with_home(hello: Hello) -> Option<String> {
     if hello.home_mounted {
         return None;
     }
-    let detail = guest_said(&hello.detail.unwrap_or_default());
+    let detail = said(&hello.detail.unwrap_or_default());
     Some(format!("the guest could not mount its home: {detail}"))
-}
-
-/// What a guest says, fit for a message: one short line, whatever it was.
-fn guest_said(text: &str) -> String {
-    text.trim().chars().filter(|c| !c.is_control()).take(GUEST_SAYS_CHARS_MAX).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_guest_says_becomes_one_short_line() {
-        assert_eq!(guest_said("  no /dev/fuse\u{1b}[2J\r\n"), "no /dev/fuse[2J");
-        assert_eq!(guest_said(&"x".repeat(9_000)).len(), GUEST_SAYS_CHARS_MAX);
-    }
 }

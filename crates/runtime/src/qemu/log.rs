@@ -8,7 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::limits::{LOG_BYTES_MAX, TAIL_BYTES_MAX, TAIL_LINES_MAX};
+use crate::limits::{LINE_CHARS_MAX, LOG_BYTES_MAX, TAIL_BYTES_MAX, TAIL_LINES_MAX};
 
 /// A log file of bounded size.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl Tail {
         let text = String::from_utf8_lossy(&[front, back].concat()).replace('\r', "");
         let printable = |c: char| if c.is_control() { '\u{fffd}' } else { c };
         let lines = text.lines().filter(|line| !line.trim().is_empty());
-        lines.map(|line| line.chars().map(printable).collect()).collect()
+        lines.map(|line| line.chars().map(printable).take(LINE_CHARS_MAX).collect()).collect()
     }
 }
 

@@ -24,6 +24,8 @@ mod accel;
 mod cgroup;
 mod command_line;
 mod fingerprint;
+#[cfg(test)]
+mod fuzz;
 mod jail;
 mod log;
 mod memory;
