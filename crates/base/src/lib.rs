@@ -8,12 +8,17 @@
 
 mod clock;
 mod digest;
+mod egress;
 mod entropy;
 mod error_kind;
 mod ids;
 
 pub use clock::{Clock, SystemClock};
 pub use digest::{Digest, DigestParseError};
+pub use egress::{
+    EGRESS_RULES_MAX, Egress, EgressError, EgressRule, Ipv4Range, PRIVATE_RANGES,
+    UNREACHABLE_RANGES, is_public,
+};
 pub use entropy::{Entropy, SystemEntropy};
 pub use error_kind::ErrorKind;
 pub use ids::{Epoch, ExecutionId, HomeId, IdError, MachineId, ServerId, SnapshotId};

@@ -123,6 +123,7 @@ impl Directories {
             agent_args: Vec::new(),
             memory: runtime::Memory::Anonymous,
             network: self.settings.network,
+            egress: runtime::EgressPolicy::default(),
             log_dir: dir.instance_logs(),
         };
         let spec = keeper::KeeperSpec {

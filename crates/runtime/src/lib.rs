@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base::{ErrorKind, MachineId};
+use base::{Egress, ErrorKind, Ipv4Range, MachineId};
 use serde::{Deserialize, Serialize};
 
 pub use qemu::{Accelerator, Qemu, QemuSettings};
@@ -46,6 +46,9 @@ pub struct Spec {
     pub memory: Memory,
     /// How it reaches the network.
     pub network: Network,
+    /// What of the network it may reach.
+    #[serde(default)]
+    pub egress: EgressPolicy,
     /// Where the guest's console and the hypervisor's messages go; bounded by the runtime.
     pub log_dir: PathBuf,
 }
@@ -94,6 +97,15 @@ pub enum Network {
     User,
     /// None at all.
     None,
+}
+
+/// What an instance whose network is [isolated](Network::Isolated) may reach.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct EgressPolicy {
+    /// What its owner allows; can be changed while it runs.
+    pub allowed: Egress,
+    /// Private ranges that policies may name at all.
+    pub private_ranges: Vec<Ipv4Range>,
 }
 
 /// A running instance.
@@ -146,6 +158,11 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
     /// `NotSuspended`, and the guest goes on; `Suspend`, and it is gone, as in a loss of power. An
     /// instance whose memory is [anonymous](Memory::Anonymous) is never suspended.
     async fn suspend(&self, state: &Path) -> Result<(), Error>;
+    /// Has another egress policy in force when this returns, for connections that are open too. The guest goes on.
+    ///
+    /// # Errors
+    /// `Egress`: the old policy is in force, or nothing is let out that either refuses. Can be repeated.
+    async fn set_egress(&self, egress: &Egress) -> Result<(), Error>;
     /// The last lines of the guest's console, for an error message.
     fn console_tail(&self) -> String;
 }
@@ -200,6 +217,9 @@ pub enum Error {
     /// It runs on.
     #[error("the guest was not suspended and runs on: {0}")]
     NotSuspended(String),
+    /// Its egress policy is not the one that was asked for.
+    #[error("change the egress policy: {0}")]
+    Egress(String),
     /// It has ended without being saved.
     #[error("suspend the guest: {0}")]
     Suspend(String),
@@ -213,7 +233,7 @@ impl Error {
             Self::Missing { .. } => ErrorKind::Unavailable,
             Self::Spec(_) => ErrorKind::InvalidArgument,
             Self::Start(_) | Self::Resume(_) | Self::Suspend(_) => ErrorKind::Unreachable,
-            Self::NotSuspended(_) => ErrorKind::Unavailable,
+            Self::NotSuspended(_) | Self::Egress(_) => ErrorKind::Unavailable,
         }
     }
 }

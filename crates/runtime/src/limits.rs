@@ -47,3 +47,40 @@ pub(crate) const QMP_LINES_MAX: usize = 256;
 pub(crate) const QMP_TIMEOUT: Duration = Duration::from_secs(60);
 /// Largest device state that is taken for one, in bytes.
 pub(crate) const DEVICE_STATE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// How many addresses that names were resolved to a machine may reach at a time.
+pub(crate) const GRANTS_MAX: usize = 4096;
+/// Longest that an address may be reached after its answer, and what is added to the time that the answer lives:
+/// who asked connects a little later.
+pub(crate) const GRANT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// See [`GRANT_MAX`].
+pub(crate) const GRANT_GRACE: Duration = Duration::from_secs(60);
+/// How many answers may wait for their addresses to be let out.
+pub(crate) const GRANTS_WAITING_MAX: usize = 256;
+/// How many names are remembered of an address that several were resolved to.
+pub(crate) const NAMES_OF_ADDRESS_MAX: usize = 8;
+/// Longest question to a name server, in bytes, that is read from a datagram.
+pub(crate) const QUESTION_BYTES_MAX: usize = 4096;
+/// How many questions a guest may ask a second, and at once after a pause. An `npm install` asks some tens in all.
+pub(crate) const QUESTIONS_PER_SECOND: f64 = 100.0;
+/// See [`QUESTIONS_PER_SECOND`].
+pub(crate) const QUESTIONS_BURST: f64 = 400.0;
+/// How many questions of a guest may wait for the host's name servers.
+pub(crate) const QUESTIONS_AT_ONCE_MAX: usize = 64;
+/// How many connections with questions a guest may have.
+pub(crate) const QUESTION_CONNECTIONS_MAX: usize = 16;
+/// How long such a connection may be quiet.
+pub(crate) const QUESTION_IDLE: Duration = Duration::from_secs(10);
+/// Largest answer by datagram: what fits the smallest packet that IPv6 knows (the flag day's 1232).
+pub(crate) const ANSWER_BYTES_UDP_MAX: u16 = 1232;
+/// How many addresses of an answer are let out.
+pub(crate) const ANSWER_ADDRESSES_MAX: usize = 64;
+/// How many aliases an answer may lead through.
+pub(crate) const ALIASES_MAX: usize = 16;
+/// How long one of the host's name servers may take; how many are asked, and how often each.
+pub(crate) const RESOLVER_PATIENCE: Duration = Duration::from_secs(3);
+/// See [`RESOLVER_PATIENCE`].
+pub(crate) const RESOLVERS_ASKED_MAX: usize = 3;
+/// See [`RESOLVER_PATIENCE`].
+pub(crate) const RESOLVER_ROUNDS: usize = 2;
+/// How long what `resolv.conf` says is taken for what it still says.
+pub(crate) const RESOLVERS_LOOKED_UP: Duration = Duration::from_secs(5);

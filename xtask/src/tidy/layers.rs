@@ -42,6 +42,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("axum", &["keeper", "http-kit", "api-v1", "dormouse"]),
     ("chacha20poly1305", &["objstore"]),
     ("clap", &["dormouse", "xtask"]),
+    ("hickory-proto", &["runtime"]),
     ("lz4_flex", &["images"]),
     ("metrics-exporter-prometheus", &["http-kit", "dormouse"]),
     ("object_store", &["objstore"]),

@@ -178,6 +178,7 @@ async fn start(image: &Image, dir: &Path, network: Network) -> Started {
         agent_args,
         memory: runtime::Memory::Anonymous,
         network,
+        egress: runtime::EgressPolicy::default(),
         log_dir: dir.join("log"),
     };
     Qemu::new(QemuSettings::default()).start(&spec).await.unwrap()

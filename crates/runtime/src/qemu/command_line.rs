@@ -199,7 +199,7 @@ mod tests {
     use base::ErrorKind;
 
     use super::*;
-    use crate::{Memory, Network};
+    use crate::{EgressPolicy, Memory, Network};
 
     const FDS: Descriptors = Descriptors {
         kernel: 3,
@@ -226,6 +226,7 @@ mod tests {
             agent_args: vec![("home".to_owned(), "/root".to_owned())],
             memory: Memory::Anonymous,
             network: Network::Isolated,
+            egress: EgressPolicy::default(),
             log_dir: "/data".into(),
         }
     }

@@ -38,6 +38,8 @@ const LIBRARIES: [&str; 7] =
     ["/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/lib", "/lib32", "/lib64"];
 /// Below the prefix that the program is installed in: modules, firmware.
 const OF_PREFIX: [&str; 4] = ["lib", "lib64", "share/qemu", "share/seabios"];
+/// How things of the host are shown.
+const FIXED: MsFlags = MsFlags::MS_RDONLY.union(MsFlags::MS_NOSUID).union(MsFlags::MS_NODEV);
 /// Bit of `CAP_SYS_ADMIN` in a mask of capabilities.
 const CAP_SYS_ADMIN: u32 = 21;
 
@@ -91,8 +93,13 @@ fn check(status: &str, uid_map: &str, mounts: &str) -> Result<(), &'static str> 
 }
 
 impl Jail {
-    /// A jail for `program`, an absolute path without links, and those of `devices` that are there.
-    pub(crate) fn of(program: &Path, devices: &[&Path]) -> io::Result<Self> {
+    /// A jail for `program`, an absolute path without links, and those of `devices` that are there. In the place
+    /// of the host's, it has `resolv_conf`.
+    pub(crate) fn of(
+        program: &Path,
+        devices: &[&Path],
+        resolv_conf: Option<&Path>,
+    ) -> io::Result<Self> {
         let mut jail = Self { steps: Vec::new() };
         for dir in LIBRARIES.map(Path::new) {
             match fs::symlink_metadata(dir) {
@@ -106,8 +113,11 @@ impl Jail {
         for below in OF_PREFIX {
             jail.view_if_there(&prefix.join(below), true)?;
         }
-        for file in ["/etc/ld.so.cache", "/etc/resolv.conf"].map(Path::new) {
-            jail.view_if_there(file, false)?;
+        jail.view_if_there(Path::new("/etc/ld.so.cache"), false)?;
+        let names = Path::new("/etc/resolv.conf");
+        match resolv_conf {
+            Some(other) => jail.view_of(other, names, false, FIXED)?,
+            None => jail.view_if_there(names, false)?,
         }
         jail.view(program, false)?;
         for device in devices {
@@ -124,22 +134,22 @@ impl Jail {
 
     /// Shows `path` at the same place.
     fn view(&mut self, path: &Path, is_dir: bool) -> io::Result<()> {
-        let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        self.view_with(path, is_dir, flags)
+        self.view_of(path, path, is_dir, FIXED)
     }
 
     fn device(&mut self, path: &Path) -> io::Result<()> {
         if !fs::exists(path)? {
             return Ok(());
         }
-        self.view_with(path, false, MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC)
+        self.view_of(path, path, false, MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC)
     }
 
-    fn view_with(&mut self, path: &Path, is_dir: bool, flags: MsFlags) -> io::Result<()> {
+    /// Shows `of` at `path`.
+    fn view_of(&mut self, of: &Path, path: &Path, is_dir: bool, flags: MsFlags) -> io::Result<()> {
         if self.shows(path) {
             return Ok(());
         }
-        let (of, at) = (c_string(path)?, inside(path)?);
+        let (of, at) = (c_string(of)?, inside(path)?);
         self.directories(path)?;
         self.push(if is_dir { Step::Directory(at.clone()) } else { Step::File(at.clone()) });
         self.steps.push(Step::View { of, at, flags });
@@ -148,9 +158,10 @@ impl Jail {
 
     fn shows(&self, path: &Path) -> bool {
         let views = self.steps.iter().filter_map(|step| match step {
-            Step::View { of, .. } => Some(Path::new(OsStr::from_bytes(of.as_bytes()))),
+            Step::View { at, .. } => Some(Path::new(OsStr::from_bytes(at.as_bytes()))),
             _ => None,
         });
+        let path = path.strip_prefix("/").unwrap_or(path);
         views.into_iter().any(|view| path.starts_with(view))
     }
 

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io;
 
+use base::Egress;
+
 use super::cgroup::{self, Cgroup, Shares};
 use super::network::{self, Link};
 use super::slot::{Registry, Slot};
@@ -16,6 +18,7 @@ pub(crate) struct Place {
     pub(crate) link: Option<Link>,
     cgroup: Option<Cgroup>,
     slot: Option<Slot>,
+    network: Network,
 }
 
 impl Place {
@@ -23,7 +26,7 @@ impl Place {
     pub(crate) fn claim(spec: &Spec, shares: &Shares) -> Result<Self, Error> {
         let slot = is_root().then(|| Registry::host()?.claim(&spec.machine)).transpose()?;
         let link = match (&slot, spec.network) {
-            (Some(slot), Network::Isolated) => Some(Link::new(slot)?),
+            (Some(slot), Network::Isolated) => Some(Link::new(slot, spec.egress.clone())?),
             (None, Network::Isolated) => {
                 tracing::warn!(machine = %spec.machine, "no network: a namespace needs root");
                 None
@@ -40,7 +43,7 @@ impl Place {
             })
             .ok()
         });
-        Ok(Self { link, cgroup, slot })
+        Ok(Self { link, cgroup, slot, network: spec.network })
     }
 
     /// What the hypervisor writes `0` to, to enter its control groups.
@@ -52,6 +55,17 @@ impl Place {
     /// Connects the namespace to the world.
     pub(crate) fn connect(&self) -> Result<(), Error> {
         self.link.as_ref().map_or(Ok(()), Link::connect)
+    }
+
+    /// Has another egress policy in force when this returns. Where there is no network, any is.
+    pub(crate) fn set_egress(&self, egress: &Egress) -> io::Result<()> {
+        match &self.link {
+            Some(link) => link.set_egress(egress),
+            None if self.network == Network::User && *egress != Egress::Open => {
+                Err(io::Error::other("nothing could enforce it with user-mode networking"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The user that the hypervisor runs as; `None`: ours.

@@ -67,6 +67,12 @@ impl Registry {
         Ok(Self { dir })
     }
 
+    /// Another, with slots of its own.
+    #[cfg(test)]
+    pub(crate) fn at(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
     /// Claims a slot for `machine`, after taking down what dead holders left behind.
     pub(crate) fn claim(&self, machine: &MachineId) -> Result<Slot, Error> {
         let _exclusive = self.exclusive()?;

@@ -13,10 +13,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
+use base::Egress;
 
 use super::cgroup::Shares;
 use super::command_line::{Descriptors, arguments};
 use super::jail::{self, Jail};
+use super::network::Link;
 use super::place::Place;
 use super::spawn::Confinement;
 use super::supervise::{Process, QemuInstance};
@@ -104,9 +106,11 @@ pub(super) fn begin(
         arguments(spec, accelerator, user_network, tsc_khz, &files.inherited.numbers())?;
     let doors = place.doors()?;
     let jail = match jail::possible() {
-        Ok(()) if user.is_some() => Some(
-            Jail::of(&program, &accelerator.devices()).map_err(start_error("prepare its jail"))?,
-        ),
+        Ok(()) if user.is_some() => {
+            let resolv_conf = place.link.as_ref().map(Link::resolv_conf);
+            let jail = Jail::of(&program, &accelerator.devices(), resolv_conf);
+            Some(jail.map_err(start_error("prepare its jail"))?)
+        }
         possible => {
             let why = possible.err().unwrap_or_default();
             tracing::warn!(machine = %spec.machine, why, "the hypervisor is not jailed");
@@ -143,6 +147,11 @@ fn check(spec: &Spec) -> Result<(), Error> {
     }
     if !(spec.vcpu > 0.0 && spec.vcpu <= VCPU_MAX) {
         return Err(Error::Spec(format!("{} CPUs; up to {VCPU_MAX} are possible", spec.vcpu)));
+    }
+    if spec.network == Network::User && spec.egress.allowed != Egress::Open {
+        return Err(Error::Spec(
+            "an egress policy with user-mode networking, where nothing could enforce it".to_owned(),
+        ));
     }
     for (what, path) in [
         ("the kernel", &spec.kernel),

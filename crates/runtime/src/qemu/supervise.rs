@@ -11,18 +11,18 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use base::Egress;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::{oneshot, watch};
 
 use super::log::{RingLog, Tail};
 use super::memory;
-use super::network::Link;
 use super::place::Place;
 use super::spawn::{Confinement, end_of, spawn};
 use super::start_error;
@@ -52,6 +52,8 @@ pub(crate) struct QemuInstance {
     /// A monitor, and the file of the memory. Taken by the one attempt to suspend that there is.
     suspending: Mutex<Option<(UnixStream, PathBuf)>>,
     suspended: Arc<AtomicBool>,
+    /// Held by the thread, until the end.
+    place: Weak<Place>,
 }
 
 impl QemuInstance {
@@ -75,7 +77,7 @@ impl QemuInstance {
             said: Tail::default(),
         };
         let suspended = Arc::new(AtomicBool::new(false));
-        let is_suspended = suspended.clone();
+        let (is_suspended, place) = (suspended.clone(), Arc::downgrade(&process.place));
         let thread = thread::Builder::new()
             .name("qemu".to_owned())
             .spawn(move || {
@@ -87,7 +89,7 @@ impl QemuInstance {
             .map_err(|_| Error::Start("its thread ended early".to_owned()))??;
         let (kill, thread) = (Mutex::new(Some(kill)), Mutex::new(Some(thread)));
         let suspending = Mutex::new(suspending);
-        Ok(Self { pid, ended, console: tail, kill, thread, suspending, suspended })
+        Ok(Self { pid, ended, console: tail, kill, thread, suspending, suspended, place })
     }
 
     fn kill(&self) {
@@ -139,6 +141,14 @@ impl Instance for QemuInstance {
         blocking(move || stopped.sync(&memory))
             .await
             .map_err(|error| Error::Suspend(format!("bring its memory to the disk: {error}")))
+    }
+
+    async fn set_egress(&self, egress: &Egress) -> Result<(), Error> {
+        let (place, egress) = (self.place.upgrade(), egress.clone());
+        let place = place.ok_or_else(|| Error::Egress("the instance has ended".to_owned()))?;
+        blocking(move || place.set_egress(&egress))
+            .await
+            .map_err(|error| Error::Egress(error.to_string()))
     }
 
     fn console_tail(&self) -> String {
@@ -194,7 +204,7 @@ fn supervise(
     let born = place
         .link
         .as_ref()
-        .map_or(Ok(()), Link::enter)
+        .map_or(Ok(()), |link| link.enter(confinement.jail.is_some()))
         .and_then(|()| spawn(&mut command, &confinement))
         .and_then(|mut child| match end_of(&child) {
             Ok(end) => Ok((child, end)),

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use base::MachineId;
 use images::{BASE_IMAGE, Image, Images};
-use runtime::{Instance, Memory, Network, Qemu, QemuSettings, Runtime, Spec, Started};
+use runtime::{
+    EgressPolicy, Instance, Memory, Network, Qemu, QemuSettings, Runtime, Spec, Started,
+};
 
 /// Longest wait for one answer: on a loaded host a boot takes 10 s, `apt-get update` 30.
 const TIMEOUT: Duration = Duration::from_secs(180);
@@ -57,6 +59,7 @@ pub(crate) fn spec(image: &Image, dir: &Path, network: Network) -> Spec {
         agent_args: Vec::new(),
         memory: Memory::Anonymous,
         network,
+        egress: EgressPolicy::default(),
         log_dir: dir.join("log"),
     }
 }

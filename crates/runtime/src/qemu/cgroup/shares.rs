@@ -111,7 +111,7 @@ impl Shares {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Memory, Network};
+    use crate::{EgressPolicy, Memory, Network};
 
     #[test]
     fn the_memory_of_a_group_holds_the_guest_its_page_tables_and_the_hypervisor() {
@@ -126,6 +126,7 @@ mod tests {
             agent_args: Vec::new(),
             memory: Memory::Anonymous,
             network: Network::Isolated,
+            egress: EgressPolicy::default(),
             log_dir: "/data".into(),
         };
         let mib =

@@ -32,7 +32,7 @@ fn jailed(program: &str, arguments: &[&str]) -> String {
     // Makes the place where jails are put together.
     Registry::host().unwrap();
     let program: PathBuf = fs::canonicalize(program).unwrap();
-    let jail = Jail::of(&program, &[]).unwrap();
+    let jail = Jail::of(&program, &[], None).unwrap();
     let mut command = Command::new(&program);
     command.args(arguments).env_clear().current_dir("/").stdout(Stdio::piped());
     let said = spawn(&mut command, &confinement(Some(jail))).unwrap().wait_with_output().unwrap();
@@ -151,7 +151,8 @@ fn a_jail_takes_little_time() {
         times.sort();
         times[times.len() / 2]
     };
-    let (without, with) = (median(&|| None), median(&|| Some(Jail::of(&program, &[]).unwrap())));
+    let (without, with) =
+        (median(&|| None), median(&|| Some(Jail::of(&program, &[], None).unwrap())));
     eprintln!("spawned in {without:?}, jailed in {with:?}");
     assert!(with < without + Duration::from_millis(100), "{with:?}, {without:?} without");
 }
@@ -179,13 +180,14 @@ fn a_program_of_its_own_prefix_brings_its_firmware() {
     }
     let program = prefix.join("bin/qemu");
     fs::write(&program, "").unwrap();
-    let jail = Jail::of(&program, &[Path::new("/dev/null"), Path::new("/dev/absent")]).unwrap();
+    let jail =
+        Jail::of(&program, &[Path::new("/dev/null"), Path::new("/dev/absent")], None).unwrap();
     for shown in
         [program.clone(), prefix.join("share/qemu"), prefix.join("lib"), "/dev/null".into()]
     {
         assert!(jail.shows(&shown), "{}", shown.display());
     }
     assert!(!jail.shows(&prefix.join("bin")) && !jail.shows(Path::new("/dev/absent")));
-    assert!(Jail::of(Path::new("relative/qemu"), &[]).is_err());
-    assert!(Jail::of(&prefix.join("bin/../bin/qemu"), &[]).is_err());
+    assert!(Jail::of(Path::new("relative/qemu"), &[], None).is_err());
+    assert!(Jail::of(&prefix.join("bin/../bin/qemu"), &[], None).is_err());
 }

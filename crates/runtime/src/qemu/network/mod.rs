@@ -7,16 +7,21 @@
 //!                              eth0 ── veth ── dormouse-<slot> on the host ── masquerade ── out
 //! ```
 //!
-//! The host's loopback is out of reach, as the namespace has another. What may pass is in
-//! [`rules`]: public IPv4 addresses, and the host's name servers on port 53; nothing comes in. The
-//! namespace has no name: it ends with QEMU and the thread that supervises it, and takes the veth
-//! pair along. One nftables table serves all instances; the last one to go removes it.
+//! The host's loopback is out of reach, as the namespace has another. What may pass at all is in
+//! [`rules`]: public IPv4 addresses, and private ones for which policy and server allow; nothing comes in. What of
+//! that the machine's own policy lets out is in [`filter`], in the namespace, before the link is. The guest's
+//! questions for names are answered by [`names`], on the namespace's loopback.
+//! The namespace has no name: it ends with QEMU and the threads in it ([`supervise`](super::supervise), [`gate`]),
+//! and takes the veth pair along. One nftables table of the host serves all instances; the last one to go removes it.
 //!
 //! `net.ipv4.ip_forward` is switched on and stays on, since others on the host may come to need it.
 //!
 //! Not here: user-mode networking itself (QEMU's libslirp) and inbound ports (the agent's tunnels).
 
 mod address;
+mod filter;
+mod gate;
+mod names;
 mod resolvers;
 mod rules;
 
@@ -24,17 +29,22 @@ use std::fs;
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use base::{Egress, Ipv4Range};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+use tokio::runtime::Handle;
 
 use self::address::{Block, Subnet, choose};
-use self::resolvers::Resolvers;
+use self::gate::Gate;
+use self::names::{Names, Sockets, Upstream};
 use super::find_program;
 use super::slot::{Registry, Slot};
-use crate::Error;
+use crate::{EgressPolicy, Error};
 
 /// Where a slot's veth shows on the host.
 pub(crate) fn link_name(slot: u16) -> String {
@@ -50,16 +60,32 @@ pub(crate) struct Link {
     /// The namespace of the host, for whoever takes the link down from inside the other.
     outside: OwnedFd,
     registry: Registry,
-    resolvers: Resolvers,
-    /// A `resolv.conf` for QEMU, where the host's names only loopback addresses.
-    resolv_conf: Option<tempfile::NamedTempFile>,
+    /// The host's name servers that can be reached from here.
+    resolvers: Vec<Ipv4Addr>,
+    /// For QEMU: names ours.
+    resolv_conf: tempfile::NamedTempFile,
+    policy: EgressPolicy,
+    /// What serves names, and whom it asks; without it nobody does.
+    runtime: Option<Handle>,
+    upstream: Arc<Upstream>,
+    /// There once it is connected.
+    kept: Mutex<Kept>,
+}
+
+/// What keeps a policy, and what of it the host's rules know. Held while it is changed.
+#[derive(Debug, Default)]
+struct Kept {
+    gate: Option<Gate>,
+    names: Option<Names>,
+    private: Vec<Ipv4Range>,
 }
 
 impl Link {
     /// Makes a namespace for `slot`, which leads nowhere yet.
-    pub(crate) fn new(slot: &Slot) -> Result<Self, Error> {
+    pub(crate) fn new(slot: &Slot, policy: EgressPolicy) -> Result<Self, Error> {
         let resolvers = resolvers::of_host();
-        let resolv_conf = resolvers.replacement().map_err(failed("write a resolv.conf"))?;
+        let resolv_conf = resolvers::pointing_to(*names::ADDRESS.ip());
+        let resolv_conf = resolv_conf.map_err(failed("write a resolv.conf"))?;
         let outside = current_namespace().map_err(failed("open the network namespace"))?;
         let namespace = new_namespace().map_err(failed("make a network namespace"))?;
         let (slot, registry) = (slot.number(), slot.registry().clone());
@@ -71,6 +97,10 @@ impl Link {
             registry,
             resolvers,
             resolv_conf,
+            policy,
+            runtime: Handle::try_current().ok(),
+            upstream: Arc::new(Upstream::of_host()),
+            kept: Mutex::default(),
         })
     }
 
@@ -80,28 +110,82 @@ impl Link {
         let routes = run("ip", &["-4", "-json", "route", "show", "table", "all"], "")
             .map_err(failed("read the routes"))?;
         let mut taken = address::taken(&routes);
-        taken.extend(self.resolvers.addresses.iter().copied().map(Block::single));
+        taken.extend(self.resolvers.iter().copied().map(Block::single));
         let subnet = choose(self.slot, &taken).ok_or_else(|| {
             Error::Start("no private network is free: routes of this host take all".to_owned())
         })?;
         forward().map_err(failed("switch on net.ipv4.ip_forward"))?;
-        self.plug(subnet).map_err(failed("connect a network namespace"))
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before there is a way out.
+        let gate = self.gate().map_err(failed("keep a machine's egress policy"))?;
+        kept.private = self.private_of(&self.policy.allowed);
+        self.plug(subnet, &kept.private).map_err(failed("connect a network namespace"))?;
+        if let Some(runtime) = &self.runtime {
+            let serve = || {
+                let sockets = self.inside(Sockets::bind)?;
+                Names::serve(runtime, sockets, gate.clone(), self.upstream.clone())
+            };
+            kept.names = Some(serve().map_err(failed("serve names to a machine"))?);
+        }
+        kept.gate = Some(gate);
+        Ok(())
     }
 
-    /// Moves the calling thread into the namespace. There is no way back for it.
-    pub(crate) fn enter(&self) -> io::Result<()> {
+    /// Moves the calling thread into the namespace. There is no way back for it. Its children find the
+    /// [name server](Self::resolv_conf) where they look for one, unless they get a file system of their own.
+    pub(crate) fn enter(&self, jailed: bool) -> io::Result<()> {
         setns(&self.namespace, CloneFlags::CLONE_NEWNET)?;
-        if let Some(file) = &self.resolv_conf {
+        if !jailed {
             unshare(CloneFlags::CLONE_NEWNS)?;
             let none = None::<&str>;
             mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)?;
-            mount(Some(file.path()), "/etc/resolv.conf", none, MsFlags::MS_BIND, none)?;
+            mount(Some(self.resolv_conf()), "/etc/resolv.conf", none, MsFlags::MS_BIND, none)?;
         }
         Ok(())
     }
 
-    fn plug(&self, subnet: Subnet) -> io::Result<()> {
-        run("nft", &["-f", "-"], &rules::table(&self.resolvers.addresses))?;
+    /// A file for `/etc/resolv.conf`.
+    pub(crate) fn resolv_conf(&self) -> &Path {
+        self.resolv_conf.path()
+    }
+
+    /// Has another policy in force when this returns. One that fails leaves the old one, or less.
+    pub(crate) fn set_egress(&self, egress: &Egress) -> io::Result<()> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let gate = kept.gate.clone().ok_or_else(|| io::Error::other("not connected yet"))?;
+        gate.set(egress.clone())?;
+        let _exclusive = self.registry.exclusive().map_err(io::Error::other)?;
+        self.permit(&mut kept, egress)
+    }
+
+    fn gate(&self) -> io::Result<Gate> {
+        let namespace = self.namespace.try_clone()?;
+        let EgressPolicy { allowed, private_ranges } = self.policy.clone();
+        Gate::begin(allowed, private_ranges, move || {
+            setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)
+        })
+    }
+
+    fn private_of(&self, egress: &Egress) -> Vec<Ipv4Range> {
+        filter::outermost(&filter::private_of(egress, &self.policy.private_ranges))
+    }
+
+    /// Lets the host's rules pass the private ranges of `egress`. They change in the host's namespace, whoever
+    /// calls, and under the registry's lock.
+    fn permit(&self, kept: &mut Kept, egress: &Egress) -> io::Result<()> {
+        let ranges = self.private_of(egress);
+        if ranges == kept.private {
+            return Ok(());
+        }
+        self.outside(|| run("nft", &["-f", "-"], &rules::private(&self.name, &ranges)))?;
+        kept.private = ranges;
+        Ok(())
+    }
+
+    fn plug(&self, subnet: Subnet, private: &[Ipv4Range]) -> io::Result<()> {
+        // In the place, too, of what a dead instance behind a link of this name was permitted.
+        let rules = rules::table(&self.resolvers) + &rules::private(&self.name, private);
+        run("nft", &["-f", "-"], &rules)?;
         let mtu = uplink_mtu();
         let (name, host, guest) = (&self.name, subnet.host(), subnet.guest());
         // `ip` takes a path as the name of a namespace where it holds a slash.
@@ -117,7 +201,8 @@ impl Link {
             tracing::debug!(%error, "a host without IPv6");
         }
         let inside = format!(
-            "addr add {guest}/30 dev eth0\nlink set eth0 up\nroute add default via {host}\n"
+            "link set lo up\naddr add {guest}/30 dev eth0\nlink set eth0 up\n\
+             route add default via {host}\n"
         );
         self.inside(|| {
             // Lets the guest ping: user-mode networking uses unprivileged ICMP sockets.
@@ -136,17 +221,29 @@ impl Link {
             work()
         })
     }
+
+    /// Runs `work` in a thread where the host's end is.
+    fn outside<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        in_thread(|| {
+            setns(&self.outside, CloneFlags::CLONE_NEWNET)?;
+            work()
+        })
+    }
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
+        let kept = std::mem::take(self.kept.get_mut().unwrap_or_else(PoisonError::into_inner));
         let exclusive = self.registry.exclusive();
         // This link's own slot is still held.
         let is_last = exclusive.is_ok() && self.registry.holds(1);
-        let removed = in_thread(|| {
-            setns(&self.outside, CloneFlags::CLONE_NEWNET)?;
+        let removed = self.outside(|| {
             remove_link(&self.name)?;
-            if is_last { remove_table() } else { Ok(()) }
+            match (is_last, kept.private.is_empty()) {
+                (true, _) => remove_table(),
+                (false, true) => Ok(()),
+                (false, false) => remove_permits(&self.name),
+            }
         });
         if let Err(error) = removed {
             tracing::warn!(link = self.name, %error, "take down a network");
@@ -164,6 +261,11 @@ pub(crate) fn remove_link(name: &str) -> io::Result<()> {
         Err(error) if fs::exists(format!("/sys/class/net/{name}"))? => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Takes back what the host's rules permit the instance behind a link; there need be nothing.
+fn remove_permits(link: &str) -> io::Result<()> {
+    run("nft", &["-f", "-"], &rules::private(link, &[])).map(drop)
 }
 
 /// Removes the rules of all instances; they need not exist.
