@@ -15,6 +15,7 @@ mod encryption;
 mod fencing;
 mod home_round_trip;
 mod host_loss;
+mod hostile;
 mod kills;
 mod mount;
 mod posix;

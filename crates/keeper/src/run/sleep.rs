@@ -8,7 +8,7 @@
 //!
 //! # Failure
 //! Until the guest is at rest, whatever fails leads to an orderly stop: processes end, nothing that was
-//! written is lost. One that is at rest and cannot be saved is killed: it had written back everything,
+//! written is lost. An agent that does not answer at all is not waited for: the guest is killed. One that is at rest and cannot be saved is killed: it had written back everything,
 //! so that only its processes are lost.
 
 use std::sync::Arc;
@@ -30,6 +30,9 @@ const PROCESS_GRACE: Duration = Duration::from_secs(5);
 const POWER_OFF_GRACE: Duration = Duration::from_secs(10);
 /// How long a guest may take to say when it wants to be woken.
 const WISH_PATIENCE: Duration = Duration::from_secs(2);
+/// How long its agent may take to answer a question that needs no work; it runs already. On a host that does
+/// too much it is some 50 ms.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(15);
 /// How long a guest may take to come to rest; a busy one writes back what it has.
 const FREEZE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long what is under way in the home may take then.
@@ -56,14 +59,18 @@ impl Keeper {
         quiet: bool,
     ) -> Result<Option<Held>> {
         self.ask_when_to_wake(&awake.guest).await;
+        if !answers(&awake.guest).await {
+            awake.end(Duration::ZERO).await?;
+            return Ok(None);
+        }
         if self.spec.keep_memory && awake.keeps_memory && quiet {
             match self.freeze(home, &awake).await {
                 Ok(record) => return self.save(home, awake, record).await,
                 Err(why) => tracing::warn!(%why, "the guest is stopped: its memory is not kept"),
             }
         }
-        stop(&awake.guest).await;
-        awake.end(POWER_OFF_GRACE).await?;
+        let grace = if stop(&awake.guest).await { POWER_OFF_GRACE } else { Duration::ZERO };
+        awake.end(grace).await?;
         Ok(None)
     }
 
@@ -181,8 +188,25 @@ impl Keeper {
     }
 }
 
-async fn stop(guest: &Guest) {
+/// Whether there is an agent that hears us. Its guest may have root of another mind.
+async fn answers(guest: &Guest) -> bool {
+    let heard = match tokio::time::timeout(ANSWER_PATIENCE, guest.agent().hello()).await {
+        Ok(heard) => heard.map(drop).map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer within {} s", ANSWER_PATIENCE.as_secs())),
+    };
+    if let Err(why) = &heard {
+        tracing::warn!(%why, "the guest's agent is lost; the guest is killed");
+    }
+    heard.is_ok()
+}
+
+/// Has the guest power off; false where nobody hears us.
+async fn stop(guest: &Guest) -> bool {
+    if !answers(guest).await {
+        return false;
+    }
     if let Err(error) = guest.agent().shutdown(PROCESS_GRACE).await {
         tracing::warn!(%error, "the guest did not shut down by itself");
     }
+    true
 }

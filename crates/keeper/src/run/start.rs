@@ -37,6 +37,10 @@ const RESUME_PATIENCE: Duration = Duration::from_secs(20);
 /// Bytes that stay free on the disk beside a guest's memory, or the memory is not kept there.
 const DISK_LEFT_MIN: u64 = 4 << 30;
 
+/// The least of its own memory that a kernel spends on an inode that it holds; Linux takes 1 KiB. One that
+/// holds more than fit into the guest is a guest that makes them up.
+const NODE_BYTES_MIN: u64 = 512;
+
 /// A guest that runs, and what it takes to serve it.
 #[derive(Debug)]
 pub(super) struct Awake {
@@ -253,7 +257,8 @@ impl Keeper {
         saved: Option<&Saved>,
     ) -> Result<Started> {
         let instance: Arc<dyn Instance> = Arc::from(started.instance);
-        let config = fuse_serve::Config::default();
+        let nodes_max = nodes_max(self.spec.instance.memory_mib);
+        let config = fuse_serve::Config { nodes_max, ..fuse_serve::Config::default() };
         let session = Arc::new(match saved {
             Some(saved) => Session::resume(home.clone(), config, saved),
             None => Session::new(home.clone(), config),
@@ -339,6 +344,12 @@ impl Keeper {
         tracing::warn!(%console, "the guest did not come up");
         Failure::new(ErrorKind::Unreachable, message)
     }
+}
+
+/// How many inodes a guest's kernel may hold. We keep some 40 bytes for each.
+fn nodes_max(memory_mib: u64) -> usize {
+    let fit = memory_mib.saturating_mul(1 << 20) / NODE_BYTES_MIN;
+    usize::try_from(fit).unwrap_or(usize::MAX).min(fuse_serve::limits::NODES_MAX)
 }
 
 fn trouble_with_home(hello: Hello) -> Option<String> {
