@@ -16,6 +16,7 @@ mod load;
 mod machine;
 mod many;
 mod pattern;
+mod registered;
 mod report;
 mod samples;
 mod server;
@@ -54,6 +55,7 @@ const GROUPS: &[Group] = &[
     (machine::GROUP, machine::measure),
     (machine::HTTP, machine::measure_http),
     (homefs::GROUP, homefs::measure),
+    (registered::GROUP, registered::measure),
 ];
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {

@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
 use super::{BUDGET, Bench, RUNS};
-use crate::bench::http::Connection;
+use crate::bench::http::Endpoint;
 use crate::bench::report::{Row, Unit};
 use crate::bench::samples::{Samples, ms_since};
 use crate::cargo::run_quietly;
@@ -72,26 +72,37 @@ pub(super) fn first_output(bench: &Bench) -> anyhow::Result<()> {
     output_of(bench, &["echo", "here"])
 }
 
+/// The same in any machine, which need not be the one that sections share.
+pub(in crate::bench) fn first_output_of(endpoint: &Endpoint, machine: &str) -> anyhow::Result<()> {
+    said(endpoint, &format!("/v1/machines/{machine}"), &["echo", "here"])
+        .and_then(|said| ensure_here(&said))
+}
+
 /// The same for a command that says `here`.
 pub(super) fn output_of(bench: &Bench, command: &[&str]) -> anyhow::Result<()> {
-    let executions = bench.path("/executions")?;
+    said(&bench.endpoint, &bench.path("")?, command).and_then(|said| ensure_here(&said))
+}
+
+fn ensure_here(said: &str) -> anyhow::Result<()> {
+    ensure!(said == "here\n", "the command's output is not there: {said:?}");
+    Ok(())
+}
+
+/// What a command says on its standard output.
+pub(super) fn said(endpoint: &Endpoint, machine: &str, command: &[&str]) -> anyhow::Result<String> {
+    let executions = format!("{machine}/executions");
     let command = json!({ "command": command });
     let started = Instant::now();
-    let mut connection = bench.endpoint.connect()?;
+    let mut connection = endpoint.connect()?;
     let mut seen = connection.json("POST", &format!("{executions}?{HELD}"), &command)?;
     let id = seen["execution_id"].as_str().context("an execution has an id")?.to_owned();
     while !is_final(&seen) {
-        ensure!(started.elapsed() < PATIENCE, "the first command does not end: {seen}");
+        ensure!(started.elapsed() < PATIENCE, "the command does not end: {seen}");
         seen = connection.json("GET", &format!("{executions}/{id}?{HELD}"), &Value::Null)?;
     }
     succeeded(&seen)?;
-    read_output(&mut connection, &format!("{executions}/{id}/output"))
-}
-
-fn read_output(connection: &mut Connection, path: &str) -> anyhow::Result<()> {
-    let output = connection.json("GET", path, &Value::Null)?;
-    ensure!(output["stdout"] == "here\n", "the command's output is not there: {output}");
-    Ok(())
+    let output = connection.json("GET", &format!("{executions}/{id}/output"), &Value::Null)?;
+    Ok(output["stdout"].as_str().context("a command has an output")?.to_owned())
 }
 
 fn is_final(execution: &Value) -> bool {

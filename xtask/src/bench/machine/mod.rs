@@ -7,8 +7,9 @@
 //!
 //! Not here: creating a machine from a template, and waking one on another host.
 
-mod commands;
+pub(super) mod commands;
 mod files;
+mod inside;
 mod lifecycle;
 mod trees;
 
@@ -43,6 +44,10 @@ const TARGETS: &[Target] = &[
     Target { row: commands::WARM, against: None, must: 20.0, goal: 8.0 },
     Target { row: lifecycle::WAKE, against: None, must: 250.0, goal: 100.0 },
     Target { row: lifecycle::SLEEP, against: None, must: 1_500.0, goal: 500.0 },
+    Target { row: inside::IDLE, against: None, must: 40.0, goal: 12.0 },
+    Target { row: inside::CREATE, against: None, must: 1.3, goal: 0.8 },
+    Target { row: inside::WRITE, against: None, must: 60.0, goal: 110.0 },
+    Target { row: inside::READ, against: None, must: 90.0, goal: 180.0 },
     Target { row: "PUT 4 KiB, awake, 32 connections", against: None, must: 5e3, goal: 2e4 },
     Target { row: "PUT 4 KiB, asleep, 32 connections", against: None, must: 1e4, goal: 2e4 },
 ];
@@ -71,6 +76,8 @@ const SECTIONS: &[Section] = &[
     ("create → first output", lifecycle::create),
     ("sleep and wake", lifecycle::sleep_and_wake),
     ("exec", commands::measure),
+    ("memory of an idle machine", inside::idle_memory),
+    ("files, in the guest", inside::files),
     ("4 KiB, awake", |bench| files::small(bench, State::Awake)),
     ("tar, awake", |bench| trees::measure(bench, State::Awake)),
     ("1 GiB, awake", |bench| files::large(bench, State::Awake)),

@@ -1,0 +1,137 @@
+//! The home as programs in the machine see it, and what the machine costs its host.
+
+use std::fs;
+
+use anyhow::{Context, ensure};
+
+use super::{BUDGET, Bench, LONG_RUNS, RUNS, commands};
+use crate::bench::report::{Row, Unit};
+use crate::bench::samples::Samples;
+
+/// Keeper and hypervisor, without what the guest has as its memory.
+pub(super) const IDLE: &str = "host memory of an idle machine, beside its guest's";
+pub(super) const CREATE: &str = "in the guest: create 1,000 files of 1 KiB";
+pub(super) const WRITE: &str = "in the guest: write 256 MB, with fsync";
+pub(super) const READ: &str = "in the guest: read them, caches dropped";
+
+/// Seconds, by the guest's own clock: starting a program is not what is measured.
+const CREATE_FILES: &str = r#"
+import os, shutil, time
+shutil.rmtree("/root/small", ignore_errors=True)
+os.mkdir("/root/small")
+data = os.urandom(1024)
+begun = time.perf_counter()
+for n in range(1000):
+    with open(f"/root/small/{n}", "wb") as file:
+        file.write(data)
+print(time.perf_counter() - begun)
+"#;
+const WRITE_LARGE: &str = r#"
+import os, time
+if os.path.exists("/root/large"):
+    os.remove("/root/large")
+pieces = [os.urandom(1 << 20) for _ in range(8)]
+begun = time.perf_counter()
+with open("/root/large", "wb") as file:
+    for n in range(256_000_000 // (1 << 20) + 1):
+        file.write(pieces[n % 8])
+    os.fsync(file.fileno())
+    length = file.tell()
+print((time.perf_counter() - begun) * 256e6 / length)
+"#;
+const READ_LARGE: &str = r#"
+import os, time
+os.sync()
+with open("/proc/sys/vm/drop_caches", "w") as caches:
+    caches.write("3")
+begun = time.perf_counter()
+length = 0
+with open("/root/large", "rb", buffering=0) as file:
+    while piece := file.read(1 << 20):
+        length += len(piece)
+print((time.perf_counter() - begun) * 256e6 / length)
+"#;
+
+/// In `/root`, on a store that is a directory.
+pub(super) fn files(bench: &mut Bench) -> anyhow::Result<()> {
+    let seconds = |bench: &Bench, script| {
+        let said = commands::said(&bench.endpoint, &bench.path("")?, &["python3", "-c", script])?;
+        said.trim().parse::<f64>().with_context(|| format!("no number of seconds: {said:?}"))
+    };
+    let created = Samples::take(RUNS, BUDGET, |_| seconds(bench, CREATE_FILES))?;
+    let (mut wrote, mut read) = (Samples::default(), Samples::default());
+    Samples::take(LONG_RUNS, 2 * BUDGET, |_| {
+        wrote.push(seconds(bench, WRITE_LARGE)?);
+        read.push(seconds(bench, READ_LARGE)?);
+        Ok(0.0)
+    })?;
+    let rate = |samples: &Samples| samples.map(|seconds| 256.0 / seconds);
+    bench.report.push(Row::new(CREATE, Unit::Seconds, &created));
+    bench.report.push(Row::new(WRITE, Unit::MegabytesPerSecond, &rate(&wrote)));
+    bench.report.push(Row::new(READ, Unit::MegabytesPerSecond, &rate(&read)));
+    let clean = "rm -r /root/small /root/large && echo here";
+    commands::output_of(bench, &["sh", "-c", clean])
+}
+
+/// After a wake, once nothing is asked of it.
+pub(super) fn idle_memory(bench: &mut Bench) -> anyhow::Result<()> {
+    let keeper = bench.server.keeper(bench.machine()?).context("the machine has no keeper")?;
+    let kibibytes = Samples::take(RUNS, BUDGET, |_| {
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        let all = with_descendants(keeper)?;
+        ensure!(all.len() > 1, "the keeper has no hypervisor");
+        all.into_iter().map(own_kibibytes).sum()
+    })?;
+    let row = Row::new(IDLE, Unit::Mebibytes, &kibibytes.map(|kibibytes| kibibytes / 1024.0));
+    bench.report.push(row);
+    Ok(())
+}
+
+fn with_descendants(process: i32) -> anyhow::Result<Vec<i32>> {
+    let mut all = vec![process];
+    let mut next = 0;
+    while let Some(parent) = all.get(next) {
+        let threads = fs::read_dir(format!("/proc/{parent}/task")).context("list threads")?;
+        for thread in threads.flatten() {
+            let list = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            all.extend(list.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+        }
+        next += 1;
+    }
+    Ok(all)
+}
+
+/// What a process adds to this host: its share of what several have (programs, libraries), and all that it has
+/// alone but for the file of a guest's memory.
+fn own_kibibytes(process: i32) -> anyhow::Result<f64> {
+    let maps = fs::read_to_string(format!("/proc/{process}/smaps"))
+        .with_context(|| format!("read what process {process} has mapped"))?;
+    let (mut sum, mut counts) = (0.0, true);
+    for line in maps.lines() {
+        match line.strip_prefix("Pss:") {
+            Some(share) if counts => {
+                let share = share.trim().trim_end_matches(" kB");
+                sum += share.parse::<f64>().with_context(|| format!("not a number: {share}"))?;
+            }
+            Some(_) => {}
+            // The first line of a mapping ends in its file, if it has one.
+            None if line.split(' ').next().is_some_and(|range| range.contains('-')) => {
+                counts = !line.ends_with("/memory");
+            }
+            None => {}
+        }
+    }
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_has_memory_of_its_own() {
+        let ours = own_kibibytes(i32::try_from(std::process::id()).unwrap()).unwrap();
+        assert!(ours > 100.0, "{ours} KiB");
+        assert!(own_kibibytes(-1).is_err());
+    }
+}
