@@ -89,7 +89,7 @@ pub(crate) async fn open(url: &str, keys: &KeySource) -> Result<Arc<dyn ObjectSt
 
 /// Opens a store that the server has opened before.
 pub(crate) async fn reopen(url: &str, keys: &KeySource) -> Result<Arc<dyn ObjectStore>, Failure> {
-    let backend = backend(url)?;
+    let backend = Backend::reopen(url, &dirs::variable).map_err(refused)?;
     match keys {
         // The server has seen that it is a plain one, and a store stays what it is: no request for that.
         KeySource::None => Ok(Arc::new(Metered::new(backend))),

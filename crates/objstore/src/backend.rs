@@ -4,6 +4,7 @@
 //! Whether it can be trusted: call [`Backend::probe`] before anything is stored.
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -41,10 +42,26 @@ impl Backend {
     /// [`Error::Unusable`](crate::Error::Unusable) where URL or variables cannot be right;
     /// for a file store also what the directory answers.
     pub fn open(url: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
+        Self::open_with(url, env, FileStore::open)
+    }
+
+    /// The same for one that another process of this host has opened and keeps open.
+    ///
+    /// # Errors
+    /// As [`Backend::open`].
+    pub fn reopen(url: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
+        Self::open_with(url, env, FileStore::reopen)
+    }
+
+    fn open_with(
+        url: &str,
+        env: &dyn Fn(&str) -> Option<String>,
+        open_directory: fn(&Path) -> Result<FileStore>,
+    ) -> Result<Self> {
         let location = Location::parse(url)?;
         let inner = match &location {
             Location::Memory => Inner::Memory(Arc::new(MemoryStore::new())),
-            Location::File(root) => Inner::File(FileStore::open(root)?),
+            Location::File(root) => Inner::File(open_directory(root)?),
             Location::Cloud { provider, bucket, prefix } => {
                 Inner::Remote(Remote::new(cloud::client(*provider, bucket, env)?, prefix))
             }

@@ -71,6 +71,15 @@ impl FileStore {
         Ok(Self { shared: Arc::new(shared) })
     }
 
+    /// Opens a directory that another process of this host has opened and keeps: what that has made and synced
+    /// is not synced once more, which costs a start of a machine several writes to the disk.
+    pub(crate) fn reopen(root: &Path) -> Result<Self> {
+        if !root.join(STAGED).is_dir() {
+            return Self::open(root);
+        }
+        Ok(Self { shared: Arc::new(Shared { root: root.to_owned(), durable: Mutex::default() }) })
+    }
+
     async fn run<T: Send + 'static>(
         &self,
         key: &str,

@@ -21,6 +21,19 @@ async fn the_file_store_keeps_every_promise() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_store_that_is_opened_again_keeps_every_promise() {
+    let dir = tempfile::tempdir().unwrap();
+    let reopen = || Backend::reopen(&format!("file://{}", dir.path().display()), &|_| None);
+    // Nobody has opened it: then this does.
+    let first = reopen().unwrap();
+    first.put("kept", Bytes::from_static(b"kept")).await.unwrap();
+    let again = reopen().unwrap();
+    assert_eq!(again.get("kept", None).await.unwrap(), "kept");
+    again.delete("kept").await.unwrap();
+    suite::run(Arc::new(again)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_left_behind_by_writes_races_and_deletes() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).unwrap();
