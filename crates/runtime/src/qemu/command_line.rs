@@ -138,7 +138,7 @@ pub(crate) fn arguments(
 }
 
 /// Whole CPUs for `vcpu`.
-fn vcpus(vcpu: f64, accelerator: Accelerator) -> u32 {
+pub(crate) fn vcpus(vcpu: f64, accelerator: Accelerator) -> u32 {
     match accelerator {
         Accelerator::Tcg => 1,
         #[expect(

@@ -11,6 +11,7 @@ use std::path::Path;
 use base::Digest;
 
 use super::Accelerator;
+use super::command_line::vcpus;
 use crate::Spec;
 
 /// Raised when the arguments for QEMU change so that an older state does not fit.
@@ -33,7 +34,8 @@ pub(crate) fn of(
     [
         ("hypervisor", format!("{} {ARGUMENTS}", program.map_or_else(String::new, file))),
         ("processor", processor),
-        ("size", format!("{} CPUs, {} MiB", spec.vcpu, spec.memory_mib)),
+        // What the guest sees: its share of the host's time may be another one.
+        ("size", format!("{} CPUs, {} MiB", vcpus(spec.vcpu, accelerator), spec.memory_mib)),
         ("image", file(&spec.root_image)),
         ("network", format!("{:?}", spec.network)),
     ]
@@ -60,6 +62,29 @@ fn processor(cpuinfo: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Memory;
+
+    #[test]
+    fn a_share_of_a_processor_is_nothing_that_the_guest_sees() {
+        let spec = |vcpu, memory_mib| Spec {
+            machine: "dm-01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap(),
+            vcpu,
+            memory_mib,
+            kernel: "/k".into(),
+            initrd: "/i".into(),
+            root_image: "/r".into(),
+            upper_image: "/u".into(),
+            agent_args: Vec::new(),
+            memory: Memory::Anonymous,
+            network: crate::Network::None,
+            egress: crate::EgressPolicy::default(),
+            log_dir: "/l".into(),
+        };
+        let size = |vcpu, mib| of(&spec(vcpu, mib), None, Accelerator::Kvm)["size"].clone();
+        assert_eq!(size(0.25, 512), size(1.0, 512));
+        assert_ne!(size(1.0, 512), size(1.25, 512));
+        assert_ne!(size(1.0, 512), size(1.0, 640));
+    }
 
     #[test]
     fn the_processor_is_told_by_make_and_abilities_and_not_by_its_speed() {
