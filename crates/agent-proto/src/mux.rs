@@ -13,9 +13,10 @@
 //! # Failure
 //! Bytes that are no yamux, an I/O error, the end of the stream below and even a panic in the
 //! driver do the same: the session ends, every read on its streams returns end-of-file, every
-//! write fails. Lesser violations (a stream too many, a frame beyond its window) are refused with
-//! a GoAway and ignored; a peer that goes on with them only hears that again.
+//! write fails. So it does at the host's where the agent breaks the protocol in a smaller way: a stream
+//! too many, a frame beyond its window, an answer that nobody asked for.
 
+mod headers;
 mod lower;
 mod unread;
 

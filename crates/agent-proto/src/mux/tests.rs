@@ -246,3 +246,23 @@ fn small_pieces_that_nobody_reads_end_the_session_in_bounded_memory() {
     assert!(reason.contains("small pieces"), "{reason}");
     assert!(held < 64 << 20, "{held}");
 }
+
+#[tokio::test]
+async fn an_agent_that_breaks_the_protocol_is_heard_no_more() {
+    let pong_that_nobody_asked_for = [0, 2, 0, 2, 0, 0, 0, 0, 0, 0, 0, 7];
+    let stream_of_the_hosts = [0, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0];
+    for violation in [pong_that_nobody_asked_for, stream_of_the_hosts] {
+        let (near, mut far) = duplex(1024);
+        let host = HostMux::start(near);
+        let (mut heard, flood) = tokio::join!(soon(host.ended()), async {
+            // It takes some before it has looked at the first, and nothing is lost by that.
+            let mut taken = 0;
+            while far.write_all(&violation).await.is_ok() && taken < 1000 {
+                taken += 1;
+            }
+            taken
+        });
+        assert!(flood < 1000, "{violation:?}");
+        assert!(matches!(&mut heard, Error::SessionEnded { .. }), "{heard}");
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! yamux bounds the bytes that a stream may hold unread (its window), and keeps each frame as a buffer of its
 //! own: frames of one byte cost some seventy times what they hold. So frames are counted too, as they come
-//! in ([`Headers`]), until what they held is read. An honest agent's hold at least six bytes.
+//! in, until what they held is read. An honest agent's hold at least six bytes.
 //!
 //! # Precision
 //! Frames are counted by blocks of [`BLOCK`] bytes of their stream; a block is over when all of it is read, or
@@ -14,8 +14,6 @@ use std::sync::{Mutex, PoisonError};
 use crate::limits::FRAMES_UNREAD_MAX;
 
 const BLOCK: u64 = 1024;
-const HEADER_BYTES: usize = 12;
-const TYPE_DATA: u8 = 0;
 
 /// The streams of one session that someone holds.
 #[derive(Debug, Default)]
@@ -54,7 +52,7 @@ impl Unread {
 
     /// A frame of so many bytes is coming in. False where there are too many. One for a stream that
     /// nobody holds is thrown away by yamux.
-    fn received(&self, stream: u32, bytes: u32) -> bool {
+    pub(super) fn received(&self, stream: u32, bytes: u32) -> bool {
         self.with(|state| {
             let Some(of) = state.streams.get_mut(&stream).filter(|_| bytes > 0) else {
                 return true;
@@ -99,60 +97,9 @@ impl Unread {
     }
 }
 
-/// Reads along with yamux, as far as the headers of its frames.
-#[derive(Debug, Default)]
-pub(super) struct Headers {
-    header: [u8; HEADER_BYTES],
-    filled: usize,
-    body_left: u32,
-}
-
-impl Headers {
-    /// Follows `bytes`; false where they are too many pieces.
-    pub(super) fn follow(&mut self, mut bytes: &[u8], unread: &Unread) -> bool {
-        while !bytes.is_empty() {
-            if self.body_left > 0 {
-                let len = bytes.len().min(usize::try_from(self.body_left).unwrap_or(usize::MAX));
-                bytes = &bytes[len..];
-                self.body_left -= u32::try_from(len).unwrap_or(self.body_left);
-                continue;
-            }
-            let (now, later) = bytes.split_at(bytes.len().min(HEADER_BYTES - self.filled));
-            self.header[self.filled..self.filled + now.len()].copy_from_slice(now);
-            self.filled += now.len();
-            bytes = later;
-            if self.filled == HEADER_BYTES {
-                self.filled = 0;
-                if !self.begin(unread) {
-                    return false;
-                }
-            }
-        }
-        true
-    }
-
-    fn begin(&mut self, unread: &Unread) -> bool {
-        let [_, kind, _, _, a, b, c, d, e, f, g, h] = self.header;
-        if kind != TYPE_DATA {
-            // The last number of other frames is no length.
-            return true;
-        }
-        self.body_left = u32::from_be_bytes([e, f, g, h]);
-        unread.received(u32::from_be_bytes([a, b, c, d]), self.body_left)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn frame(kind: u8, stream: u32, body: &[u8]) -> Vec<u8> {
-        let mut frame = vec![0, kind, 0, 0];
-        frame.extend(stream.to_be_bytes());
-        frame.extend(u32::try_from(body.len()).unwrap().to_be_bytes());
-        frame.extend(body);
-        frame
-    }
 
     #[test]
     fn frames_count_until_what_they_held_is_read() {
@@ -194,27 +141,5 @@ mod tests {
         assert!(!unread.received(1, 1));
         unread.closed(3);
         assert!(unread.received(1, 1));
-    }
-
-    #[test]
-    fn headers_are_found_however_the_bytes_come() {
-        let window_update = &frame(1, 1, b"")[..8];
-        let stream = [
-            &frame(0, 1, b"hello")[..],
-            window_update,
-            &0xffff_ffff_u32.to_be_bytes(),
-            &frame(0, 3, &[7; 5000]),
-            &frame(0, 1, b"x"),
-        ]
-        .concat();
-        for at_once in [1, 5, 12, 13, 100_000] {
-            let unread = Unread::default();
-            [1, 3].iter().for_each(|stream| unread.opened(*stream));
-            let mut headers = Headers::default();
-            assert!(stream.chunks(at_once).all(|piece| headers.follow(piece, &unread)));
-            assert_eq!(unread.frames(), 3, "{at_once}");
-            unread.closed(3);
-            assert_eq!(unread.frames(), 2, "{at_once}");
-        }
     }
 }

@@ -315,8 +315,8 @@ impl Runner {
         }
         for signal in [libc::SIGTERM, libc::SIGKILL] {
             let ending = futures::future::join_all(all.iter().map(|live| async move {
-                let pid = *live.pid.borrow();
-                if let (Some(pid), false) = (pid, *live.ended.borrow()) {
+                let (pid, ended) = (*live.pid.borrow(), *live.ended.borrow());
+                if let (Some(pid), false) = (pid, ended) {
                     // Gone already: the wait finds its end.
                     self.guest.agent().kill(pid, signal).await.ok();
                 }

@@ -21,7 +21,7 @@ use homefs::HomeFs;
 use super::Keeper;
 use super::start::{Awake, close};
 use crate::asleep::SleepRecord;
-use crate::guest::Guest;
+use crate::guest::{Guest, said};
 use crate::{Failure, Result};
 
 /// How long processes in the guest have between TERM and KILL where they have to end.
@@ -102,7 +102,7 @@ impl Keeper {
         awake: &Awake,
     ) -> Result<SleepRecord, String> {
         let guest = &awake.guest;
-        let told = |error: agent_proto::Error| error.to_string();
+        let told = |error: agent_proto::Error| said(&error.to_string());
         guest.settle().await.map_err(told)?;
         if awake.session.held_count() > HELD_UNTRIMMED_MAX {
             guest.agent().trim().await.map_err(told)?;
@@ -191,7 +191,7 @@ impl Keeper {
 /// Whether there is an agent that hears us. Its guest may have root of another mind.
 async fn answers(guest: &Guest) -> bool {
     let heard = match tokio::time::timeout(ANSWER_PATIENCE, guest.agent().hello()).await {
-        Ok(heard) => heard.map(drop).map_err(|error| error.to_string()),
+        Ok(heard) => heard.map(drop).map_err(|error| said(&error.to_string())),
         Err(_) => Err(format!("no answer within {} s", ANSWER_PATIENCE.as_secs())),
     };
     if let Err(why) = &heard {

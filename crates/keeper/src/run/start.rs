@@ -292,7 +292,11 @@ impl Keeper {
         let meeting = async {
             let agent = AgentClient::connect(control, &*self.parts.entropy).await?;
             let hello = agent.hello().await?;
-            tracing::info!(version = %hello.version, uptime_ms = hello.uptime_ms, "agent answers");
+            tracing::info!(
+                version = said(&hello.version),
+                uptime_ms = hello.uptime_ms,
+                "agent answers"
+            );
             agent.configure(&self.configure()).await?;
             Ok::<_, agent_proto::Error>((agent, hello))
         };

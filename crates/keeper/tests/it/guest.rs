@@ -1,0 +1,252 @@
+//! A machine whose guest is a function: it has the guest's ends of the ports, and says there what it likes.
+
+use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_proto::mux::{AgentMux, MuxStream};
+use agent_proto::{FrameReader, FrameWriter, Hello, PROTOCOL_VERSION, Reply, Request, handshake};
+use async_trait::async_trait;
+use base::{Digest, ExecutionId, HomeId, MachineId, ServerId, SystemClock, SystemEntropy};
+use futures::future::BoxFuture;
+use keeper::executions::{NewExecution, Record};
+use keeper::layout::MachineDir;
+use keeper::{Client, KeeperSpec, KeeperState, LastWords, Parts, UpperSpec};
+use runtime::{
+    EgressPolicy, Exit, Instance, Loaded, Memory, Missing, Network, Runtime, Spec, Started,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// How long anything may take that is no pause of the keeper's.
+const SOON: Duration = Duration::from_secs(60);
+
+/// What a guest does with its ends of control and FUSE port.
+pub(crate) type Play = fn(tokio::net::UnixStream, UnixStream) -> BoxFuture<'static, ()>;
+
+/// Runs guests as tasks of this process.
+#[derive(Debug)]
+struct Plays(Play);
+
+#[derive(Debug)]
+struct Playing {
+    ended: watch::Sender<bool>,
+    task: tokio::task::AbortHandle,
+    /// Ends of the ports, so that what blocks in them wakes up.
+    ports: [UnixStream; 2],
+}
+
+#[async_trait]
+impl Runtime for Plays {
+    async fn start(&self, _: &Spec) -> Result<Started, runtime::Error> {
+        let pair = || UnixStream::pair().map_err(|error| runtime::Error::Start(error.to_string()));
+        let ((control, agent), (fuse, kernel)) = (pair()?, pair()?);
+        let ports = [agent.try_clone().unwrap(), kernel.try_clone().unwrap()];
+        agent.set_nonblocking(true).unwrap();
+        let agent = tokio::net::UnixStream::from_std(agent).unwrap();
+        let task = tokio::spawn((self.0)(agent, kernel)).abort_handle();
+        let instance = Box::new(Playing { ended: watch::Sender::new(false), task, ports });
+        Ok(Started { instance, control, fuse })
+    }
+
+    async fn load(&self, _: &Spec) -> Result<Box<dyn Loaded>, runtime::Error> {
+        Err(runtime::Error::Resume("nothing is saved here".to_owned()))
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        Vec::new()
+    }
+
+    fn fingerprint(&self, _: &Spec) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+}
+
+#[async_trait]
+impl Instance for Playing {
+    fn pid(&self) -> u32 {
+        std::process::id()
+    }
+
+    async fn wait(&self) -> Exit {
+        self.ended.subscribe().wait_for(|ended| *ended).await.ok();
+        Exit::Crashed("killed".to_owned())
+    }
+
+    async fn stop(&self, grace: Duration) -> Exit {
+        if let Ok(exit) = tokio::time::timeout(grace, self.wait()).await {
+            return exit;
+        }
+        self.task.abort();
+        for port in &self.ports {
+            port.shutdown(std::net::Shutdown::Both).ok();
+        }
+        self.ended.send_replace(true);
+        self.wait().await
+    }
+
+    async fn suspend(&self, _: &Path) -> Result<(), runtime::Error> {
+        Err(runtime::Error::NotSuspended("it has no memory of its own".to_owned()))
+    }
+
+    async fn set_egress(&self, _: &base::Egress) -> Result<(), runtime::Error> {
+        Ok(())
+    }
+
+    fn console_tail(&self) -> String {
+        String::new()
+    }
+}
+
+/// A machine in a directory of its own.
+pub(crate) struct Machine {
+    pub(crate) client: Client,
+    keeper: tokio::task::JoinHandle<LastWords>,
+    folder: tempfile::TempDir,
+}
+
+impl Machine {
+    /// One whose keeper has begun.
+    pub(crate) async fn begin(play: Play) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Digest::of(b"a root file system");
+        let images_dir = folder.path().join("images");
+        std::fs::create_dir_all(images_dir.join("blobs")).unwrap();
+        std::fs::write(images_dir.join(format!("blobs/{root}.erofs")), "").unwrap();
+        let dir = MachineDir::new(folder.path().join("machine"));
+        std::fs::create_dir_all(dir.instance_logs()).unwrap();
+        let store_url = format!("file://{}", folder.path().join("store").display());
+        let parts = Parts {
+            store: Arc::new(objstore::Backend::open(&store_url, &|_| None).unwrap()),
+            runtime: Arc::new(Plays(play)),
+            clock: Arc::new(SystemClock::new()),
+            entropy: Arc::new(SystemEntropy),
+            terminate: CancellationToken::new(),
+        };
+        let (home, holder) = (HomeId::generate(), ServerId::generate());
+        let of_homes = homefs::Parts {
+            store: parts.store.clone(),
+            clock: parts.clock.clone(),
+            entropy: parts.entropy.clone(),
+            runtime: tokio::runtime::Handle::current(),
+        };
+        homefs::create_home(&of_homes, &home, &holder).await.unwrap();
+        let machine = MachineId::generate();
+        let spec = KeeperSpec {
+            instance: instance(machine.clone(), folder.path()),
+            machine,
+            name: "played".to_owned(),
+            home,
+            holder,
+            store_url,
+            storage_bytes_max: 1 << 30,
+            fsync_local: false,
+            take_over: false,
+            keep_memory: false,
+            boot_timeout_seconds: 60,
+            hypervisor: None,
+            upper: UpperSpec { bytes: images::UPPER_BYTES_MIN, root, images_dir },
+        };
+        let client = Client::new(&dir);
+        let keeper = tokio::spawn(keeper::run(dir, spec, parts));
+        Self { client, keeper, folder }
+    }
+
+    /// One that runs.
+    pub(crate) async fn running(play: Play) -> Self {
+        let machine = Self::begin(play).await;
+        let running = async {
+            loop {
+                match machine.client.status().await {
+                    Ok(status) if status.state == KeeperState::Running => return,
+                    _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        tokio::time::timeout(SOON, running).await.expect("it does not come up");
+        machine
+    }
+
+    /// Starts a command.
+    pub(crate) async fn start(&self) -> ExecutionId {
+        let id = ExecutionId::generate();
+        let what = NewExecution { command: vec!["true".to_owned()], ..NewExecution::default() };
+        self.client.execute(&id, &what).await.unwrap();
+        id
+    }
+
+    /// Starts a command and waits for its end.
+    pub(crate) async fn run(&self) -> Record {
+        let id = self.start().await;
+        self.client.wait(&id, SOON).await.unwrap()
+    }
+
+    /// Puts it to sleep.
+    pub(crate) async fn sleep(self) -> LastWords {
+        self.client.stop().await.unwrap();
+        self.end().await
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn end(self) -> LastWords {
+        let words = tokio::time::timeout(2 * SOON, self.keeper).await;
+        let words = words.expect("it does not end").expect("a keeper does not panic");
+        drop(self.folder);
+        words
+    }
+}
+
+fn instance(machine: MachineId, folder: &Path) -> Spec {
+    let nothing = folder.join("nothing");
+    Spec {
+        machine,
+        vcpu: 1.0,
+        memory_mib: 512,
+        kernel: nothing.clone(),
+        initrd: nothing.clone(),
+        root_image: nothing.clone(),
+        upper_image: nothing,
+        agent_args: Vec::new(),
+        memory: Memory::Anonymous,
+        network: Network::None,
+        egress: EgressPolicy::default(),
+        log_dir: folder.join("log"),
+    }
+}
+
+/// What an agent says of itself.
+pub(crate) fn hello() -> Hello {
+    Hello {
+        protocol: PROTOCOL_VERSION,
+        version: "0".to_owned(),
+        uptime_ms: 1,
+        home_mounted: true,
+        detail: None,
+    }
+}
+
+/// An honest agent until it is configured: then a keeper takes its machine for up. Its session.
+pub(crate) async fn come_up(control: &mut AgentMux) {
+    for reply in [Reply::Hello(hello()), Reply::Done] {
+        let (_, mut writer) = request(control).await;
+        writer.message(&reply).await.unwrap();
+        writer.close().await.unwrap();
+    }
+}
+
+/// Meets the host.
+pub(crate) async fn meet(mut control: tokio::net::UnixStream) -> AgentMux {
+    handshake::agent(&mut control).await.unwrap();
+    AgentMux::start(control)
+}
+
+/// The next request, and where to answer it.
+pub(crate) async fn request(
+    mux: &mut AgentMux,
+) -> (Request, FrameWriter<tokio::io::WriteHalf<MuxStream>>) {
+    let (reader, writer) = tokio::io::split(mux.accept().await.unwrap());
+    let request = FrameReader::new(reader).message("request").await.unwrap();
+    (request, FrameWriter::new(writer))
+}

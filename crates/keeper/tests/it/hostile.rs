@@ -1,0 +1,218 @@
+//! Agents that mean harm: what becomes of their keeper and of what their owner wants.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use agent_proto::{Exited, FrameKind, FrameWriter, Reply, Request};
+use base::ErrorKind;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
+use keeper::executions::State;
+use tokio::io::AsyncWriteExt;
+use vfs::path::TreePath;
+
+use crate::guest::{Machine, Play, come_up, hello, meet, request};
+
+/// What a keeper may have resident, the guest of these tests included: docs/semantics.md, "Hostile guests".
+const BYTES_MAX: u64 = 256 << 20;
+
+fn most_resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+async fn put_and_get(machine: &Machine) {
+    let path = TreePath::parse(b"file").unwrap();
+    let body = futures::stream::once(async { Ok(bytes::Bytes::from_static(b"content")) }).boxed();
+    machine.client.put(&path, body, keeper::files::PutOptions::default()).await.unwrap();
+    assert_eq!(machine.client.stat(&path).await.unwrap().size, 7);
+}
+
+type Control = tokio::net::UnixStream;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn noise_in_place_of_an_agent_fails_the_start_and_loses_nothing() {
+    fn play(mut control: Control, mut fuse: UnixStream) -> BoxFuture<'static, ()> {
+        async move {
+            fuse.write_all(&[0xff; 4096]).ok();
+            let noise: Vec<u8> = (0..65_536_u32).map(|n| ((n * 31) >> 3) as u8).collect();
+            while control.write_all(&noise).await.is_ok() {}
+        }
+        .boxed()
+    }
+    let words = Machine::begin(play).await.end().await;
+    let (kind, message) = words.error.unwrap();
+    assert_eq!(kind, ErrorKind::Unreachable);
+    assert!(message.contains("handshake"), "{message}");
+    assert!(words.released && most_resident() < BYTES_MAX);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_agent_says_of_its_troubles_is_cut_short() {
+    fn play(control: Control, _: UnixStream) -> BoxFuture<'static, ()> {
+        async move {
+            let mut mux = meet(control).await;
+            let (_, mut writer) = request(&mut mux).await;
+            let detail = Some("\x1b[2J no home ".repeat(12_000));
+            let hello = agent_proto::Hello { home_mounted: false, detail, ..hello() };
+            writer.message(&Reply::Hello(hello)).await.unwrap();
+            let (_, mut writer) = request(&mut mux).await;
+            writer.message(&Reply::Done).await.ok();
+            std::future::pending::<()>().await;
+        }
+        .boxed()
+    }
+    let (_, message) = Machine::begin(play).await.end().await.error.unwrap();
+    assert!(message.contains("no home") && message.len() < 500, "{message}");
+    assert!(!message.contains(char::is_control), "{message:?}");
+}
+
+/// It says hello, and nothing more, and reads nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_falls_silent_is_put_to_sleep_with_all_that_its_owner_wrote() {
+    fn play(control: Control, fuse: UnixStream) -> BoxFuture<'static, ()> {
+        async move {
+            let mut mux = meet(control).await;
+            come_up(&mut mux).await;
+            let _held = (mux, fuse);
+            std::future::pending::<()>().await;
+        }
+        .boxed()
+    }
+    let machine = Machine::running(play).await;
+    put_and_get(&machine).await;
+    let _waits = machine.start().await;
+    let begun = Instant::now();
+    let words = machine.sleep().await;
+    assert!(words.released && words.error.is_none(), "{words:?}");
+    // Ends of commands 10 s, a wish 2 s, a word 15 s; and as long again for a host that does other work.
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_opens_a_stream_loses_its_session_and_its_machine_obeys() {
+    fn play(control: Control, fuse: UnixStream) -> BoxFuture<'static, ()> {
+        async move {
+            let mut beside = UnixStream::from(control.as_fd().try_clone_to_owned().unwrap());
+            let mut mux = meet(control).await;
+            come_up(&mut mux).await;
+            let _command = request(&mut mux).await;
+            // A window update with SYN, for the first stream of an agent's.
+            beside.write_all(&[0, 1, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0]).unwrap();
+            let _held = (mux, fuse);
+            std::future::pending::<()>().await;
+        }
+        .boxed()
+    }
+    let machine = Machine::running(play).await;
+    let record = machine.run().await;
+    assert_eq!(record.state, State::Failed);
+    assert_eq!(record.error_code.as_deref(), Some("MACHINE_STOPPED"));
+    put_and_get(&machine).await;
+    let begun = Instant::now();
+    assert!(machine.sleep().await.released);
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+}
+
+/// Four GiB are announced on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_home_is_read_and_written_where_its_port_is_lied_to() {
+    fn play(control: Control, mut fuse: UnixStream) -> BoxFuture<'static, ()> {
+        async move {
+            let mut mux = meet(control).await;
+            come_up(&mut mux).await;
+            fuse.write_all(&u32::MAX.to_ne_bytes()).unwrap();
+            drop(std::thread::spawn(move || while fuse.write_all(&[0xff; 65_536]).is_ok() {}));
+            obey(mux).await;
+        }
+        .boxed()
+    }
+    its_owner_is_served(play).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_home_is_read_and_written_where_its_guest_reads_no_answer() {
+    fn play(control: Control, mut fuse: UnixStream) -> BoxFuture<'static, ()> {
+        async move {
+            let mut mux = meet(control).await;
+            come_up(&mut mux).await;
+            // GETATTR of the root, as often as it is taken.
+            let mut ask = Vec::new();
+            [56_u32, 3].iter().for_each(|number| ask.extend(number.to_ne_bytes()));
+            [7_u64, 1].iter().for_each(|number| ask.extend(number.to_ne_bytes()));
+            ask.resize(56, 0);
+            let asks = ask.repeat(1000);
+            drop(std::thread::spawn(move || while fuse.write_all(&asks).is_ok() {}));
+            obey(mux).await;
+        }
+        .boxed()
+    }
+    its_owner_is_served(play).await;
+}
+
+async fn its_owner_is_served(play: Play) {
+    let machine = Machine::running(play).await;
+    // In this order: a command waits until the guest has heard what was changed.
+    assert_eq!(machine.run().await.state, State::Succeeded);
+    put_and_get(&machine).await;
+    let words = machine.sleep().await;
+    assert!(words.released && words.error.is_none(), "{words:?}");
+    assert!(most_resident() < BYTES_MAX, "{}", most_resident());
+}
+
+/// Output in the smallest pieces, without an end, to clients who do not read.
+#[tokio::test(flavor = "multi_thread")]
+async fn output_that_nobody_reads_stays_within_the_memory_of_a_keeper() {
+    fn play(control: Control, fuse: UnixStream) -> BoxFuture<'static, ()> {
+        async move {
+            let mut mux = meet(control).await;
+            come_up(&mut mux).await;
+            let _held = fuse;
+            loop {
+                let (request, mut writer) = request(&mut mux).await;
+                drop(tokio::spawn(async move {
+                    if !matches!(request, Request::Exec(_)) {
+                        return drop(writer.message(&Reply::Done).await);
+                    }
+                    writer.message(&Reply::Started { pid: 7 }).await.ok();
+                    while writer.frame(FrameKind::Stdout, b"y").await.is_ok() {}
+                }));
+            }
+        }
+        .boxed()
+    }
+    let machine = Machine::running(play).await;
+    let mut clients = Vec::new();
+    for _ in 0..24 {
+        let id = machine.start().await;
+        clients.push(machine.client.attach(&id).await.unwrap());
+    }
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    put_and_get(&machine).await;
+    assert!(most_resident() < BYTES_MAX, "{}", most_resident());
+    assert!(machine.sleep().await.released);
+}
+
+/// Does what it is told, and does it at once.
+async fn obey(mut mux: agent_proto::mux::AgentMux) {
+    loop {
+        let (request, mut writer) = request(&mut mux).await;
+        let said = match request {
+            Request::Hello => writer.message(&Reply::Hello(hello())).await,
+            Request::Exec(_) => succeed(&mut writer).await,
+            _ => writer.message(&Reply::Done).await,
+        };
+        said.unwrap();
+        writer.close().await.ok();
+    }
+}
+
+async fn succeed(
+    writer: &mut FrameWriter<impl tokio::io::AsyncWrite + Unpin>,
+) -> Result<(), agent_proto::Error> {
+    writer.message(&Reply::Started { pid: 7 }).await?;
+    writer.json(FrameKind::Exit, &Exited { code: Some(0), signal: None, timed_out: false }).await
+}
