@@ -78,6 +78,7 @@ fn hello() -> Hello {
         version: "0.1.0".to_owned(),
         uptime_ms: 1_470,
         home_mounted: true,
+        unconfigured: true,
         detail: None,
     }
 }

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 pub enum Request {
     /// Who are you. Reply: [`Reply::Hello`].
     Hello,
-    /// Sets clock, host name and entropy; sent once after the handshake. Reply: [`Reply::Done`].
+    /// Says whose guest this is: entropy, clock and names, then the home is mounted. Sent once, after
+    /// the first handshake and before anything runs for the user. Reply: [`Reply::Done`], or `Failed`
+    /// where a part of it could not be done.
     Configure(Configure),
     /// Runs a command. Frames follow in both directions until `Exit`.
     Exec(Exec),
@@ -61,7 +63,7 @@ pub enum Request {
     },
 }
 
-/// Facts about this boot that only the host knows.
+/// What makes a guest this machine's, and what of this boot only the host knows.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Configure {
     /// Host name.
@@ -74,6 +76,10 @@ pub struct Configure {
     pub nameservers: Vec<String>,
     /// Lines for `/etc/hosts` besides localhost and the host name.
     pub hosts: Vec<String>,
+    /// What tells this machine from others, 32 hex digits: `/etc/machine-id` where the machine has
+    /// none of its own yet. Empty gives it none.
+    #[serde(default)]
+    pub machine_id: String,
 }
 
 /// A command to run; `execve` semantics, no shell.
@@ -129,8 +135,12 @@ pub struct Hello {
     pub version: String,
     /// Milliseconds since the guest's kernel started.
     pub uptime_ms: u64,
-    /// False where `/root` could not be mounted; `detail` says why.
+    /// False where `/root` could not be mounted, or no longer works; `detail` says why. True of an
+    /// agent that is not configured yet, which has not tried.
     pub home_mounted: bool,
+    /// True until [`Request::Configure`]: the guest is nobody's so far, and has seen no home.
+    #[serde(default)]
+    pub unconfigured: bool,
     /// What is wrong, if anything.
     pub detail: Option<String>,
 }

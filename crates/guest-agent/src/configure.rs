@@ -1,7 +1,8 @@
-//! What only the host knows about this boot: name, time, entropy, name servers.
+//! What only the host knows about this boot: entropy, time, names, name servers.
 //!
 //! Everything is checked before anything is changed; then each part is done even where another
-//! fails, and the first failure is reported.
+//! fails, and the first failure is reported. Entropy and time come first: whatever is made after that
+//! is not what another guest makes that was saved with the same memory.
 
 use std::fs;
 use std::net::IpAddr;
@@ -12,6 +13,7 @@ use nix::errno::Errno;
 use nix::unistd::sethostname;
 
 use crate::Error;
+use crate::identity::{self, Places};
 use crate::limits::{HOSTNAME_BYTES_MAX, HOSTS_LINES_MAX, NAMESERVERS_MAX};
 use crate::moment::Moment;
 
@@ -22,6 +24,7 @@ pub(crate) struct Checked {
     moment: Moment,
     resolv_conf: Option<String>,
     hosts: String,
+    machine_id: String,
 }
 
 /// Checks every part.
@@ -31,7 +34,9 @@ pub(crate) fn check(configure: &Configure) -> Result<Checked, Error> {
     if hostname.is_empty() || hostname.len() > HOSTNAME_BYTES_MAX || !hostname.chars().all(sound) {
         return Err(Error::Invalid(format!("not a host name: {hostname:?}")));
     }
+    identity::check(&configure.machine_id)?;
     Ok(Checked {
+        machine_id: configure.machine_id.clone(),
         moment: Moment::check(configure.unix_nanos, &configure.entropy)?,
         resolv_conf: resolv_conf(&configure.nameservers)?,
         hosts: hosts(&hostname, &configure.hosts)?,
@@ -69,27 +74,32 @@ fn hosts(hostname: &str, lines: &[String]) -> Result<String, Error> {
 }
 
 impl Checked {
-    /// Does it. Only a guest may; a developer's machine has a name and a clock already.
-    pub(crate) fn apply(&self) -> Result<(), Error> {
+    /// Does it. Only a guest may; a developer's machine has a name and a clock already. True where the
+    /// machine is to make host keys.
+    pub(crate) fn apply(&self, places: &Places) -> Result<bool, Error> {
+        let moment = self.moment.apply();
+        let makes_keys = match &*self.machine_id {
+            "" => Ok(false),
+            machine_id => identity::settle(places, machine_id),
+        };
         let results = [
-            self.moment.apply(),
+            moment,
             sethostname(&self.hostname).map_err(Error::sys("set the host name")),
-            replace("/etc/hostname", &format!("{}\n", self.hostname)),
-            replace("/etc/hosts", &self.hosts),
+            replace(Path::new("/etc/hostname"), &format!("{}\n", self.hostname)),
+            replace(Path::new("/etc/hosts"), &self.hosts),
             self.resolv_conf.as_deref().map_or(Ok(()), write_resolv_conf),
         ];
-        results.into_iter().collect()
+        results.into_iter().collect::<Result<(), _>>().and(makes_keys)
     }
 }
 
 /// Replaces `/etc/resolv.conf`, also where the image has a link there.
 pub(crate) fn write_resolv_conf(text: &str) -> Result<(), Error> {
-    replace("/etc/resolv.conf", text)
+    replace(Path::new("/etc/resolv.conf"), text)
 }
 
 /// By rename, so that a reader sees the old text or the new one.
-fn replace(path: &str, text: &str) -> Result<(), Error> {
-    let path = Path::new(path);
+pub(crate) fn replace(path: &Path, text: &str) -> Result<(), Error> {
     let Some(parent) = path.parent() else {
         return Err(Error::sys("replace /")(Errno::EISDIR));
     };
@@ -111,6 +121,7 @@ mod tests {
             entropy: "00ff".into(),
             nameservers: vec!["10.0.2.3".into(), "fd00::3".into()],
             hosts: vec!["10.0.0.1 friend".into()],
+            machine_id: "0123456789abcdef".repeat(2),
         }
     }
 
@@ -141,6 +152,7 @@ mod tests {
             Configure { nameservers: vec!["10.0.0.1\noptions x".into()], ..sound() },
             Configure { nameservers: vec!["10.0.0.1".into(); 4], ..sound() },
             Configure { hosts: vec!["10.0.0.1 a\n10.0.0.2 b".into()], ..sound() },
+            Configure { machine_id: "0123".into(), ..sound() },
         ] {
             assert!(check(&wrong).is_err(), "{wrong:?}");
         }

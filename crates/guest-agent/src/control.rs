@@ -23,7 +23,8 @@ use crate::boot::root::OldRoot;
 use crate::console::say;
 use crate::exec::{self, Reader, Writer};
 use crate::freezer::Freezer;
-use crate::home::Home;
+use crate::home::Place;
+use crate::identity::MAKE_HOST_KEYS;
 use crate::limits::LAST_WORD_TIMEOUT;
 use crate::moment::Moment;
 use crate::port::Control;
@@ -38,7 +39,7 @@ pub(crate) struct Agent {
     /// `None` outside of a guest: nothing of the machine that it runs on is changed then.
     old_root: Option<std::sync::Mutex<Option<OldRoot>>>,
     freezer: Result<Arc<Freezer>, String>,
-    home: Result<Arc<Home>, String>,
+    home: Arc<Place>,
     /// `None` outside of a guest.
     sleep: Option<Sleep>,
     stopping: watch::Sender<bool>,
@@ -50,49 +51,62 @@ impl Agent {
     /// The agent of a booted guest. The receiver hears when it may be powered off.
     pub(crate) fn in_guest(booted: Booted, reaper: Arc<Reaper>) -> (Arc<Self>, mpsc::Receiver<()>) {
         let old_root = Some(std::sync::Mutex::new(Some(booted.old_root)));
-        Self::new(reaper, old_root, booted.freezer, booted.home)
+        Self::new(reaper, old_root, booted.freezer, Place::empty())
     }
 
     /// An agent for tests of the protocol, beside other processes.
     pub(crate) fn beside_others(reaper: Arc<Reaper>) -> (Arc<Self>, mpsc::Receiver<()>) {
         let nothing = "not in a guest";
-        Self::new(reaper, None, Err(nothing.to_owned()), Err(nothing.to_owned()))
+        Self::new(reaper, None, Err(nothing.to_owned()), Place::without(nothing))
     }
 
     fn new(
         reaper: Arc<Reaper>,
         old_root: Option<std::sync::Mutex<Option<OldRoot>>>,
         freezer: Result<Freezer, String>,
-        home: Result<Home, String>,
+        home: Place,
     ) -> (Arc<Self>, mpsc::Receiver<()>) {
         let (stopped, heard) = mpsc::channel(1);
-        let (freezer, home) = (freezer.map(Arc::new), home.map(Arc::new));
+        let (freezer, home) = (freezer.map(Arc::new), Arc::new(home));
         let sleep = old_root.is_some().then(|| Sleep::new(freezer.clone(), home.clone()));
         let stopping = watch::Sender::new(false);
         (Arc::new(Self { reaper, old_root, freezer, home, sleep, stopping, stopped }), heard)
     }
 
     fn hello(&self) -> Hello {
-        let trouble = match &self.home {
+        let unconfigured = self.home.is_empty();
+        let trouble = match self.home.home() {
             Ok(home) => home.trouble(),
-            Err(why) => Some(why.clone()),
+            Err(why) => Some(why).filter(|_| !unconfigured),
         };
         Hello {
             protocol: PROTOCOL_VERSION,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_ms: uptime_ms().unwrap_or(0),
             home_mounted: trouble.is_none(),
+            unconfigured,
             detail: trouble,
         }
     }
 
-    fn configure(&self, configure: &agent_proto::Configure) -> Result<(), Error> {
+    async fn configure(&self, configure: &agent_proto::Configure) -> Result<(), Error> {
         let checked = configure::check(configure)?;
-        if self.old_root.is_some() { checked.apply() } else { Ok(()) }
+        let places = self.old_root.as_ref().and_then(|old_root| {
+            let old_root = old_root.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            old_root.as_ref().map(OldRoot::places)
+        });
+        let Some(places) = places else { return Ok(()) };
+        let applied = checked.apply(&places);
+        // Also where that failed: the host decides, and may look.
+        self.home.mount()?;
+        if applied? {
+            exec::leave(&MAKE_HOST_KEYS, &self.reaper, self.freezer.as_deref().ok()).await;
+        }
+        Ok(())
     }
 
     async fn barrier(&self, seq: u64) -> Result<(), Error> {
-        match &self.home {
+        match self.home.home() {
             Ok(home) => home.barrier(seq).await.map_err(Error::sys("wait for the caches")),
             Err(why) => Err(Error::sys(format!("no home to wait for ({why})"))(Errno::ENODEV)),
         }
@@ -135,7 +149,7 @@ impl Agent {
             old_root.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
         });
         if let Some(old_root) = old_root {
-            shutdown::unmount(old_root, self.home.is_ok()).await;
+            shutdown::unmount(old_root, self.home.home().is_ok()).await;
         }
         Ok(())
     }
@@ -185,7 +199,7 @@ async fn serve_request(agent: Arc<Agent>, stream: MuxStream) {
             Err(Error::sys("start a process while shutting down")(Errno::ESHUTDOWN))
         }
         Request::Hello => return answer(&mut writer, &Reply::Hello(agent.hello())).await,
-        Request::Configure(configure) => agent.configure(&configure),
+        Request::Configure(configure) => agent.configure(&configure).await,
         Request::Barrier { seq } => agent.barrier(seq).await,
         Request::Kill { pid, signal } => kill(&agent, pid, signal),
         Request::Trim => agent.trim().await,

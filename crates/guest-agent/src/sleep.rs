@@ -29,23 +29,24 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::console::say;
 use crate::freezer::Freezer;
-use crate::home::Home;
+use crate::home::{Home, Place};
 use crate::limits::{FREEZE_PATIENCE_MAX, TRIM_TIMEOUT, WISH_TIMEOUT};
 use crate::moment::Moment;
 use crate::{Error, wake_at};
 
 /// What can be frozen.
-#[derive(Debug)]
-struct Parts {
-    freezer: Arc<Freezer>,
-    home: Arc<Home>,
+#[derive(Debug, Clone, Copy)]
+struct Parts<'a> {
+    freezer: &'a Freezer,
+    home: &'a Home,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Sleep {
-    /// Why this guest cannot be frozen, where it cannot.
-    parts: Result<Parts, String>,
+    /// Why there is none, where there is none.
+    freezer: Result<Arc<Freezer>, String>,
+    home: Arc<Place>,
     frozen: Mutex<bool>,
     /// Held by the thread that syncs: one that hangs is enough.
     syncing: Arc<Mutex<()>>,
@@ -54,13 +55,15 @@ pub(crate) struct Sleep {
 }
 
 impl Sleep {
-    pub(crate) fn new(
-        freezer: Result<Arc<Freezer>, String>,
-        home: Result<Arc<Home>, String>,
-    ) -> Self {
-        let parts = freezer.and_then(|freezer| home.map(|home| Parts { freezer, home }));
+    pub(crate) fn new(freezer: Result<Arc<Freezer>, String>, home: Arc<Place>) -> Self {
         let (syncing, looking) = Default::default();
-        Self { parts, frozen: Mutex::default(), syncing, looking }
+        Self { freezer, home, frozen: Mutex::default(), syncing, looking }
+    }
+
+    /// What can be frozen, or why this guest cannot be.
+    fn parts(&self) -> Result<Parts<'_>, String> {
+        let freezer = self.freezer.as_ref().map_err(Clone::clone)?;
+        Ok(Parts { freezer, home: self.home.home()? })
     }
 
     /// Writes back what is dirty and drops what is clean, so that there is less memory to keep.
@@ -97,7 +100,7 @@ impl Sleep {
         given_up: impl Future<Output = ()>,
     ) -> Result<(), Error> {
         let deadline = Instant::now() + patience.min(FREEZE_PATIENCE_MAX);
-        let parts = self.parts.as_ref().map_err(|why| unsupported("freeze", why))?;
+        let parts = self.parts().map_err(|why| unsupported("freeze", &why))?;
         let mut frozen = self.frozen.lock().await;
         if *frozen {
             return Ok(());
@@ -115,7 +118,7 @@ impl Sleep {
         result
     }
 
-    async fn steps(&self, parts: &Parts, deadline: Instant) -> Result<(), Error> {
+    async fn steps(&self, parts: Parts<'_>, deadline: Instant) -> Result<(), Error> {
         let Parts { freezer, home } = parts;
         match timeout_at(deadline, freezer.freeze()).await {
             Ok(stopped) => stopped?,
@@ -137,7 +140,7 @@ impl Sleep {
     pub(crate) async fn thaw(&self, moment: &Moment) -> Result<(), Error> {
         let mut frozen = self.frozen.lock().await;
         let set = moment.apply();
-        if *frozen && let Ok(parts) = &self.parts {
+        if *frozen && let Ok(parts) = self.parts() {
             parts.release()?;
             *frozen = false;
         }
@@ -148,7 +151,7 @@ impl Sleep {
     pub(crate) async fn end(&self) {
         let mut frozen = self.frozen.lock().await;
         *frozen = false;
-        if let Ok(parts) = &self.parts
+        if let Ok(parts) = self.parts()
             && let Err(error) = parts.release()
         {
             say(&error.to_string());
@@ -156,8 +159,8 @@ impl Sleep {
     }
 }
 
-impl Parts {
-    fn release(&self) -> Result<(), Error> {
+impl Parts<'_> {
+    fn release(self) -> Result<(), Error> {
         self.home.thaw();
         self.freezer.thaw()
     }

@@ -2,11 +2,13 @@
 //!
 //! # Order
 //! Kernel file systems → modules → disks → overlay root → the rest of the mounts → cgroup of the
-//! processes → limits → loopback and card → home. One line on the console for each.
+//! processes → limits → loopback and card. One line on the console for each. Nothing here differs from
+//! machine to machine, nor uses up randomness that a machine keeps: a guest that has booted so far may
+//! be saved and become many ([`crate::configure`] makes each of them somebody's).
 //!
 //! # Failure
-//! Without a root there is no guest: fatal. Without network or home there is one that says so, in
-//! `Hello` or on the console; the host decides. Without a cgroup it works but cannot be frozen.
+//! Without a root there is no guest: fatal. Without network there is one that says so on the console;
+//! the host decides. Without a cgroup it works but cannot be frozen.
 
 mod cmdline;
 mod disks;
@@ -21,7 +23,6 @@ use nix::sys::stat::{Mode, umask};
 use crate::configure::write_resolv_conf;
 use crate::console::say;
 use crate::freezer::Freezer;
-use crate::home::Home;
 use crate::limits::{FILES_HARD, FILES_SOFT};
 use crate::{Error, net};
 use root::OldRoot;
@@ -32,8 +33,6 @@ pub(crate) struct Booted {
     pub(crate) old_root: OldRoot,
     /// Why processes cannot be frozen, where they cannot.
     pub(crate) freezer: Result<Freezer, String>,
-    /// Why there is no home, where there is none.
-    pub(crate) home: Result<Home, String>,
 }
 
 /// Boots. Only PID 1 of a guest may call it.
@@ -53,12 +52,7 @@ pub(crate) fn boot() -> Result<Booted, Error> {
     for error in [set_limits(), network()].into_iter().filter_map(Result::err) {
         say(&error.to_string());
     }
-    let home = Home::mount().map_err(|error| error.to_string());
-    match &home {
-        Ok(_) => say("home: mounted"),
-        Err(why) => say(&format!("home: not mounted: {why}")),
-    }
-    Ok(Booted { old_root, freezer, home })
+    Ok(Booted { old_root, freezer })
 }
 
 fn set_limits() -> Result<(), Error> {

@@ -6,9 +6,9 @@
 //! overlay taken off, then `/u` unmounted, which leaves a clean ext4.
 
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Instant;
 
@@ -20,6 +20,7 @@ use nix::unistd::{chdir, chroot, fchdir};
 
 use super::disks::Disks;
 use crate::console::say;
+use crate::identity::Places;
 use crate::limits::{POLL_INTERVAL, UNMOUNT_UPPER_TIMEOUT};
 use crate::{Error, wake_at};
 
@@ -109,6 +110,12 @@ fn offer_program() -> Result<(), Error> {
 }
 
 impl OldRoot {
+    /// Where the parts of the machine's root can be looked at one by one.
+    pub(crate) fn places(&self) -> Places {
+        let below = PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()));
+        Places { root: "/".into(), image: below.join("l"), mark: below.join("u/identity") }
+    }
+
     /// Leaves the machine's root and unmounts it. No process but ours may be left.
     ///
     /// # Errors

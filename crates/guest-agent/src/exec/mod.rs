@@ -35,6 +35,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
 use crate::Error;
+use crate::console::say;
 use crate::freezer::Freezer;
 use crate::reaper::Reaper;
 use crate::sys::Ended;
@@ -87,6 +88,19 @@ pub(crate) async fn serve(
         // Then the stream is dropped, which resets it once all is sent: a host that still writes
         // input would wait for ever on one that is only closed.
         drop(writer.json(FrameKind::Exit, &exited).await);
+    }
+}
+
+/// Starts `command` in the machine and leaves it to itself. One that cannot be started is said.
+pub(crate) async fn leave(command: &[&str], reaper: &Reaper, freezer: Option<&Freezer>) {
+    let exec = Exec {
+        command: command.iter().map(|&word| word.to_owned()).collect(),
+        cwd: Some("/".to_owned()),
+        ..Exec::default()
+    };
+    match start(&exec, reaper, freezer).await {
+        Ok(child) => output::ignore([child.stdout, child.stderr]),
+        Err(error) => say(&error.to_string()),
     }
 }
 

@@ -101,6 +101,13 @@ async fn flush(source: &mut Source, sink: &mut Sink) {
     }
 }
 
+/// Reads what nobody wants to hear.
+pub(super) fn ignore(pipes: [pipe::Receiver; 2]) {
+    for pipe in pipes {
+        drop(tokio::spawn(discard(pipe)));
+    }
+}
+
 /// Reads to the end, so that a process which was left behind is not killed by a broken pipe.
 async fn discard(mut pipe: pipe::Receiver) {
     let mut scratch = [0; 4096];

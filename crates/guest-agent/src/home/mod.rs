@@ -12,6 +12,7 @@
 
 mod gate;
 mod notify;
+mod place;
 mod relay;
 
 use std::os::fd::OwnedFd;
@@ -30,6 +31,7 @@ use crate::limits::{BARRIER_TIMEOUT, FREEZE_POLL_INTERVAL};
 use crate::port;
 use gate::Gate;
 use notify::Notifications;
+pub(crate) use place::Place;
 
 /// Where the home is mounted.
 pub(crate) const HOME: &str = "/root";

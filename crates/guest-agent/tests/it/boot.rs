@@ -43,13 +43,14 @@ async fn a_guest_boots_works_and_ends_cleanly() {
     eprintln!("agent ready after {:?}", guest.boot_time);
 
     let hello = soon(guest.client.hello()).await.unwrap();
-    assert!(hello.home_mounted, "{hello:?}\n{}", guest.console());
+    assert!(hello.home_mounted && !hello.unconfigured, "{hello:?}\n{}", guest.console());
     let configure = Configure {
         hostname: "hello".into(),
         unix_nanos: 1_900_000_000_000_000_000,
         entropy: "5a".repeat(32),
         nameservers: vec!["10.0.2.3".into()],
         hosts: vec!["10.9.8.7 friend".into()],
+        machine_id: String::new(),
     };
     soon(guest.client.configure(&configure)).await.unwrap();
 

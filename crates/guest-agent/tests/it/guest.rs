@@ -6,9 +6,9 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use agent_proto::AgentClient;
+use agent_proto::{AgentClient, Configure};
 use base::{MachineId, SystemClock, SystemEntropy};
 use fuse_serve::{Channel, Config, Session, Threads};
 use images::{BASE_IMAGE, Image, Images};
@@ -98,15 +98,33 @@ impl Guest {
     /// Boots. `dir` keeps the upper, and so the machine, from one boot to the next.
     pub(crate) async fn boot(image: &Image, dir: &Path, network: Network) -> Self {
         let begun = Instant::now();
-        let started = start(image, dir, network).await;
+        let guest = Self::begin(start(&spec(image, dir, network)).await, dir).await;
+        guest.configure(&configure("guest", 0)).await;
+        Self { boot_time: begun.elapsed(), ..guest }
+    }
+
+    /// Meets the agent of a guest that was started in `dir`; it is nobody's yet.
+    pub(crate) async fn begin(started: Started, dir: &Path) -> Self {
         let home = Arc::new(MemFs::new(Arc::new(SystemClock::new()), 1 << 30));
         let session = Arc::new(Session::new(home.clone(), Config::default()));
         let threads = Threads { kept: 2, max: 8 };
         let channel = Channel::serve(Arc::clone(&session), started.fuse, threads).unwrap();
         let client = connect(&started.control, dir).await;
-        let boot_time = begun.elapsed();
+        let boot_time = Duration::ZERO;
         let (instance, control, dir) = (started.instance, started.control, dir.to_owned());
         Self { client, home, channel, session, boot_time, instance, control, dir }
+    }
+
+    /// Says whose it is.
+    pub(crate) async fn configure(&self, configure: &Configure) {
+        let done = self.client.configure(configure).await;
+        assert!(done.is_ok(), "{done:?}; the console:\n{}", self.console());
+    }
+
+    /// Saves one that is quiet, with the state of its devices in the file `state`.
+    pub(crate) async fn suspend(self, state: &Path) {
+        self.client.close().await;
+        self.instance.suspend(state).await.unwrap();
     }
 
     /// Ends the session with the agent and begins another one.
@@ -120,7 +138,7 @@ impl Guest {
 
     /// Boots a guest that is not expected to get up.
     pub(crate) async fn boot_to_its_end(image: &Image, dir: &Path) -> Exit {
-        let started = start(image, dir, Network::None).await;
+        let started = start(&spec(image, dir, Network::None)).await;
         tokio::time::timeout(BOOT_TIMEOUT, started.instance.wait()).await.expect("it does not end")
     }
 
@@ -129,10 +147,11 @@ impl Guest {
         image: &Image,
         dir: &Path,
     ) -> (Box<dyn Instance>, AgentClient) {
-        let mut started = start(image, dir, Network::None).await;
+        let mut started = start(&spec(image, dir, Network::None)).await;
         let client = connect(&started.control, dir).await;
         std::mem::forget(started.control);
         started.fuse.write_all(&[0xff; 100]).unwrap();
+        client.configure(&configure("guest", 0)).await.unwrap();
         // Its end would not tell the guest anything; it stays open as long as this process lives.
         std::mem::forget(started.fuse);
         (started.instance, client)
@@ -157,7 +176,20 @@ impl Guest {
     }
 }
 
-async fn start(image: &Image, dir: &Path, network: Network) -> Started {
+/// What makes a guest somebody's; `who` tells machines apart.
+pub(crate) fn configure(hostname: &str, who: u8) -> Configure {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    Configure {
+        hostname: hostname.to_owned(),
+        unix_nanos: i64::try_from(now.as_nanos()).unwrap(),
+        entropy: format!("{who:02x}").repeat(64),
+        machine_id: format!("{who:02x}").repeat(16),
+        ..Configure::default()
+    }
+}
+
+/// A machine in `dir`.
+pub(crate) fn spec(image: &Image, dir: &Path, network: Network) -> Spec {
     let upper = dir.join("upper.ext4");
     if !upper.exists() {
         images::make_upper(&upper, 1 << 30).unwrap();
@@ -167,7 +199,7 @@ async fn start(image: &Image, dir: &Path, network: Network) -> Started {
         Network::None => Vec::new(),
         _ => words.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec(),
     };
-    let spec = Spec {
+    Spec {
         machine: MachineId::generate(),
         vcpu: 1.0,
         memory_mib: 512,
@@ -179,9 +211,13 @@ async fn start(image: &Image, dir: &Path, network: Network) -> Started {
         memory: runtime::Memory::Anonymous,
         network,
         egress: runtime::EgressPolicy::default(),
+        purpose: runtime::Purpose::Machine,
         log_dir: dir.join("log"),
-    };
-    Qemu::new(QemuSettings::default()).start(&spec).await.unwrap()
+    }
+}
+
+pub(crate) async fn start(spec: &Spec) -> Started {
+    Qemu::new(QemuSettings::default()).start(spec).await.unwrap()
 }
 
 /// A session on a socket that outlives it.

@@ -5,6 +5,7 @@
 
 mod agent;
 mod boot;
+mod clones;
 mod exec;
 mod guest;
 mod host_gone;

@@ -223,6 +223,7 @@ pub(crate) fn hello() -> Hello {
         version: "0".to_owned(),
         uptime_ms: 1,
         home_mounted: true,
+        unconfigured: true,
         detail: None,
     }
 }
