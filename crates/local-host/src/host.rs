@@ -124,6 +124,7 @@ impl Directories {
             memory: runtime::Memory::Anonymous,
             network: self.settings.network,
             egress: runtime::EgressPolicy::default(),
+            purpose: runtime::Purpose::Machine,
             log_dir: dir.instance_logs(),
         };
         let spec = keeper::KeeperSpec {

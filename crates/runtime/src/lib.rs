@@ -49,8 +49,23 @@ pub struct Spec {
     /// What of the network it may reach.
     #[serde(default)]
     pub egress: EgressPolicy,
+    /// What it is started for.
+    #[serde(default)]
+    pub purpose: Purpose,
     /// Where the guest's console and the hypervisor's messages go; bounded by the runtime.
     pub log_dir: PathBuf,
+}
+
+/// What an instance is started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// To be somebody's machine.
+    #[default]
+    Machine,
+    /// To be saved as soon as it is up, and to become many machines. Its network leads nowhere, and it is
+    /// given little time where the host is busy; the guest sees what a machine's would.
+    Template,
 }
 
 /// Where the memory of a guest lies.

@@ -212,6 +212,7 @@ fn instance(machine: MachineId, folder: &Path) -> Spec {
         memory: Memory::Anonymous,
         network: Network::None,
         egress: EgressPolicy::default(),
+        purpose: runtime::Purpose::Machine,
         log_dir: folder.join("log"),
     }
 }

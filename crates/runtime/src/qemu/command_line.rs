@@ -199,7 +199,7 @@ mod tests {
     use base::ErrorKind;
 
     use super::*;
-    use crate::{EgressPolicy, Memory, Network};
+    use crate::{EgressPolicy, Memory, Network, Purpose};
 
     const FDS: Descriptors = Descriptors {
         kernel: 3,
@@ -227,6 +227,7 @@ mod tests {
             memory: Memory::Anonymous,
             network: Network::Isolated,
             egress: EgressPolicy::default(),
+            purpose: Purpose::Machine,
             log_dir: "/data".into(),
         }
     }

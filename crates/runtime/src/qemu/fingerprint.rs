@@ -78,6 +78,7 @@ mod tests {
             memory: Memory::Anonymous,
             network: crate::Network::None,
             egress: crate::EgressPolicy::default(),
+            purpose: crate::Purpose::Machine,
             log_dir: "/l".into(),
         };
         let size = |vcpu, mib| of(&spec(vcpu, mib), None, Accelerator::Kvm)["size"].clone();

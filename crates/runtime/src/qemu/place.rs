@@ -9,7 +9,7 @@ use super::cgroup::{self, Cgroup, Shares};
 use super::network::{self, Link};
 use super::slot::{Registry, Slot};
 use super::{is_root, start_error};
-use crate::{Error, Network, Spec};
+use crate::{Error, Network, Purpose, Spec};
 
 /// See the module. All of it goes when it is dropped.
 #[derive(Debug)]
@@ -19,6 +19,7 @@ pub(crate) struct Place {
     cgroup: Option<Cgroup>,
     slot: Option<Slot>,
     network: Network,
+    purpose: Purpose,
 }
 
 impl Place {
@@ -43,7 +44,8 @@ impl Place {
             })
             .ok()
         });
-        Ok(Self { link, cgroup, slot, network: spec.network })
+        let (network, purpose) = (spec.network, spec.purpose);
+        Ok(Self { link, cgroup, slot, network, purpose })
     }
 
     /// What the hypervisor writes `0` to, to enter its control groups.
@@ -52,8 +54,11 @@ impl Place {
         doors.map_err(start_error("open a control group"))
     }
 
-    /// Connects the namespace to the world.
+    /// Connects the namespace to the world; that of a template leads nowhere.
     pub(crate) fn connect(&self) -> Result<(), Error> {
+        if self.purpose == Purpose::Template {
+            return Ok(());
+        }
         self.link.as_ref().map_or(Ok(()), Link::connect)
     }
 

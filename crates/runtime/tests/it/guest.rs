@@ -10,7 +10,7 @@ use std::time::Duration;
 use base::MachineId;
 use images::{BASE_IMAGE, Image, Images};
 use runtime::{
-    EgressPolicy, Instance, Memory, Network, Qemu, QemuSettings, Runtime, Spec, Started,
+    EgressPolicy, Instance, Memory, Network, Purpose, Qemu, QemuSettings, Runtime, Spec, Started,
 };
 
 /// Longest wait for one answer: on a loaded host a boot takes 10 s, `apt-get update` 30.
@@ -60,6 +60,7 @@ pub(crate) fn spec(image: &Image, dir: &Path, network: Network) -> Spec {
         memory: Memory::Anonymous,
         network,
         egress: EgressPolicy::default(),
+        purpose: Purpose::Machine,
         log_dir: dir.join("log"),
     }
 }

@@ -112,7 +112,7 @@ impl Drop for Cgroup {
 /// # Errors
 /// Why not.
 pub(crate) fn probe() -> io::Result<()> {
-    let shares = Shares { vcpu: 1.0, memory_bytes: 64 << 20, threads: 16 };
+    let shares = Shares { vcpu: 1.0, weight: 1.0, memory_bytes: 64 << 20, threads: 16 };
     // Others may probe at the same time, threads of ours too.
     let name = format!("probe-{}", nix::unistd::gettid());
     Cgroup::create_below(Path::new(ROOT), &name, &shares)?.tried().map(drop)

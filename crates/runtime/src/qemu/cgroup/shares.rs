@@ -3,19 +3,24 @@
 use std::path::Path;
 
 use super::super::Accelerator;
-use crate::Spec;
 use crate::limits::{HYPERVISOR_MIB, PAGE_METADATA_SHARE, THREADS_MAX, TRANSLATION_MIB};
+use crate::{Purpose, Spec};
 
 /// What counts the use of what.
 pub(super) const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 /// In which a share of CPU time is given out. Short, so that a guest that has used its own waits little.
 const PERIOD_MICROS: u32 = 20_000;
 
+/// What a template counts of a machine of its size where machines need the time.
+const TEMPLATE_WEIGHT: f64 = 0.1;
+
 /// An instance's share of its host.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Shares {
     /// CPUs: of the guest's, and of what the hypervisor does for it.
     pub(crate) vcpu: f64,
+    /// CPUs that count where there are too few for all.
+    pub(crate) weight: f64,
     /// Memory: the guest's, what the kernel knows of its pages, and the hypervisor's own. More is not swapped
     /// out, it is refused.
     pub(crate) memory_bytes: u64,
@@ -69,7 +74,11 @@ impl Shares {
         let translated = if accelerator == Accelerator::Tcg { TRANSLATION_MIB } else { 0 };
         let metadata = spec.memory_mib.div_ceil(PAGE_METADATA_SHARE);
         let mib = spec.memory_mib + metadata + u64::from(translated) + HYPERVISOR_MIB;
-        Self { vcpu: spec.vcpu, memory_bytes: mib << 20, threads: THREADS_MAX }
+        let weight = match spec.purpose {
+            Purpose::Machine => spec.vcpu,
+            Purpose::Template => spec.vcpu * TEMPLATE_WEIGHT,
+        };
+        Self { vcpu: spec.vcpu, weight, memory_bytes: mib << 20, threads: THREADS_MAX }
     }
 
     pub(super) fn settings(&self, hierarchy: Hierarchy) -> Vec<Setting> {
@@ -80,14 +89,14 @@ impl Shares {
         let (memory, threads) = (self.memory_bytes.to_string(), self.threads.to_string());
         match hierarchy {
             Hierarchy::Unified => vec![
-                weight(hierarchy, self.vcpu),
+                weight(hierarchy, self.weight),
                 setting("cpu", "cpu.max", format!("{quota} {PERIOD_MICROS}")),
                 setting("memory", "memory.max", memory),
                 swap("memory.swap.max", "0".to_owned()),
                 setting("pids", "pids.max", threads),
             ],
             Hierarchy::Split => vec![
-                weight(hierarchy, self.vcpu),
+                weight(hierarchy, self.weight),
                 setting("cpu", "cpu.cfs_period_us", PERIOD_MICROS.to_string()),
                 setting("cpu", "cpu.cfs_quota_us", quota.to_string()),
                 setting("memory", "memory.limit_in_bytes", memory.clone()),
@@ -113,9 +122,8 @@ mod tests {
     use super::*;
     use crate::{EgressPolicy, Memory, Network};
 
-    #[test]
-    fn the_memory_of_a_group_holds_the_guest_its_page_tables_and_the_hypervisor() {
-        let spec = |memory_mib| Spec {
+    fn spec(memory_mib: u64) -> Spec {
+        Spec {
             machine: base::MachineId::generate(),
             vcpu: 0.5,
             memory_mib,
@@ -127,8 +135,13 @@ mod tests {
             memory: Memory::Anonymous,
             network: Network::Isolated,
             egress: EgressPolicy::default(),
+            purpose: Purpose::Machine,
             log_dir: "/data".into(),
-        };
+        }
+    }
+
+    #[test]
+    fn the_memory_of_a_group_holds_the_guest_its_page_tables_and_the_hypervisor() {
         let mib =
             |memory_mib, accelerator| Shares::of(&spec(memory_mib), accelerator).memory_bytes >> 20;
         assert_eq!(mib(128, Accelerator::Kvm), 128 + 6 + 256, "a part of a MiB is a whole one");
@@ -140,8 +153,16 @@ mod tests {
     }
 
     #[test]
+    fn a_template_gives_way_and_is_else_what_a_machine_is() {
+        let of = |purpose| Shares::of(&Spec { purpose, ..spec(512) }, Accelerator::Tcg);
+        let (machine, template) = (of(Purpose::Machine), of(Purpose::Template));
+        assert!(template.weight < machine.weight / 5.0);
+        assert_eq!(Shares { weight: machine.weight, ..template }, machine);
+    }
+
+    #[test]
     fn shares_become_what_either_version_takes() {
-        let shares = Shares { vcpu: 0.25, memory_bytes: 1 << 30, threads: 99 };
+        let shares = Shares { vcpu: 0.25, weight: 0.25, memory_bytes: 1 << 30, threads: 99 };
         let text = |hierarchy| {
             let settings = shares.settings(hierarchy).into_iter();
             settings.map(|s| format!("{}={}", s.file, s.value)).collect::<Vec<_>>().join(" ")
@@ -169,7 +190,7 @@ mod tests {
 
     #[test]
     fn no_share_is_too_small_for_the_kernel() {
-        let shares = Shares { vcpu: 0.001, memory_bytes: 1, threads: 1 };
+        let shares = Shares { vcpu: 0.001, weight: 0.001, memory_bytes: 1, threads: 1 };
         assert_eq!(shares.quota_micros(), 1_000);
         assert_eq!(Shares { vcpu: 255.0, ..shares }.quota_micros(), 5_100_000);
     }

@@ -12,7 +12,7 @@ use super::*;
 const SLOTS: [u16; 3] = [0xfff1, 0xfff2, 0xfff3];
 
 fn shares(vcpu: f64, memory_mib: u64) -> Shares {
-    Shares { vcpu, memory_bytes: memory_mib << 20, threads: 20 }
+    Shares { vcpu, weight: vcpu, memory_bytes: memory_mib << 20, threads: 20 }
 }
 
 fn usable() -> bool {
