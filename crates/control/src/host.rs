@@ -80,6 +80,10 @@ pub enum Woken {
     Resumed,
     /// It had memory and booted all the same; why.
     BootedInstead(String),
+    /// It is new, and went on from a template.
+    Cloned,
+    /// It is new, there was a template, and it booted all the same; why.
+    BootedWithoutTemplate(String),
 }
 
 /// What a keeper says of itself.

@@ -37,6 +37,9 @@ pub(crate) struct ServeArgs {
     /// How machines reach the network: isolated (needs root), user, none.
     #[arg(long, value_parser = parse_network)]
     pub(crate) network: Option<runtime::Network>,
+    /// Boot new machines, too: make no templates and use none.
+    #[arg(long)]
+    pub(crate) no_templates: bool,
     /// At the end (SIGTERM), put every machine to sleep first.
     #[arg(long)]
     pub(crate) shutdown_machines: bool,
@@ -55,6 +58,7 @@ struct File {
     network: Option<runtime::Network>,
     qemu: Option<PathBuf>,
     shutdown_machines: Option<bool>,
+    templates: Option<bool>,
     boot_timeout_seconds: Option<u64>,
     #[serde(default)]
     defaults: FileDefaults,
@@ -83,6 +87,8 @@ pub(crate) struct Config {
     /// QEMU's program; the one in `PATH` where it is not given.
     pub(crate) qemu: Option<PathBuf>,
     pub(crate) shutdown_machines: bool,
+    /// New machines begin with templates.
+    pub(crate) templates: bool,
     pub(crate) boot_timeout_seconds: u64,
     pub(crate) defaults: control::Defaults,
 }
@@ -133,6 +139,7 @@ impl Config {
             network: args.network.or(file.network).unwrap_or_else(default_network),
             qemu: file.qemu,
             shutdown_machines: args.shutdown_machines || file.shutdown_machines.unwrap_or(false),
+            templates: !args.no_templates && file.templates.unwrap_or(true),
             boot_timeout_seconds: file.boot_timeout_seconds.unwrap_or(BOOT_TIMEOUT_SECONDS),
             defaults: control::Defaults {
                 vcpu: file.defaults.vcpu.unwrap_or(defaults.vcpu),
@@ -222,6 +229,7 @@ mod tests {
             encryption_key_command: None,
             images: None,
             network: None,
+            no_templates: false,
             shutdown_machines: false,
         }
     }
@@ -244,6 +252,8 @@ mod tests {
         let config = Config::load(&flags).unwrap();
         assert_eq!(config.listen.port(), 2);
         assert_eq!(config.store, "s3://b/p");
+        assert!(config.templates, "unless somebody does not want them");
+        assert!(!Config::load(&ServeArgs { no_templates: true, ..flags }).unwrap().templates);
         assert!((config.defaults.vcpu - 2.0).abs() < f64::EPSILON);
 
         std::fs::write(&path, "lisen = \"127.0.0.1:1\"\n").unwrap();

@@ -164,6 +164,8 @@ fn host(
         network: config.network,
         hypervisor: config.qemu.clone(),
         boot_timeout_seconds: config.boot_timeout_seconds,
+        entropy: Arc::new(SystemEntropy),
+        templates: config.templates,
     }))
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::template::TemplateDir;
+
 /// The directory of one machine on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachineDir(PathBuf);
@@ -112,6 +114,12 @@ impl MachineDir {
     #[must_use]
     pub fn meanwhile(&self) -> PathBuf {
         self.0.join("meanwhile.json")
+    }
+
+    /// A copy of a template, until the machine's first keeper takes it.
+    #[must_use]
+    pub fn template(&self) -> TemplateDir {
+        TemplateDir::new(self.0.join("template"))
     }
 
     /// Console and hypervisor logs.

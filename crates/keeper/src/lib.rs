@@ -13,8 +13,9 @@
 //!
 //! # Also here
 //! [`files`], the one implementation of file calls by path, which `control` uses as well for
-//! sleeping homes; [`executions`], whose records are plain files that can be read without a keeper; and
-//! [`meanwhile`], where whoever changes a sleeping home leaves word for the kernel that will wake.
+//! sleeping homes; [`executions`], whose records are plain files that can be read without a keeper;
+//! [`template`], what a new machine can begin with in place of a boot; and [`meanwhile`], where whoever changes
+//! a sleeping home leaves word for the kernel that will wake.
 //!
 //! # Not here
 //! Intent, revisions, names, other machines: `control`.
@@ -33,9 +34,10 @@ mod run;
 pub mod server;
 mod spec;
 mod status;
+pub mod template;
 
 pub use client::Client;
 pub use error::{Failure, Result};
 pub use run::{Parts, refuse, run};
-pub use spec::{KeeperSpec, UpperSpec};
+pub use spec::{KeeperSpec, UpperSpec, has_room_for_memory};
 pub use status::{KeeperState, LastWords, Stage, Status};

@@ -1,8 +1,8 @@
 //! The life of a keeper, from claim to release.
 //!
 //! # Order
-//! Lock the directory; listen; claim the home, and load a guest that slept meanwhile (`early`); bring the upper
-//! here (`upper`); serve the home to a guest that goes on or boots (`start`); meet the agent. Then wait for one of: a call to stop, SIGTERM, the guest's end, the loss of the home. Then:
+//! Lock the directory; listen; claim the home, and load a guest that slept, or a new machine's (`clone`), meanwhile
+//! (`early`); bring the upper here (`upper`); serve the home to a guest that goes on or boots (`start`); meet the agent. Then wait for one of: a call to stop, SIGTERM, the guest's end, the loss of the home. Then:
 //! save or stop the guest (`sleep`), let executions write their ends, release the home (seal, upload,
 //! last commit), say the last words.
 //!
@@ -15,6 +15,7 @@
 //! At any point: the lock goes with the process, the guest with its parent; the next keeper opens the
 //! same directory and goes on from what was acknowledged.
 
+mod clone;
 mod early;
 mod sleep;
 mod start;
@@ -31,6 +32,7 @@ use runtime::{Exit, Instance, Runtime};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::clone::Beginning;
 use self::early::Early;
 use self::sleep::Held;
 use crate::asleep::SleepRecord;
@@ -122,7 +124,8 @@ fn words(parts: &Parts, released: bool, home_seq: u64, error: Option<&Failure>) 
 /// What was found when the home was opened.
 struct Found {
     asleep: Option<SleepRecord>,
-    /// The guest that went to sleep, loaded as far as it can be without its home.
+    beginning: Beginning,
+    /// The guest that went to sleep, or a new machine's, loaded as far as it can be without its home.
     early: Option<Early>,
     opened: Opened,
 }
@@ -182,7 +185,11 @@ impl Keeper {
 
     async fn live_served(&mut self, shared: &Shared) -> LastWords {
         let asleep = SleepRecord::read(&self.dir);
-        let early = asleep.as_ref().and_then(|record| self.load_early(record));
+        let (beginning, early) = match &asleep {
+            Some(record) => (Beginning::Boot, self.load_early(record)),
+            None => self.stage_template().await,
+        };
+        let is_staged = beginning == Beginning::Clone;
         let (home, opened) = match self.open_home(asleep.as_ref()).await {
             Ok(opened) => opened,
             Err(error) => {
@@ -195,10 +202,19 @@ impl Keeper {
         self.standing.lock().home = Some(home.clone());
         self.moved.send_replace(());
         let epoch = opened.epoch;
-        let ready = self.ready_upper(&opened).await;
+        let ready = self.ready_upper(&opened, beginning).await;
         let has_upper = ready.is_ok();
         let outcome = match ready {
-            Ok(()) => self.with_home(&home, Found { asleep, early, opened }, shared).await,
+            Ok(beginning) => {
+                let early = if is_staged && beginning != Beginning::Clone {
+                    self.unstage_template(early).await;
+                    None
+                } else {
+                    early
+                };
+                let found = Found { asleep, beginning, early, opened };
+                self.with_home(&home, found, shared).await
+            }
             Err(error) => {
                 give_up(early).await;
                 Err(error)

@@ -1,6 +1,6 @@
 //! What a keeper is told before it starts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base::{Digest, HomeId, MachineId, ServerId};
@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::layout::MachineDir;
 use crate::{Failure, Result};
+
+/// Bytes that stay free on the disk beside a guest's memory, or the memory is not kept there.
+const DISK_LEFT_MIN: u64 = 4 << 30;
 
 /// The content of `keeper.json`. Holds no credential: those stay in the environment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -96,4 +99,18 @@ impl KeeperSpec {
     pub(crate) fn boot_timeout(&self) -> Duration {
         Duration::from_secs(self.boot_timeout_seconds.clamp(1, 3600))
     }
+}
+
+/// Whether the disk of `dir` has room for all of the memory of a guest of `memory_mib`. A page that finds none
+/// would end the guest.
+#[must_use]
+pub fn has_room_for_memory(dir: &Path, memory_mib: u64) -> bool {
+    let needed = (memory_mib << 20).saturating_add(DISK_LEFT_MIN);
+    let free = nix::sys::statvfs::statvfs(dir)
+        .map(|disk| disk.blocks_available().saturating_mul(disk.fragment_size()));
+    let enough = free.is_ok_and(|free| free >= needed);
+    if !enough {
+        tracing::warn!(needed, ?free, "too little room on the disk to keep a guest's memory");
+    }
+    enough
 }

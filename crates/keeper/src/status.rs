@@ -31,8 +31,8 @@ pub struct Status {
     /// How the home was opened: `clean`, `local_continued`, `from_store`, or
     /// `from_store_local_parked` where this host's disk had been overtaken. Empty before.
     pub opened: String,
-    /// How the guest came up: `resumed` from its memory; `booted`, with the reason behind it where there was
-    /// memory. Empty before.
+    /// How the guest came up: `resumed` from its memory, `cloned` from a template; `booted`, with the reason
+    /// behind it where there was memory, `booted without template` where there was one. Empty before.
     #[serde(default)]
     pub woken: String,
     /// What of the machine's upper is not the newest, for people.

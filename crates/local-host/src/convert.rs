@@ -54,7 +54,9 @@ pub(crate) fn removals(paths: &[Vec<u8>]) -> control::Result<Vec<vfs::Removal>> 
 pub(crate) fn woken(said: &str) -> Woken {
     match said.split_once(": ") {
         Some(("booted", why)) => Woken::BootedInstead(why.to_owned()),
+        Some(("booted without template", why)) => Woken::BootedWithoutTemplate(why.to_owned()),
         _ if said == "resumed" => Woken::Resumed,
+        _ if said == "cloned" => Woken::Cloned,
         _ => Woken::Booted,
     }
 }

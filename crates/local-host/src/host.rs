@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use base::{ErrorKind, GIB, MachineId, ServerId};
+use base::{Entropy, ErrorKind, GIB, MachineId, ServerId};
 use control::host::{
     ExecutionRecords, Host, KeeperFailure, KeeperLink, KeeperPhase, KeeperSpec, LastWords,
     UpperStanding, UpperStored,
@@ -24,6 +25,7 @@ use crate::convert;
 use crate::leftovers::Leftovers;
 use crate::link::LocalLink;
 use crate::records::LocalRecords;
+use crate::templates::{Begun, Templates};
 use crate::uppers::LocalUppers;
 
 /// Size of a machine's writable layer: sparse, so it takes what is written to it.
@@ -52,6 +54,10 @@ pub struct LocalHostSettings {
     pub hypervisor: Option<PathBuf>,
     /// Seconds a guest may take to boot.
     pub boot_timeout_seconds: u64,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// New machines begin with templates, which are made in the background.
+    pub templates: bool,
 }
 
 /// The place where machines run: this host.
@@ -68,6 +74,7 @@ pub struct LocalHost {
 struct Directories {
     settings: LocalHostSettings,
     images: Images,
+    templates: Option<Templates>,
 }
 
 impl LocalHost {
@@ -76,13 +83,20 @@ impl LocalHost {
     pub fn new(settings: LocalHostSettings) -> Self {
         let images = Images::open(&settings.images_dir);
         let leftovers = Leftovers::of(Qemu::new(QemuSettings::default()));
-        let directories = Arc::new(Directories { settings, images });
+        let templates = settings.templates.then(|| templates(&settings));
+        let directories = Arc::new(Directories { settings, images, templates });
         Self { directories, leftovers, links: Mutex::default() }
     }
 
-    /// Takes down what keepers left that were killed while no server ran. Machines that run are not
-    /// touched.
+    /// Takes down what keepers left that were killed while no server ran, and templates that are over. Machines
+    /// that run are not touched.
     pub async fn sweep(&self) {
+        if let Some(templates) = self.directories.templates.clone() {
+            let tidied = tokio::task::spawn_blocking(move || templates.tidy()).await;
+            if let Err(error) = tidied {
+                tracing::warn!(%error, "tidy the templates");
+            }
+        }
         self.leftovers.sweep().await;
     }
 
@@ -101,8 +115,8 @@ impl Directories {
         machine_dir(&self.settings.data_dir, machine)
     }
 
-    /// Writes what the keeper needs to know.
-    fn prepare(&self, spec: &KeeperSpec) -> Result<MachineDir> {
+    /// Writes what the keeper needs to know. For a new machine: what it begins with.
+    fn prepare(&self, spec: &KeeperSpec) -> Result<(MachineDir, Option<Begun>)> {
         let dir = self.dir(&spec.machine);
         let io = |doing: &'static str| {
             move |error: std::io::Error| {
@@ -147,12 +161,26 @@ impl Directories {
             },
         };
         spec.store(&dir).map_err(convert::failure)?;
-        Ok(dir)
+        let begun = self.templates.as_ref().and_then(|templates| templates.give(&dir, &spec));
+        Ok((dir, begun))
     }
 }
 
 pub(crate) fn machine_dir(data_dir: &Path, machine: &MachineId) -> MachineDir {
     MachineDir::new(data_dir.join("machines").join(machine.as_str()))
+}
+
+fn templates(settings: &LocalHostSettings) -> Templates {
+    let mut qemu = QemuSettings::default();
+    if let Some(program) = &settings.hypervisor {
+        qemu.program.clone_from(program);
+    }
+    Templates::new(
+        settings.data_dir.join("templates"),
+        Arc::new(Qemu::new(qemu)),
+        settings.entropy.clone(),
+        Duration::from_secs(settings.boot_timeout_seconds),
+    )
 }
 
 fn private_dir(path: &Path) -> std::io::Result<()> {
@@ -199,11 +227,16 @@ impl Host for LocalHost {
             return Ok(());
         }
         let (directories, spec) = (self.directories.clone(), spec.clone());
-        let dir = tokio::task::spawn_blocking(move || directories.prepare(&spec))
-            .await
-            .map_err(|error| Error::internal(format!("prepare the machine: {error}")))??;
+        let (dir, begun) =
+            tokio::task::spawn_blocking(move || directories.prepare(&spec))
+                .await
+                .map_err(|error| Error::internal(format!("prepare the machine: {error}")))??;
         let LocalHostSettings { program, keeper_env, .. } = &self.directories.settings;
-        launch::start(program, &dir, keeper_env).await.map(drop).map_err(convert::failure)
+        let client = launch::start(program, &dir, keeper_env).await.map_err(convert::failure)?;
+        if let Some((templates, begun)) = self.directories.templates.as_ref().zip(begun) {
+            templates.watch(client, begun);
+        }
+        Ok(())
     }
 
     async fn connect(&self, machine: &MachineId) -> Option<Arc<dyn KeeperLink>> {

@@ -20,6 +20,7 @@ mod leftovers;
 mod link;
 mod opened;
 mod records;
+mod templates;
 mod uppers;
 
 pub use homes::{LocalHomes, LocalHomesSettings};

@@ -300,6 +300,13 @@ fn awake(woken: Woken, behind: Option<String>) -> Observation {
             )),
             ..Observation::of(Phase::Running, "booted_without_memory")
         },
+        Woken::Cloned => Observation::of(Phase::Running, "cloned"),
+        Woken::BootedWithoutTemplate(why) => Observation {
+            last_error: Some(format!(
+                "the machine booted and did not begin with a template: {why}"
+            )),
+            ..Observation::of(Phase::Running, "booted_without_template")
+        },
     };
     match behind {
         None => observed,

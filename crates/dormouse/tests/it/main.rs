@@ -23,4 +23,5 @@ mod sdk;
 mod sleep;
 mod snapshots;
 mod start_and_stop;
+mod templates;
 mod trouble;

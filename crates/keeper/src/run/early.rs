@@ -29,9 +29,15 @@ impl Keeper {
             return None;
         }
         record.fits_files(&self.dir).ok()?;
-        let (saved, runtime) = (self.saved(&spec), self.parts.runtime.clone());
+        let saved = self.saved(&spec);
+        Some(self.load(spec, saved))
+    }
+
+    /// Begins to load `saved`, for a guest that is to be `spec`.
+    pub(super) fn load(&self, spec: Spec, saved: Spec) -> Early {
+        let runtime = self.parts.runtime.clone();
         let loading = tokio::spawn(async move { runtime.load(&saved).await });
-        Some(Early { spec, loading })
+        Early { spec, loading }
     }
 
     /// The same with the memory that was saved.

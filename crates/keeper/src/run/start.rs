@@ -17,13 +17,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent_proto::{AgentClient, Configure, Hello};
-use base::ErrorKind;
+use base::{Digest, ErrorKind, MachineId};
 use fuse_serve::{Channel, Saved, Session};
 use homefs::HomeFs;
 use runtime::{Instance, Memory};
 use tokio::net::UnixStream;
 use vfs::FileSystem as _;
 
+use super::clone::Beginning;
 use super::early::Early;
 use super::{Found, Keeper, give_up, guest_ended};
 use crate::asleep::SleepRecord;
@@ -34,8 +35,6 @@ use crate::{Failure, Result};
 
 /// How long a guest that goes on may take to answer; it runs already.
 const RESUME_PATIENCE: Duration = Duration::from_secs(20);
-/// Bytes that stay free on the disk beside a guest's memory, or the memory is not kept there.
-const DISK_LEFT_MIN: u64 = 4 << 30;
 
 /// The least of its own memory that a kernel spends on an inode that it holds; Linux takes 1 KiB. One that
 /// holds more than fit into the guest is a guest that makes them up.
@@ -57,12 +56,12 @@ pub(super) struct Awake {
 }
 
 /// A guest that was started and has not answered yet.
-struct Started {
-    instance: Arc<dyn Instance>,
-    session: Arc<Session>,
-    channel: Arc<Channel>,
-    control: UnixStream,
-    line: OwnedFd,
+pub(super) struct Started {
+    pub(super) instance: Arc<dyn Instance>,
+    pub(super) session: Arc<Session>,
+    pub(super) channel: Arc<Channel>,
+    pub(super) control: UnixStream,
+    pub(super) line: OwnedFd,
 }
 
 impl Awake {
@@ -93,16 +92,24 @@ impl Keeper {
     ) -> Result<(Awake, Files)> {
         let early = found.early.take();
         let held = found.asleep.as_ref().map(SleepRecord::held).unwrap_or_default();
-        let resumed = match found.asleep {
-            Some(ref record) => self.resume(home, record, &found, early).await.map(Some),
-            None => Ok(None),
+        let (goes_on, how, instead) = match (&found.asleep, &found.beginning) {
+            (Some(record), _) => {
+                let resumed = self.resume(home, record, &found, early).await;
+                (resumed.map(Some), "resumed", "booted")
+            }
+            (None, Beginning::Clone) => {
+                let cloned = self.begin_as_clone(home, early).await?;
+                (cloned.map(Some), "cloned", "booted without template")
+            }
+            (None, Beginning::Refused(why)) => (Err(why.clone()), "", "booted without template"),
+            (None, Beginning::Boot) => (Ok(None), "", ""),
         };
-        let (awake, how) = match resumed {
-            Ok(Some(awake)) => (Ok(awake), "resumed".to_owned()),
+        let (awake, how) = match goes_on {
+            Ok(Some(awake)) => (Ok(awake), how.to_owned()),
             Ok(None) => (self.boot(home, shared).await, "booted".to_owned()),
             Err(why) => {
-                tracing::warn!(%why, "the machine boots instead of going on from its memory");
-                (self.boot(home, shared).await, format!("booted: {why}"))
+                tracing::warn!(%why, "the machine boots instead of going on from saved memory");
+                (self.boot(home, shared).await, format!("{instead}: {why}"))
             }
         };
         // The kernel that goes on holds them by itself; for one that boots there are none.
@@ -232,16 +239,9 @@ impl Keeper {
         }
     }
 
-    /// Whether the disk has room for all of the guest's memory. A page that finds none would end the guest.
-    fn has_room_for_memory(&self) -> bool {
-        let needed = (self.spec.instance.memory_mib << 20).saturating_add(DISK_LEFT_MIN);
-        let free = nix::sys::statvfs::statvfs(self.dir.path())
-            .map(|disk| disk.blocks_available().saturating_mul(disk.fragment_size()));
-        let enough = free.is_ok_and(|free| free >= needed);
-        if !enough {
-            tracing::warn!(needed, ?free, "too little room on the disk to keep the guest's memory");
-        }
-        enough
+    /// See [`crate::has_room_for_memory`].
+    pub(super) fn has_room_for_memory(&self) -> bool {
+        crate::has_room_for_memory(self.dir.path(), self.spec.instance.memory_mib)
     }
 
     async fn launch(&self, home: &Arc<HomeFs>, memory: Memory) -> Result<Started> {
@@ -250,7 +250,7 @@ impl Keeper {
         self.serve_home(home, started, None)
     }
 
-    fn serve_home(
+    pub(super) fn serve_home(
         &self,
         home: &Arc<HomeFs>,
         started: runtime::Started,
@@ -316,13 +316,14 @@ impl Keeper {
         }
     }
 
-    fn configure(&self) -> Configure {
+    pub(super) fn configure(&self) -> Configure {
         Configure {
             hostname: self.spec.name.clone(),
             unix_nanos: self.now_nanos(),
             entropy: self.fresh_entropy(),
             nameservers: Vec::new(),
             hosts: Vec::new(),
+            machine_id: machine_id(&self.spec.machine),
         }
     }
 
@@ -356,10 +357,35 @@ fn nodes_max(memory_mib: u64) -> usize {
     usize::try_from(fit).unwrap_or(usize::MAX).min(fuse_serve::limits::NODES_MAX)
 }
 
+/// The id by which programs tell the machine from others, in the form of a random UUID, without dashes. It is
+/// the same for as long as there is the machine, wherever it runs.
+fn machine_id(machine: &MachineId) -> String {
+    let digest = Digest::of(format!("machine-id {machine}").as_bytes());
+    let mut id: String = digest.to_string().chars().take(32).collect();
+    id.replace_range(12..13, "4");
+    id.replace_range(16..17, "8");
+    id
+}
+
 fn trouble_with_home(hello: Hello) -> Option<String> {
     if hello.home_mounted {
         return None;
     }
     let detail = said(&hello.detail.unwrap_or_default());
     Some(format!("the guest could not mount its home: {detail}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_has_one_id_that_no_other_has() {
+        let (one, two) = (MachineId::generate(), MachineId::generate());
+        let id = machine_id(&one);
+        assert_eq!((id.len(), &id), (32, &machine_id(&one)));
+        assert_ne!(id, machine_id(&two));
+        assert!(id.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)));
+        assert_eq!((&id[12..13], &id[16..17]), ("4", "8"), "a random UUID by its form");
+    }
 }

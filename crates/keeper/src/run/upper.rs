@@ -17,6 +17,7 @@ use homefs::Opened;
 use images::Images;
 
 use super::Keeper;
+use super::clone::Beginning;
 use crate::{Failure, Result};
 
 /// How long the store may take to hear that the upper changed; a sleep waits for it.
@@ -27,8 +28,13 @@ impl Keeper {
         Upper::new(self.parts.store.clone(), &self.spec.machine, self.dir.upper_files())
     }
 
-    /// Brings the upper that the guest is to run upon here, and learns which root it lies over.
-    pub(super) async fn ready_upper(&mut self, opened: &Opened) -> Result<()> {
+    /// Brings the upper that the guest is to run upon here, and learns which root it lies over. Where there
+    /// is none yet, the machine begins with what was found for it; else it does not begin.
+    pub(super) async fn ready_upper(
+        &mut self,
+        opened: &Opened,
+        beginning: Beginning,
+    ) -> Result<Beginning> {
         let images = Images::open(&self.spec.upper.images_dir);
         let begin = Begin {
             epoch: opened.epoch,
@@ -36,7 +42,7 @@ impl Keeper {
             disk_bytes_max: self.spec.upper.bytes,
         };
         let (upper, progress) = (self.upper(), self.standing.lock().restoring.clone());
-        let (pin, disk) = (self.dir.root_pin(), self.dir.upper());
+        let pin = self.dir.root_pin();
         let begun = tokio::select! {
             begun = upper.begin(
                 begin,
@@ -49,23 +55,21 @@ impl Keeper {
             }
         };
         tracing::info!(found = ?begun.found, "upper");
-        let spec = self.spec.upper.clone();
+        let wanted = self.spec.upper.root;
         let root = crate::files::blocking(move || match begun.found {
             Found::Here => pinned(&pin),
             // It was pinned before it was put in its place.
             Found::Fetched { root } => Ok(root),
-            Found::Nowhere => {
-                // Pin first, then make the layer: a crash between leaves a pin that is written again.
-                let root = pin_to(&pin, &spec.root)?;
-                images::make_upper(&disk, spec.bytes)
-                    .map_err(|error| Failure::new(error.kind(), error.to_string()))?;
-                Ok(root)
-            }
+            // Pin first, then make the layer: a crash between leaves a pin that is written again.
+            Found::Nowhere => pin_to(&pin, &wanted),
         })
         .await?;
         self.spec.instance.root_image = root_of(&images, &root)?;
         self.standing.lock().upper_behind = begun.behind;
-        Ok(())
+        match begun.found {
+            Found::Nowhere => self.make_upper(beginning).await,
+            Found::Here | Found::Fetched { .. } => Ok(Beginning::Boot),
+        }
     }
 
     /// The root that the upper here lies over, where both are here. What a claim finds may be another.

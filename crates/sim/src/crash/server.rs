@@ -51,6 +51,7 @@ impl Server {
         let mut child = Command::new(program)
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(dir.path().join("data"))
+            .arg("--no-templates")
             .env_remove("DORMOUSE_API_KEY")
             .env_remove("DORMOUSE_CONFIG")
             .env("XDG_CONFIG_HOME", dir.path().join("no-config"))

@@ -18,6 +18,8 @@ pub(crate) struct Options {
     pub(crate) env: Vec<(String, String)>,
     /// More flags.
     pub(crate) args: Vec<String>,
+    /// New machines begin with templates; else each boots, and nothing runs beside it.
+    pub(crate) templates: bool,
 }
 
 impl Options {
@@ -114,6 +116,9 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log);
+        if !self.options.templates {
+            command.arg("--no-templates");
+        }
         if let Some(store) = &self.options.store {
             command.args(["--store", store]);
         }
