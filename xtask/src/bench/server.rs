@@ -85,9 +85,33 @@ impl Server {
         self.start_on(None, &[])
     }
 
-    /// Starts it on the store at a URL, with what must be in its environment for that.
+    /// Starts it on the store at a URL, with what must be in its environment for that. It makes no templates:
+    /// nothing runs beside what is measured.
     pub(crate) fn start_on(
         &self,
+        store: Option<&str>,
+        variables: &[(String, String)],
+    ) -> anyhow::Result<Endpoint> {
+        self.start_as(&["--no-templates"], store, variables)
+    }
+
+    /// Stops it and starts it so that it makes templates; machines go on meanwhile.
+    pub(crate) fn restart_with_templates(&self) -> anyhow::Result<Endpoint> {
+        if let Some(mut process) = lock(&self.held).process.take() {
+            stop(&mut process)?;
+        }
+        self.start_as(&[], None, &[])
+    }
+
+    /// Whether all is there that the next machine may begin with: a template and its two copies.
+    pub(crate) fn has_templates(&self) -> bool {
+        let entries = fs::read_dir(self.data().join("templates")).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.path().join("template.json").exists()).count() >= 3
+    }
+
+    fn start_as(
+        &self,
+        flags: &[&str],
         store: Option<&str>,
         variables: &[(String, String)],
     ) -> anyhow::Result<Endpoint> {
@@ -97,6 +121,7 @@ impl Server {
         let mut process = Command::new(paths::dormouse())
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(&data)
+            .args(flags)
             .args(store.iter().flat_map(|url| ["--store", url]))
             .envs(variables.iter().cloned())
             // What the user has set up for themselves must not change what is measured.

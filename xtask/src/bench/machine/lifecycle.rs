@@ -15,6 +15,8 @@ const SETTLE: Duration = Duration::from_secs(180);
 /// How often a phase is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// Without a boot.
+pub(super) const FROM_TEMPLATE: &str = "create from a template → first output";
 /// With its memory, on the same host.
 pub(super) const WAKE: &str = "wake → first output";
 /// With its memory, of which 100 MB were touched.
@@ -34,24 +36,46 @@ pub(super) fn create_one(bench: &mut Bench) -> anyhow::Result<()> {
 }
 
 fn create_some(bench: &mut Bench, runs: usize) -> anyhow::Result<()> {
-    let samples = Samples::take(runs, 2 * BUDGET, |run| {
-        if let Some(last) = bench.machine.take() {
-            bench.ask("DELETE", &format!("/v1/machines/{last}"))?;
-        }
-        let body = json!({"name": format!("bench-{run}"), "vcpu": 1, "memory_mib": 512,
-                          "storage_gib": 8, "autosleep": "never"});
-        let started = Instant::now();
-        let machine = bench.endpoint.json("POST", "/v1/machines", &body)?;
-        let id = machine["machine_id"].as_str().context("a new machine has an id")?;
-        bench.machine = Some(id.to_owned());
-        commands::first_output(bench)?;
-        Ok(ms_since(started))
-    })?;
+    let samples = Samples::take(runs, 2 * BUDGET, |run| create_anew(bench, run))?;
     if let Some(keeper) = bench.server.keeper(bench.machine()?) {
         bench.report.machine().look_at_guest(keeper);
     }
     let name = "create → first output (cold boot)";
     bench.report.push(Row::new(name, Unit::Milliseconds, &samples));
+    Ok(())
+}
+
+/// In place of the machine that there is. Milliseconds until the first command's output.
+fn create_anew(bench: &mut Bench, run: usize) -> anyhow::Result<f64> {
+    if let Some(last) = bench.machine.take() {
+        bench.ask("DELETE", &format!("/v1/machines/{last}"))?;
+    }
+    let body = json!({"name": format!("bench-{run}"), "vcpu": 1, "memory_mib": 512,
+                      "storage_gib": 8, "autosleep": "never"});
+    let started = Instant::now();
+    let machine = bench.endpoint.json("POST", "/v1/machines", &body)?;
+    let id = machine["machine_id"].as_str().context("a new machine has an id")?;
+    bench.machine = Some(id.to_owned());
+    commands::first_output(bench)?;
+    Ok(ms_since(started))
+}
+
+/// The same with a server that makes templates, once it has one and a copy of it lies ready.
+pub(super) fn create_from_template(bench: &mut Bench) -> anyhow::Result<()> {
+    bench.endpoint = bench.server.restart_with_templates()?;
+    create_anew(bench, 0)?;
+    let samples = Samples::take(2 * RUNS, 2 * BUDGET, |run| {
+        let begun = Instant::now();
+        while !bench.server.has_templates() {
+            ensure!(begun.elapsed() < SETTLE, "no template is made");
+            thread::sleep(LOOK);
+        }
+        let took = create_anew(bench, run)?;
+        let status = &bench.ask("GET", &bench.path("")?)?["status"];
+        ensure!(status["reason"] == "cloned", "it did not begin with a template: {status}");
+        Ok(took)
+    })?;
+    bench.report.push(Row::new(FROM_TEMPLATE, Unit::Milliseconds, &samples));
     Ok(())
 }
 
