@@ -47,7 +47,7 @@ fn endpoints() -> Vec<Endpoint> {
         route(M::GET, "/v1/machines/{machine}", MachineRead, machines::get)
             .says("Read a machine").gives::<MachineBody>(&[200]),
         route(M::PATCH, "/v1/machines/{machine}", MachineWrite, machines::update)
-            .says("Change a machine's name, sizes, autosleep or fsync").takes::<MachineUpdate>().gives::<MachineBody>(&[200, 202]),
+            .says("Change a machine's name, sizes, autosleep, fsync or egress").takes::<MachineUpdate>().gives::<MachineBody>(&[200, 202]),
         route(M::DELETE, "/v1/machines/{machine}", MachineWrite, machines::delete)
             .says("Remove a machine and its home").gives::<MachineBody>(&[200, 202]),
         route(M::POST, "/v1/machines/{machine}/sleep", MachineWrite, machines::sleep)

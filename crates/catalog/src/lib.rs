@@ -144,7 +144,7 @@ mod tests {
             .unwrap();
         drop(first);
         let found = Catalog::open(&path).unwrap().machine(&row.id).unwrap().unwrap();
-        let spec = MachineSpec { fsync: Fsync::Store, ..row.spec };
+        let spec = MachineSpec { fsync: Fsync::Store, egress: base::Egress::Open, ..row.spec };
         assert_eq!((found.spec, found.home), (spec, row.home));
     }
 

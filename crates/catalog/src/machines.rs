@@ -1,6 +1,6 @@
 //! The table of machines.
 
-use base::{HomeId, MachineId, Timestamp};
+use base::{Egress, HomeId, MachineId, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 
 use crate::model::{
@@ -49,6 +49,10 @@ CREATE INDEX machine_alarm ON machine (min(ifnull(wake_at, guest_wake_at), ifnul
     WHERE ifnull(wake_at, guest_wake_at) IS NOT NULL;
 ";
 
+/// Format 5: what a machine may reach, in the text form of [`Egress`].
+pub(crate) const EGRESS: &str =
+    "ALTER TABLE machine ADD COLUMN egress TEXT NOT NULL DEFAULT 'open';";
+
 /// SQL that holds for the rows of `machine_alarm` that are due at `?1`; the words are those of the index.
 const DUE: &str = "ifnull(wake_at, guest_wake_at) IS NOT NULL
      AND min(ifnull(wake_at, guest_wake_at), ifnull(guest_wake_at, wake_at)) <= ?1";
@@ -73,7 +77,7 @@ impl Catalog {
                 "INSERT INTO machine VALUES (:id, :name, :vcpu, :memory_mib, :storage_gib,
                 :autosleep_seconds, :image, :home, :desired, :phase, :reason, :retryable,
                 :last_error, :take_over, :recorded, :revision, :created_at, :transition_at, :progress_at,
-                :fsync, :forked_from, :wake_at, :guest_wake_at)",
+                :fsync, :forked_from, :wake_at, :guest_wake_at, :egress)",
                 row,
             )
         })
@@ -210,7 +214,7 @@ impl Catalog {
                 retryable = :retryable, last_error = :last_error, take_over = :take_over, recorded = :recorded,
                 revision = :revision, created_at = :created_at, transition_at = :transition_at,
                 progress_at = :progress_at, fsync = :fsync, forked_from = :forked_from,
-                wake_at = :wake_at, guest_wake_at = :guest_wake_at WHERE id = :id",
+                wake_at = :wake_at, guest_wake_at = :guest_wake_at, egress = :egress WHERE id = :id",
                 &after,
             )?;
             Ok(Ok(after))
@@ -266,6 +270,7 @@ fn store(db: &Connection, sql: &str, row: &MachineRow) -> Result<()> {
         ":autosleep_seconds": int(row.spec.autosleep_seconds),
         ":image": row.spec.image,
         ":fsync": row.spec.fsync.as_str(),
+        ":egress": row.spec.egress.to_string(),
         ":home": row.home.as_str(),
         ":forked_from": row.forked_from.as_ref().map(HomeId::as_str),
         ":desired": row.desired.as_str(),
@@ -308,6 +313,7 @@ fn read_row(row: &Row<'_>) -> Result<MachineRow> {
             autosleep_seconds: uint(row, "autosleep_seconds")?,
             image: row.get("image")?,
             fsync: fsync(row)?,
+            egress: egress(row)?,
         },
         home: parsed(row, "home", |text| text.parse().ok())?,
         forked_from: forked_from(row)?,
@@ -334,6 +340,14 @@ fn fsync(row: &Row<'_>) -> Result<Fsync> {
         return Ok(Fsync::default());
     }
     parsed(row, "fsync", Fsync::parse)
+}
+
+fn egress(row: &Row<'_>) -> Result<Egress> {
+    // As below.
+    if row.as_ref().column_index("egress").is_err() {
+        return Ok(Egress::default());
+    }
+    parsed(row, "egress", |text| text.parse().ok())
 }
 
 /// A time of format 4.
@@ -373,6 +387,7 @@ pub(crate) mod tests {
                 autosleep_seconds: 300,
                 image: "base".to_owned(),
                 fsync: Fsync::Local,
+                egress: "allow=*.example.com,192.0.2.0/24".parse().unwrap(),
             },
             home: HomeId::generate(),
             forked_from: None,

@@ -12,6 +12,7 @@ const STEPS: &[&[&str]] = &[
     &[crate::machines::FSYNC],
     &[crate::machines::FORKED_FROM, crate::snapshots::TABLE],
     &[crate::machines::ALARM],
+    &[crate::machines::EGRESS],
 ];
 
 /// The newest format.

@@ -1,6 +1,6 @@
 //! Rows, as plain values.
 
-use base::{HomeId, MachineId, Timestamp};
+use base::{Egress, HomeId, MachineId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 macro_rules! text_enum {
@@ -104,6 +104,9 @@ pub struct MachineSpec {
     /// What a guest's `fsync` waits for. Records of before there was a choice do not have it.
     #[serde(default)]
     pub fsync: Fsync,
+    /// What it may reach. Records of before there was a choice do not have it.
+    #[serde(default)]
+    pub egress: Egress,
 }
 
 /// What is known of where a machine is. Changed as one.

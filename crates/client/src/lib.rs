@@ -16,7 +16,7 @@ mod sse;
 pub use error::{Error, Result};
 pub use exec::{ExecEvent, ExecInput, ExecRequest, ExecSession};
 pub use files::{Entry, FileStat};
-pub use machines::{CreateMachine, Machine, MachineStatus};
+pub use machines::{CreateMachine, Egress, Machine, MachineStatus, UpdateMachine};
 pub use reqwest::Body;
 pub use snapshots::Snapshot;
 

@@ -38,6 +38,64 @@ pub struct CreateMachine {
     /// What a guest's `fsync` waits for: `store`, `local`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fsync: Option<String>,
+    /// What it may reach.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
+}
+
+/// What a machine may reach, as it is written on the wire.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Egress {
+    /// `open`, `none`, `allow`.
+    pub policy: String,
+    /// Names and ranges of `allow`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
+}
+
+impl From<&base::Egress> for Egress {
+    fn from(egress: &base::Egress) -> Self {
+        let policy = match egress {
+            base::Egress::Open => "open",
+            base::Egress::None => "none",
+            base::Egress::Allow(_) => "allow",
+        };
+        let allow = egress.rules().iter().map(ToString::to_string).collect();
+        Self { policy: policy.to_owned(), allow }
+    }
+}
+
+impl std::fmt::Display for Egress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.policy)?;
+        if self.allow.is_empty() { Ok(()) } else { write!(f, "={}", self.allow.join(",")) }
+    }
+}
+
+/// What to change; what is `None` stays.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct UpdateMachine {
+    /// Another name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Virtual CPUs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vcpu: Option<f64>,
+    /// Memory in MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u64>,
+    /// Size of the home in GiB; only more than now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_gib: Option<u64>,
+    /// Idle time before sleep: `15m`, `never`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub autosleep: Option<String>,
+    /// What a guest's `fsync` waits for: `store`, `local`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fsync: Option<String>,
+    /// What it may reach.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
 }
 
 /// A machine, as far as it is shown; `raw` is all of it.
@@ -63,6 +121,9 @@ pub struct Machine {
     /// What a guest's `fsync` waits for.
     #[serde(default)]
     pub fsync: String,
+    /// What it may reach.
+    #[serde(default)]
+    pub egress: Option<Egress>,
     /// What was asked for.
     pub desired_state: String,
     /// What is.
@@ -127,6 +188,15 @@ impl Client {
     /// `NotFound`.
     pub async fn machine(&self, name: &str) -> Result<Machine> {
         machine(self.json(self.request(Method::GET, &at(name, ""))).await?)
+    }
+
+    /// Changes a machine. Sizes and `fsync` reach it when it next wakes, the rest at once.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub async fn update(&self, name: &str, what: &UpdateMachine) -> Result<Machine> {
+        let request = self.request(Method::PATCH, &at(name, "")).json(what);
+        machine(self.json(request.timeout(SETTLE_MAX)).await?)
     }
 
     /// Every machine, page by page.

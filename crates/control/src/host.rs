@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base::{ExecutionId, HomeId, MachineId, SnapshotId, Timestamp};
+use base::{Egress, ExecutionId, HomeId, MachineId, SnapshotId, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +37,9 @@ pub struct KeeperSpec {
     /// Whether a guest's `fsync` is content with this host's disk.
     #[serde(default)]
     pub fsync_local: bool,
+    /// What the machine may reach.
+    #[serde(default)]
+    pub egress: Egress,
     /// Whether the home may be taken from a writer that never released it.
     pub take_over: bool,
 }
@@ -106,6 +109,9 @@ pub struct KeeperStatus {
     /// Bytes of the upper that were fetched, and that are to be fetched, while it is.
     #[serde(default)]
     pub restoring: Option<(u64, u64)>,
+    /// The egress policy in force; one of a version that knew of none is open.
+    #[serde(default)]
+    pub egress: Egress,
     /// True once it has claimed the home; a right to take it over is used up then.
     pub home_claimed: bool,
 }
@@ -237,6 +243,12 @@ pub trait KeeperLink: FileCalls {
     /// # Errors
     /// `Unreachable` where it does not answer.
     async fn sleep(&self) -> Result<()>;
+    /// Has another egress policy in force when this returns; the guest goes on. Idempotent.
+    ///
+    /// # Errors
+    /// `Unavailable` where it could not be put in force: the old one is, or less; `Unsupported` of a
+    /// keeper that knows of no policies.
+    async fn set_egress(&self, egress: &Egress) -> Result<()>;
     /// Ends keeper and guest now, without storing anything; what was acknowledged stays on this
     /// host's disk. Returns once the process is gone. Idempotent.
     ///

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{Clock, Entropy, ServerId};
+use base::{Clock, Entropy, Ipv4Range, ServerId};
 use objstore::ObjectStore;
 
 use crate::homes::Homes;
@@ -37,7 +37,7 @@ impl Default for Defaults {
     }
 }
 
-/// The largest sizes that are granted.
+/// What is granted at most.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SizeLimits {
     /// Virtual CPUs.
@@ -48,6 +48,10 @@ pub struct SizeLimits {
     pub storage_gib_max: u64,
     /// Machines of this server.
     pub machines_max: u64,
+    /// Private ranges that egress policies may name.
+    pub private_ranges: Vec<Ipv4Range>,
+    /// False where machines share a network that no policy can be enforced on.
+    pub egress_enforced: bool,
 }
 
 impl Default for SizeLimits {
@@ -57,6 +61,8 @@ impl Default for SizeLimits {
             memory_mib_max: 129_024,
             storage_gib_max: 16_384,
             machines_max: 200_000,
+            private_ranges: Vec::new(),
+            egress_enforced: true,
         }
     }
 }

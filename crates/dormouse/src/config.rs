@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use base::ErrorKind;
+use base::{ErrorKind, Ipv4Range, PRIVATE_RANGES};
 use clap::Args;
 use serde::Deserialize;
 
@@ -56,6 +56,8 @@ struct File {
     encryption_key_command: Option<String>,
     images: Option<PathBuf>,
     network: Option<runtime::Network>,
+    #[serde(default)]
+    egress_private_ranges: Vec<Ipv4Range>,
     qemu: Option<PathBuf>,
     shutdown_machines: Option<bool>,
     templates: Option<bool>,
@@ -84,6 +86,8 @@ pub(crate) struct Config {
     pub(crate) keys: KeySource,
     pub(crate) images: PathBuf,
     pub(crate) network: runtime::Network,
+    /// Private ranges that egress policies may name.
+    pub(crate) private_ranges: Vec<Ipv4Range>,
     /// QEMU's program; the one in `PATH` where it is not given.
     pub(crate) qemu: Option<PathBuf>,
     pub(crate) shutdown_machines: bool,
@@ -137,6 +141,7 @@ impl Config {
                 .or(file.images)
                 .unwrap_or_else(dirs::images),
             network: args.network.or(file.network).unwrap_or_else(default_network),
+            private_ranges: private_ranges(file.egress_private_ranges)?,
             qemu: file.qemu,
             shutdown_machines: args.shutdown_machines || file.shutdown_machines.unwrap_or(false),
             templates: !args.no_templates && file.templates.unwrap_or(true),
@@ -182,6 +187,21 @@ fn keys(
             Ok(KeySource::File(path))
         }
         said => Ok(said.unwrap_or_default()),
+    }
+}
+
+/// Refuses what permits nothing: public ranges need no permission, and metadata gets none.
+fn private_ranges(ranges: Vec<Ipv4Range>) -> Result<Vec<Ipv4Range>, Failure> {
+    let private = |range: &Ipv4Range| PRIVATE_RANGES.iter().any(|other| range.is_within(*other));
+    match ranges.iter().find(|range| !private(range)) {
+        None => Ok(ranges),
+        Some(range) => Err(Failure::new(
+            ErrorKind::InvalidArgument,
+            format!(
+                "egress_private_ranges: {range} is in none of the private ranges 10.0.0.0/8, 100.64.0.0/10, \
+                 172.16.0.0/12, 192.168.0.0/16"
+            ),
+        )),
     }
 }
 
@@ -231,6 +251,21 @@ mod tests {
             network: None,
             no_templates: false,
             shutdown_machines: false,
+        }
+    }
+
+    #[test]
+    fn private_ranges_are_private() {
+        let said = |text: &str| {
+            let file: Result<File, _> =
+                toml::from_str(&format!("egress_private_ranges = [{text}]"));
+            file.is_ok_and(|file| private_ranges(file.egress_private_ranges).is_ok())
+        };
+        assert!(said("") && said("\"10.1.0.0/16\", \"192.168.0.0/16\""));
+        for bad in
+            ["\"0.0.0.0/0\"", "\"8.8.8.0/24\"", "\"169.254.0.0/16\"", "\"10.0.0.1/8\"", "\"x\""]
+        {
+            assert!(!said(bad), "{bad}");
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use base::{Clock, Entropy, ErrorKind, ServerId, SystemClock, SystemEntropy};
 use clap::Args;
-use control::{Control, Settings};
+use control::{Control, Settings, SizeLimits};
 use local_host::{LocalHomes, LocalHomesSettings, LocalHost, LocalHostSettings};
 use objstore::ObjectStore;
 use tokio::net::TcpListener;
@@ -123,6 +123,11 @@ async fn open(config: &Config) -> Result<Control, Failure> {
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     let settings = Settings {
         defaults: config.defaults.clone(),
+        limits: SizeLimits {
+            private_ranges: config.private_ranges.clone(),
+            egress_enforced: config.network != runtime::Network::User,
+            ..SizeLimits::default()
+        },
         ..Settings::new(config.data.clone(), server.clone())
     };
     let host = Arc::new(host(config, &server, store.clone())?);
@@ -162,6 +167,7 @@ fn host(
         images_dir: config.images.clone(),
         program,
         network: config.network,
+        private_ranges: config.private_ranges.clone(),
         hypervisor: config.qemu.clone(),
         boot_timeout_seconds: config.boot_timeout_seconds,
         entropy: Arc::new(SystemEntropy),

@@ -4,7 +4,7 @@ mod connections;
 
 use std::time::Duration;
 
-use base::{ErrorKind, ExecutionId, HomeId, SnapshotId};
+use base::{Egress, ErrorKind, ExecutionId, HomeId, SnapshotId};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt};
 use http::{Method, Request, Response, StatusCode};
@@ -35,6 +35,8 @@ use connections::{Connections, RequestBody};
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// How long a keeper may take to say how it stands. One that does not is stuck.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a keeper may take to put an egress policy in force.
+const EGRESS_TIMEOUT: Duration = Duration::from_secs(30);
 /// A body of up to this many bytes goes out together with its head.
 const AT_ONCE_BYTES_MAX: usize = 64 << 10;
 
@@ -77,6 +79,17 @@ impl Client {
     /// `Unreachable` where there is none; `Timeout` where it listens and does not answer.
     pub async fn stop(&self) -> Result<Status> {
         self.at_once(Method::POST, "/stop").await
+    }
+
+    /// Has another egress policy in force when this returns.
+    ///
+    /// # Errors
+    /// `NotFound` of one that is older than this call; `Unavailable` where the policy could not be put in force.
+    pub async fn set_egress(&self, egress: &Egress) -> Result<Status> {
+        let body = serde_json::to_vec(egress)
+            .map_err(|error| Failure::internal("encode an egress policy", error))?;
+        let body = Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync();
+        within(EGRESS_TIMEOUT, self.json(Method::PUT, "/egress", &(), body)).await
     }
 
     /// See [`Files::stat`](crate::files::Files::stat).

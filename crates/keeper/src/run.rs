@@ -39,7 +39,7 @@ use crate::asleep::SleepRecord;
 use crate::executions::runner::Runner;
 use crate::layout::MachineDir;
 use crate::lock::Lock;
-use crate::server::{self, Door, Shared};
+use crate::server::{self, Door, Policy, Shared};
 use crate::{Failure, KeeperSpec, KeeperState, LastWords, Result, Status};
 
 /// How often the home is asked whether it is still ours.
@@ -77,6 +77,7 @@ struct Standing {
     restoring: ::upper::Progress,
     /// What the guest said before it was put to sleep.
     wake_at: Option<Timestamp>,
+    egress: Arc<Policy>,
     home: Option<Arc<HomeFs>>,
     runner: Option<Arc<Runner>>,
 }
@@ -150,6 +151,7 @@ impl Keeper {
             upper_behind: None,
             restoring: ::upper::Progress::default(),
             wake_at: None,
+            egress: Arc::new(Policy::new(spec.instance.egress.allowed.clone())),
             home: None,
             runner: None,
         };
@@ -168,6 +170,7 @@ impl Keeper {
             home: std::sync::OnceLock::new(),
             files: std::sync::OnceLock::new(),
             runner: std::sync::OnceLock::new(),
+            egress: self.standing.lock().egress.clone(),
             status: status_of(self.standing.clone()),
             moved: self.moved.subscribe(),
             stop: self.stop.clone(),
@@ -306,6 +309,7 @@ impl Keeper {
         shared.files.set(files).ok();
         shared.home.set(home.clone()).ok();
         shared.runner.set(runner.clone()).ok();
+        shared.egress.holds(&awake.instance);
         self.standing.lock().runner = Some(runner.clone());
         self.enter(KeeperState::Running);
         let ending = self.until_end(home, &awake.instance).await;
@@ -409,6 +413,7 @@ fn status_of(standing: Arc<Mutex<Standing>>) -> Box<dyn Fn() -> Status + Send + 
             woken: standing.woken.clone(),
             upper_behind: standing.upper_behind.clone(),
             restoring: standing.restoring.bytes(),
+            egress: standing.egress.in_force(),
             home_seq: home.as_ref().map_or(0, |home| home.seq),
             unreplicated_bytes: home.as_ref().map_or(0, |home| home.unreplicated_bytes),
             unreplicated_ops: home.as_ref().map_or(0, |home| home.unreplicated_ops),

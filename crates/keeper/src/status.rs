@@ -1,6 +1,6 @@
 //! What a keeper says of itself: while it lives, over its socket; at its end, in a file.
 
-use base::{Epoch, ErrorKind, Timestamp};
+use base::{Egress, Epoch, ErrorKind, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::layout::MachineDir;
@@ -41,6 +41,9 @@ pub struct Status {
     /// Bytes of the upper that were fetched, and that are to be fetched, while it is.
     #[serde(default)]
     pub restoring: Option<(u64, u64)>,
+    /// The egress policy in force.
+    #[serde(default)]
+    pub egress: Egress,
     /// The last commit in the store.
     pub home_seq: u64,
     /// Bytes that the store does not have yet.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base::{Entropy, ErrorKind, GIB, MachineId, ServerId};
+use base::{Entropy, ErrorKind, GIB, Ipv4Range, MachineId, ServerId};
 use control::host::{
     ExecutionRecords, Host, KeeperFailure, KeeperLink, KeeperPhase, KeeperSpec, LastWords,
     UpperStanding, UpperStored,
@@ -50,6 +50,8 @@ pub struct LocalHostSettings {
     pub program: PathBuf,
     /// How machines reach the network.
     pub network: runtime::Network,
+    /// Private ranges that egress policies may name.
+    pub private_ranges: Vec<Ipv4Range>,
     /// The hypervisor's program; the usual one where it is not given.
     pub hypervisor: Option<PathBuf>,
     /// Seconds a guest may take to boot.
@@ -137,7 +139,10 @@ impl Directories {
             agent_args: Vec::new(),
             memory: runtime::Memory::Anonymous,
             network: self.settings.network,
-            egress: runtime::EgressPolicy::default(),
+            egress: runtime::EgressPolicy {
+                allowed: spec.egress.clone(),
+                private_ranges: self.settings.private_ranges.clone(),
+            },
             purpose: runtime::Purpose::Machine,
             log_dir: dir.instance_logs(),
         };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use agent_proto::{FrameKind, FrameReader, FrameWriter, Signal};
 use async_trait::async_trait;
-use base::{ExecutionId, HomeId, MachineId, SnapshotId};
+use base::{Egress, ErrorKind, ExecutionId, HomeId, MachineId, SnapshotId};
 use bytes::Bytes;
 use control::executions::{AttachInput, AttachOutput, Attachment, Execution, NewExecution};
 use control::files::{
@@ -67,6 +67,7 @@ impl LocalLink {
                     woken: Woken::default(),
                     upper_behind: None,
                     restoring: None,
+                    egress: Egress::default(),
                     home_claimed: false,
                 });
             }
@@ -86,6 +87,7 @@ impl LocalLink {
             home_claimed: stage.claimed,
             upper_behind: status.upper_behind,
             restoring: status.restoring,
+            egress: status.egress,
         })
     }
 }
@@ -112,6 +114,19 @@ impl KeeperLink for LocalLink {
                 self.status().await
             }
             status => self.told(status),
+        }
+    }
+
+    async fn set_egress(&self, egress: &Egress) -> Result<()> {
+        match self.client.set_egress(egress).await {
+            Ok(_) => Ok(()),
+            // A keeper of an older version, which runs on under this server.
+            Err(error) if error.kind == ErrorKind::NotFound => Err(Error::new(
+                ErrorKind::Unsupported,
+                "the machine was woken by an older version, which knows no egress policies; put it to sleep and \
+                 wake it",
+            )),
+            Err(error) => Err(convert::failure(error)),
         }
     }
 

@@ -1,8 +1,8 @@
 //! Machines on the wire (contract, sections 7 and 19).
 
-use base::Timestamp;
+use base::{Egress, Timestamp};
 use control::Machine;
-use control::machines::{CreateMachine, UpdateMachine};
+use control::machines::{CreateMachine, EgressWish, UpdateMachine};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -25,6 +25,8 @@ pub(crate) struct MachineBody {
     autosleep_seconds: u64,
     /// What a guest's `fsync` waits for: `store` or `local`.
     fsync: &'static str,
+    /// What it may reach. An extension: not in the contract.
+    egress: EgressBody,
     /// What was asked for: `running`, `sleeping` or `destroyed`.
     desired_state: &'static str,
     /// What is: `accepted`, `placement_pending`, `starting`, `running`, `stopping`, `sleeping`,
@@ -83,6 +85,7 @@ impl From<Machine> for MachineBody {
             storage_gib: machine.storage_gib,
             autosleep_seconds: machine.autosleep_seconds,
             fsync: machine.fsync.as_str(),
+            egress: machine.egress.into(),
             desired_state: machine.desired_state.as_str(),
             phase: machine.phase.as_str(),
             revision: machine.revision,
@@ -103,6 +106,37 @@ impl From<Machine> for MachineBody {
                 wake_at: status.wake_at,
             },
         }
+    }
+}
+
+/// What a machine may reach of the network: an egress policy, enforced outside of the machine.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct EgressBody {
+    /// `open` (the default: every public address), `none`, or `allow`: what is in the list.
+    #[serde(default)]
+    policy: Option<String>,
+    /// Of `allow`: names (`example.com`; `*.example.com` is all below it) and IPv4 ranges (`192.0.2.0/24`,
+    /// `192.0.2.1`). Private ranges only where this server permits them. At most 256.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    allow: Option<Vec<String>>,
+}
+
+impl From<EgressBody> for EgressWish {
+    fn from(body: EgressBody) -> Self {
+        Self { policy: body.policy, allow: body.allow }
+    }
+}
+
+impl From<Egress> for EgressBody {
+    fn from(egress: Egress) -> Self {
+        let (policy, allow) = match egress {
+            Egress::Open => ("open", None),
+            Egress::None => ("none", None),
+            Egress::Allow(rules) => {
+                ("allow", Some(rules.iter().map(ToString::to_string).collect()))
+            }
+        };
+        Self { policy: Some(policy.to_owned()), allow }
     }
 }
 
@@ -153,6 +187,9 @@ pub(crate) struct MachineCreate {
     /// the host) or `local` (this host's disk).
     #[serde(default)]
     fsync: Option<String>,
+    /// What it may reach. An extension: not in the contract.
+    #[serde(default)]
+    egress: Option<EgressBody>,
 }
 
 impl From<MachineCreate> for CreateMachine {
@@ -166,6 +203,7 @@ impl From<MachineCreate> for CreateMachine {
             autosleep: body.autosleep.or(body.autosleep_seconds).map(Span::text),
             autosleep_seconds: None,
             fsync: body.fsync,
+            egress: body.egress.map(EgressWish::from),
         }
     }
 }
@@ -195,6 +233,10 @@ pub(crate) struct MachineUpdate {
     /// the host) or `local` (this host's disk).
     #[serde(default)]
     fsync: Option<String>,
+    /// What it may reach; in force when this is answered, for connections that are open too. An extension: not
+    /// in the contract.
+    #[serde(default)]
+    egress: Option<EgressBody>,
 }
 
 impl From<MachineUpdate> for UpdateMachine {
@@ -207,6 +249,7 @@ impl From<MachineUpdate> for UpdateMachine {
             autosleep: body.autosleep.or(body.autosleep_seconds).map(Span::text),
             autosleep_seconds: None,
             fsync: body.fsync,
+            egress: body.egress.map(EgressWish::from),
         }
     }
 }

@@ -75,6 +75,48 @@ async fn a_client_that_does_not_wait_gets_202() {
 }
 
 #[tokio::test]
+async fn egress_is_a_choice_of_each_machine_and_changes_while_it_runs() {
+    let server = Server::start().await;
+    let create = |body: serde_json::Value| {
+        server.ask(Method::POST, "/v1/machines").header("prefer", "wait=20").json(&body).send()
+    };
+    let plain = json(create(json!({ "name": "plain" })).await.unwrap()).await;
+    assert_eq!(plain["egress"], json!({ "policy": "open" }));
+    let told = || server.world.host.started_with().unwrap().egress.to_string();
+    assert_eq!(told(), "open");
+
+    let list = json!({ "policy": "allow", "allow": ["Example.com", "192.0.2.7"] });
+    let jailed = json(create(json!({ "name": "jailed", "egress": list })).await.unwrap()).await;
+    assert_eq!(jailed["egress"]["allow"], json!(["example.com", "192.0.2.7/32"]));
+    assert_eq!(told(), "allow=example.com,192.0.2.7/32");
+
+    // In force when it is answered, also where that takes more than one attempt.
+    let update = |body: serde_json::Value| {
+        server.ask(Method::PATCH, "/v1/machines/jailed").json(&body).send()
+    };
+    server.world.host.fail_egress(&[(base::ErrorKind::Unavailable, "busy"); 2]);
+    let changed = update(json!({ "egress": { "policy": "none" } })).await.unwrap();
+    assert_eq!(changed.status(), 200);
+    let changed = json(changed).await;
+    assert_eq!(changed["egress"], json!({ "policy": "none" }));
+    let id = changed["machine_id"].as_str().unwrap().parse().unwrap();
+    assert_eq!(server.world.host.egress_of(&id).unwrap().to_string(), "none");
+    let same = json(update(json!({ "autosleep": "1h" })).await.unwrap()).await;
+    assert_eq!(same["egress"], json!({ "policy": "none" }), "what is not named stays");
+
+    for bad in [
+        json!({ "egress": { "policy": "all" } }),
+        json!({ "egress": { "allow": ["10.0.0.0/8"] } }),
+        json!({ "egress": { "policy": "open", "allow": ["example.com"] } }),
+    ] {
+        let refused = update(bad).await.unwrap();
+        assert_eq!(refused.status(), 400);
+        assert_eq!(json(refused).await["details"]["field"], "egress");
+    }
+    assert_eq!(update(json!({ "egress": "none" })).await.unwrap().status(), 400);
+}
+
+#[tokio::test]
 async fn fsync_is_a_choice_of_each_machine() {
     let server = Server::start().await;
     let told = || server.world.host.started_with().unwrap().fsync_local;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base::{ErrorKind, ExecutionId, HomeId, MachineId, SnapshotId, Timestamp};
+use base::{Egress, ErrorKind, ExecutionId, HomeId, MachineId, SnapshotId, Timestamp};
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use parking_lot::Mutex;
@@ -17,6 +17,7 @@ use vfs::path::TreePath;
 use vfs::tar::ImportOptions;
 
 use super::FakeTree;
+use super::keeper::FakeKeeper;
 use super::world::{FakeHome, FakeHost, no_such};
 use crate::executions::{
     AttachOutput, Attachment, EventType, Execution, ExecutionEvent, ExecutionOutput,
@@ -32,51 +33,6 @@ use crate::host::{
     UpperStanding, UpperStored,
 };
 use crate::{Error, Page, PageQuery, Result};
-
-/// A keeper in memory.
-#[derive(Debug)]
-pub(crate) struct FakeKeeper {
-    machine: MachineId,
-    home: HomeId,
-    tree: FakeTree,
-    phase: Mutex<KeeperPhase>,
-    ended: watch::Sender<bool>,
-}
-
-impl FakeKeeper {
-    pub(crate) fn make_ready(&self) {
-        let mut phase = self.phase.lock();
-        if *phase == KeeperPhase::Starting {
-            *phase = KeeperPhase::Ready;
-        }
-    }
-
-    pub(crate) fn finish_stopping(&self, host: &FakeHost) {
-        if *self.phase.lock() == KeeperPhase::Stopping {
-            self.release(host);
-        }
-    }
-
-    pub(crate) fn end(&self) {
-        self.ended.send_replace(true);
-    }
-
-    /// The home is published and given up, and the keeper ends.
-    pub(crate) fn release(&self, host: &FakeHost) {
-        let mut state = host.state.lock();
-        let home = state.homes.entry(self.home.clone()).or_default();
-        home.published = self.tree.copy();
-        home.local = None;
-        home.seq += 1;
-        home.held = false;
-        let words = LastWords { phase: KeeperPhase::Stopped, failure: None, wake_at: None };
-        state.words.insert(self.machine.clone(), words);
-        state.keepers.remove(&self.machine);
-        state.uppers.of.entry(self.machine.clone()).or_default().behind = true;
-        drop(state);
-        self.end();
-    }
-}
 
 /// One running keeper and the host it runs on.
 #[derive(Debug)]
@@ -133,6 +89,7 @@ impl Host for FakeHost {
             home: spec.home.clone(),
             tree,
             phase: Mutex::new(phase),
+            egress: Mutex::new(spec.egress.clone()),
             ended: watch::Sender::new(false),
         };
         state.keepers.insert(spec.machine.clone(), Arc::new(keeper));
@@ -207,6 +164,7 @@ impl KeeperLink for FakeLink {
             woken: crate::host::Woken::default(),
             upper_behind: state.uppers.missing.clone(),
             restoring: state.uppers.restoring,
+            egress: self.keeper.egress.lock().clone(),
             home_claimed: true,
         })
     }
@@ -217,6 +175,14 @@ impl KeeperLink for FakeLink {
         if !hold {
             self.keeper.finish_stopping(&self.host);
         }
+        Ok(())
+    }
+
+    async fn set_egress(&self, egress: &Egress) -> Result<()> {
+        if let Some((kind, what)) = self.host.state.lock().egress_errors.pop_front() {
+            return Err(Error::new(kind, what));
+        }
+        *self.keeper.egress.lock() = egress.clone();
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 //! in a release build.
 
 mod host;
+mod keeper;
 #[cfg(test)]
 pub(crate) mod life;
 mod store;

@@ -10,7 +10,7 @@ use base::{
 };
 use parking_lot::Mutex;
 
-use super::host::FakeKeeper;
+use super::keeper::FakeKeeper;
 use super::uppers::Uppers;
 use super::{FakeTree, MemoryStore};
 use crate::executions::{Execution, ExecutionStatus};
@@ -81,6 +81,8 @@ pub(crate) struct State {
     pub(crate) words: HashMap<MachineId, LastWords>,
     pub(crate) executions: HashMap<MachineId, BTreeMap<ExecutionId, Execution>>,
     pub(crate) start_errors: VecDeque<(ErrorKind, &'static str)>,
+    /// What the next attempts to set an egress policy fail with.
+    pub(crate) egress_errors: VecDeque<(ErrorKind, &'static str)>,
     pub(crate) dies_while_starting: VecDeque<KeeperFailure>,
     pub(crate) hold_starting: bool,
     pub(crate) hold_stopping: bool,
@@ -102,6 +104,17 @@ impl FakeHost {
     /// The next starts fail so, one after the other.
     pub fn fail_starts(&self, errors: &[(ErrorKind, &'static str)]) {
         self.state.lock().start_errors.extend(errors);
+    }
+
+    /// The next attempts to put an egress policy in force fail so, one after the other.
+    pub fn fail_egress(&self, errors: &[(ErrorKind, &'static str)]) {
+        self.state.lock().egress_errors.extend(errors);
+    }
+
+    /// The egress policy that a machine's keeper has in force.
+    #[must_use]
+    pub fn egress_of(&self, machine: &MachineId) -> Option<base::Egress> {
+        self.state.lock().keepers.get(machine).map(|keeper| keeper.egress())
     }
 
     /// The next keepers end while starting, saying this.

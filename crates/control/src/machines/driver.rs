@@ -11,7 +11,7 @@
 //! # Failure
 //! A step that may work later is tried again with growing pauses; `last_error` says why it waits.
 //! After [`Timing::tries_max`](crate::Timing) tries, or at once where trying cannot help, the machine
-//! is `failed`. Records and deletions are tried for ever: nothing else could be done.
+//! is `failed`. Records, deletions and egress policies are tried for ever: nothing else could be done.
 //!
 //! # Crash
 //! Nothing here is stored. At start every machine that does not sleep gets a driver, which looks.
@@ -204,11 +204,13 @@ impl Driver {
     }
 
     async fn observe(&self, row: &MachineRow, link: Option<Arc<dyn KeeperLink>>) -> Result<Seen> {
-        let mut failure = None;
+        let (mut failure, mut egress_differs) = (None, false);
         let keeper = match &link {
             Some(link) => match link.status().await {
                 Ok(status) => {
                     failure = status.failure;
+                    egress_differs =
+                        status.phase == KeeperPhase::Ready && status.egress != row.spec.egress;
                     match status.phase {
                         KeeperPhase::Starting => Keeper::Starting,
                         KeeperPhase::Ready => Keeper::Ready,
@@ -222,7 +224,8 @@ impl Driver {
             },
             None => Keeper::Absent(self.left(row).await?),
         };
-        let observed = Observed { phase: row.observed.phase, recorded: row.recorded, keeper };
+        let (phase, recorded) = (row.observed.phase, row.recorded);
+        let observed = Observed { phase, recorded, keeper, egress_differs };
         Ok(Seen { observed, link, failure })
     }
 
@@ -243,7 +246,7 @@ impl Driver {
         self.tries += 1;
         self.waiting = None;
         let for_ever = match step {
-            Some(Step::Record | Step::Destroy | Step::KillKeeper) => true,
+            Some(Step::Record | Step::Destroy | Step::KillKeeper | Step::SetEgress) => true,
             Some(_) => row.desired == Desired::Destroyed || row.observed.phase == Phase::Running,
             None => row.observed.phase != Phase::Starting,
         };

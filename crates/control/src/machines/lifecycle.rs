@@ -43,6 +43,8 @@ pub(crate) struct Observed {
     pub(crate) recorded: bool,
     /// Its keeper.
     pub(crate) keeper: Keeper,
+    /// Whether a keeper that is ready holds the guest to another egress policy than the row's.
+    pub(crate) egress_differs: bool,
 }
 
 /// What to do next.
@@ -58,6 +60,8 @@ pub(crate) enum Step {
     AskSleep,
     /// Wait until the keeper has ended.
     AwaitEnd,
+    /// Have the keeper hold the guest to the row's egress policy.
+    SetEgress,
     /// Report `running`.
     ReportRunning,
     /// Report `sleeping`.
@@ -93,6 +97,8 @@ fn towards_running(seen: Observed) -> Step {
     match (seen.keeper, seen.phase) {
         (Keeper::Failed, _) => Step::ReportFailure,
         (Keeper::Stopping, _) => Step::AwaitEnd,
+        // Before anybody is told that it runs, and before all that can wait.
+        (Keeper::Ready, _) if seen.egress_differs => Step::SetEgress,
         (Keeper::Ready, Phase::Running) => rest(seen),
         (Keeper::Ready, _) => Step::ReportRunning,
         (Keeper::Starting, _) => Step::AwaitReady,
@@ -142,7 +148,7 @@ mod tests {
         [WHOLE, HELD, Keeper::Starting, Keeper::Ready, Keeper::Stopping, Keeper::Failed];
 
     fn step(desired: Desired, phase: Phase, keeper: Keeper) -> Step {
-        next_step(desired, Observed { phase, recorded: true, keeper })
+        next_step(desired, Observed { phase, recorded: true, keeper, egress_differs: false })
     }
 
     #[test]
@@ -208,8 +214,29 @@ mod tests {
         for desired in Desired::ALL {
             for phase in Phase::ALL {
                 for keeper in KEEPERS {
-                    let seen = Observed { phase: *phase, recorded: false, keeper };
+                    let seen =
+                        Observed { phase: *phase, recorded: false, keeper, egress_differs: false };
                     assert_ne!(next_step(*desired, seen), Step::StartKeeper, "{seen:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_policy_is_in_force_before_a_machine_is_said_to_run_and_holds_up_nothing_else() {
+        for desired in Desired::ALL {
+            for phase in Phase::ALL {
+                for keeper in KEEPERS {
+                    for recorded in [true, false] {
+                        let same =
+                            Observed { phase: *phase, recorded, keeper, egress_differs: false };
+                        let step = next_step(*desired, Observed { egress_differs: true, ..same });
+                        if (*desired, keeper) == (Desired::Running, Keeper::Ready) {
+                            assert_eq!(step, Step::SetEgress, "{phase}");
+                        } else {
+                            assert_eq!(step, next_step(*desired, same), "{desired} {same:?}");
+                        }
+                    }
                 }
             }
         }

@@ -8,6 +8,7 @@ pub(crate) mod alarm;
 pub(crate) mod auto_sleep;
 pub(crate) mod driver;
 mod duration;
+mod egress;
 pub(crate) mod idle_ticker;
 pub(crate) mod intent;
 pub(crate) mod lifecycle;
@@ -27,8 +28,8 @@ use futures::stream::{self, BoxStream};
 
 pub use duration::parse_autosleep;
 pub use types::{
-    Adopted, CreateMachine, Desired, Fsync, IfMatch, Machine, MachineRef, MachineStatus, Phase,
-    UpdateMachine,
+    Adopted, CreateMachine, Desired, EgressWish, Fsync, IfMatch, Machine, MachineRef,
+    MachineStatus, Phase, UpdateMachine,
 };
 
 use crate::Result;
@@ -94,10 +95,11 @@ impl Machines {
         Ok(Page::cut(machines, length, |machine: &Machine| machine.machine_id.to_string()))
     }
 
-    /// Changes name, sizes or autosleep. Name and sizes reach the guest at its next wake.
+    /// Changes name, sizes, autosleep or what the machine may reach. Name and sizes reach the guest at its next
+    /// wake; an egress policy is in force when this returns.
     ///
     /// # Errors
-    /// `NotFound`, `InvalidArgument`, `AlreadyExists` for a taken name, `Conflict` with
+    /// `Unavailable` for an egress policy that is written down and not in force yet; `NotFound`, `InvalidArgument`, `AlreadyExists` for a taken name, `Conflict` with
     /// `REVISION_MISMATCH` or `INVALID_STATE`.
     pub async fn update(
         &self,
@@ -106,8 +108,13 @@ impl Machines {
         if_match: &IfMatch,
     ) -> Result<Machine> {
         let limits = self.inner.settings.limits.clone();
-        let if_match = if_match.clone();
-        self.wish(machine, move |row| intent::update(row, &update, &if_match, &limits)).await
+        let (if_match, with_egress) = (if_match.clone(), update.egress.is_some());
+        let decide = move |row: &MachineRow| intent::update(row, &update, &if_match, &limits);
+        let updated = self.wish(machine, decide).await?;
+        if with_egress && updated.phase == Phase::Running {
+            egress::in_force(&self.inner, &updated).await?;
+        }
+        Ok(updated)
     }
 
     /// Asks for the machine and its home to be removed; works in every phase.
@@ -313,6 +320,7 @@ pub(crate) fn shape(row: &MachineRow) -> Machine {
         storage_gib: row.spec.storage_gib,
         autosleep_seconds: row.spec.autosleep_seconds,
         fsync: row.spec.fsync,
+        egress: row.spec.egress.clone(),
         desired_state: row.desired,
         phase: row.observed.phase,
         revision: revision.clone(),
@@ -365,6 +373,7 @@ pub(crate) fn test_row(name: &str) -> MachineRow {
             autosleep_seconds: 300,
             image: "base".to_owned(),
             fsync: catalog::Fsync::Store,
+            egress: base::Egress::Open,
         },
         home: HomeId::generate(),
         forked_from: None,

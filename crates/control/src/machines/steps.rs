@@ -51,6 +51,7 @@ pub(crate) async fn take(
         (Step::AwaitEnd, Some(link)) => await_end(inner, row, &*link, since, nudge).await,
         (Step::ReportFailure, Some(link)) => report_failure(inner, row, &*link, seen.failure).await,
         (Step::KillKeeper, Some(link)) => link.kill().await,
+        (Step::SetEgress, Some(link)) => link.set_egress(&row.spec.egress).await,
         (Step::ReportRunning, link) => report_running(inner, row, link.as_deref()).await,
         (Step::ReportSleeping, _) => {
             inner.activity.forget(&row.id);
@@ -116,6 +117,7 @@ async fn start_keeper(inner: &Inner, row: &MachineRow) -> Result<()> {
         storage_gib: row.spec.storage_gib,
         image: row.spec.image.clone(),
         fsync_local: row.spec.fsync == catalog::Fsync::Local,
+        egress: row.spec.egress.clone(),
         take_over: row.take_over,
     };
     // A keeper writes to what an upload reads.

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use base::{ErrorKind, HomeId, MachineId, Timestamp};
+use base::{Egress, ErrorKind, HomeId, MachineId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use catalog::{Desired, Fsync, Phase};
@@ -34,6 +34,9 @@ pub struct Machine {
     pub autosleep_seconds: u64,
     /// What a guest's `fsync` waits for.
     pub fsync: Fsync,
+    /// What it may reach.
+    #[serde(default)]
+    pub egress: Egress,
     /// What was asked for.
     pub desired_state: Desired,
     /// What is.
@@ -159,10 +162,21 @@ pub struct CreateMachine {
     pub image: Option<String>,
     /// What a guest's `fsync` waits for: `store` or `local`.
     pub fsync: Option<String>,
+    /// What it may reach; all that is public where it is not given.
+    pub egress: Option<EgressWish>,
 }
 
-/// What to change; `None` leaves it as it is. Sizes and `fsync` take effect at the next wake; storage only
-/// grows.
+/// An egress policy as callers write it, unchecked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EgressWish {
+    /// `open`, `none` or `allow`; the last where there is a list and nothing else is said.
+    pub policy: Option<String>,
+    /// Names and ranges of `allow`.
+    pub allow: Option<Vec<String>>,
+}
+
+/// What to change; `None` leaves it as it is. Sizes and `fsync` take effect at the next wake, an egress
+/// policy at once; storage only grows.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct UpdateMachine {
     /// A unique name.
@@ -179,6 +193,8 @@ pub struct UpdateMachine {
     pub autosleep_seconds: Option<u64>,
     /// What a guest's `fsync` waits for: `store` or `local`.
     pub fsync: Option<String>,
+    /// What it may reach.
+    pub egress: Option<EgressWish>,
 }
 
 /// The revision a caller believes in.

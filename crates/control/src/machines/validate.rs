@@ -1,9 +1,10 @@
 //! Checks of what callers ask for, before anything is written down.
 
+use base::{Egress, PRIVATE_RANGES, UNREACHABLE_RANGES};
 use catalog::{Fsync, MachineSpec};
 
 use super::duration::{check_autosleep, parse_autosleep};
-use super::types::{CreateMachine, UpdateMachine};
+use super::types::{CreateMachine, EgressWish, UpdateMachine};
 use crate::limits::{IMAGE_LENGTH_MAX, MEMORY_MIB_MIN, NAME_LENGTH_MAX};
 use crate::settings::{Defaults, SizeLimits};
 use crate::{Error, Result};
@@ -42,6 +43,7 @@ pub(crate) fn new_spec(
             .unwrap_or(defaults.autosleep_seconds),
         image: new.image.clone().unwrap_or_else(|| defaults.image.clone()),
         fsync: fsync(new.fsync.as_deref())?.unwrap_or_default(),
+        egress: egress(new.egress.as_ref(), limits)?.unwrap_or_default(),
     };
     image(&spec.image)?;
     sizes(&spec, limits)?;
@@ -62,6 +64,7 @@ pub(crate) fn updated_spec(
             .unwrap_or(before.autosleep_seconds),
         image: before.image.clone(),
         fsync: fsync(update.fsync.as_deref())?.unwrap_or(before.fsync),
+        egress: egress(update.egress.as_ref(), limits)?.unwrap_or_else(|| before.egress.clone()),
     };
     if spec.storage_gib < before.storage_gib {
         return Err(field(
@@ -90,6 +93,47 @@ fn fsync(text: Option<&str>) -> Result<Option<Fsync>> {
     let Some(text) = text else { return Ok(None) };
     let known = Fsync::parse(text);
     known.map(Some).ok_or_else(|| field("fsync", "fsync is \"store\" or \"local\""))
+}
+
+/// A policy that this server can hold a machine to.
+fn egress(wish: Option<&EgressWish>, limits: &SizeLimits) -> Result<Option<Egress>> {
+    let Some(EgressWish { policy, allow }) = wish else { return Ok(None) };
+    let bad = |what: &str| Err(field("egress", what));
+    let egress = match (policy.as_deref(), allow.as_deref()) {
+        (Some("open"), None | Some([])) => Egress::Open,
+        (Some("none"), None | Some([])) => Egress::None,
+        (Some("allow") | None, Some(rules @ [_, ..])) => {
+            Egress::allow(rules).map_err(|error| field("egress", error.to_string()))?
+        }
+        (Some("allow"), _) => {
+            return bad("an allow-list names something; none is the policy without");
+        }
+        (Some("open" | "none"), _) => return bad("a list goes with the policy allow"),
+        _ => {
+            return bad(
+                "egress has a policy, \"open\", \"none\" or \"allow\", and for that a list, allow",
+            );
+        }
+    };
+    for range in egress.ranges() {
+        let is_within = |any: &[base::Ipv4Range]| any.iter().any(|other| range.is_within(*other));
+        if is_within(&UNREACHABLE_RANGES) {
+            return Err(field(
+                "egress",
+                format!("{range} is reached by no machine, whatever allows it"),
+            ));
+        }
+        if is_within(&PRIVATE_RANGES) && !is_within(&limits.private_ranges) {
+            let what = "is private, and no range that this server lets machines reach (egress_private_ranges)";
+            return Err(field("egress", format!("{range} {what}")));
+        }
+    }
+    if egress != Egress::Open && !limits.egress_enforced {
+        return bad(
+            "this server's network mode cannot hold machines to an egress policy; it needs isolated",
+        );
+    }
+    Ok(Some(egress))
 }
 
 fn image(text: &str) -> Result<()> {
@@ -183,6 +227,50 @@ mod tests {
         assert_eq!(updated_spec(&local, &update(None), &limits).unwrap().fsync, Fsync::Local);
         let store = updated_spec(&local, &update(Some("store")), &limits).unwrap();
         assert_eq!(store.fsync, Fsync::Store);
+    }
+
+    #[test]
+    fn an_egress_policy_is_one_that_the_server_can_hold_a_machine_to() {
+        let wish = |policy: Option<&str>, allow: Option<&[&str]>| EgressWish {
+            policy: policy.map(str::to_owned),
+            allow: allow.map(|rules| rules.iter().map(|rule| (*rule).to_owned()).collect()),
+        };
+        let limits = SizeLimits {
+            private_ranges: vec!["10.1.0.0/16".parse().unwrap()],
+            ..Default::default()
+        };
+        let said =
+            |wish: &EgressWish| egress(Some(wish), &limits).map(|said| said.unwrap().to_string());
+        for (wish, text) in [
+            (wish(Some("open"), None), "open"),
+            (wish(Some("none"), Some(&[])), "none"),
+            (wish(Some("allow"), Some(&["B.example", "a.example"])), "allow=a.example,b.example"),
+            (wish(None, Some(&["10.1.2.0/24", "0.0.0.0/0"])), "allow=0.0.0.0/0,10.1.2.0/24"),
+        ] {
+            assert_eq!(said(&wish).unwrap(), text);
+        }
+        for bad in [
+            wish(None, None),
+            wish(Some("all"), None),
+            wish(Some("allow"), None),
+            wish(Some("allow"), Some(&[])),
+            wish(None, Some(&[])),
+            wish(Some("none"), Some(&["a.example"])),
+            wish(Some("allow"), Some(&["*"])),
+            wish(None, Some(&["10.2.0.0/16"])),
+            wish(None, Some(&["10.0.0.0/8"])),
+            wish(None, Some(&["169.254.169.254"])),
+            wish(None, Some(&["127.0.0.1", "a.example"])),
+        ] {
+            let error = said(&bad).unwrap_err();
+            assert_eq!(error.details["field"], "egress", "{bad:?}: {error}");
+        }
+        let unable = SizeLimits { egress_enforced: false, ..limits.clone() };
+        assert!(egress(Some(&wish(Some("none"), None)), &unable).is_err());
+        assert!(egress(Some(&wish(Some("open"), None)), &unable).is_ok());
+        let before = create(|new| new.egress = Some(wish(Some("none"), None))).unwrap();
+        let kept = updated_spec(&before, &UpdateMachine::default(), &limits).unwrap();
+        assert_eq!(kept.egress, Egress::None, "what is not named stays");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::pin::pin;
 
 use base::ErrorKind;
 use clap::Args;
-use client::{Client, CreateMachine, Machine};
+use client::{Client, CreateMachine, Egress, Machine, UpdateMachine};
 use futures::StreamExt;
 
 use super::{ServerArgs, table};
@@ -35,6 +35,10 @@ pub(crate) struct CreateArgs {
     /// host's disk; a lost host may lose the last seconds).
     #[arg(long, value_parser = ["store", "local"])]
     fsync: Option<String>,
+    /// What the machine may reach: open (every public address), none, or allow= with names and IPv4 ranges, as
+    /// in allow=example.com,*.example.org,192.0.2.0/24.
+    #[arg(long, value_name = "POLICY")]
+    egress: Option<base::Egress>,
     /// Do not wait until it runs.
     #[arg(long)]
     no_wait: bool,
@@ -43,6 +47,36 @@ pub(crate) struct CreateArgs {
     json: bool,
     #[command(flatten)]
     server: ServerArgs,
+}
+
+/// Flags of `set`.
+#[derive(Debug, Args)]
+#[group(id = "change", required = true, multiple = true)]
+pub(crate) struct SetArgs {
+    #[command(flatten)]
+    machine: NameArgs,
+    /// Another name.
+    #[arg(long, value_name = "NAME", group = "change")]
+    rename: Option<String>,
+    /// Virtual CPUs, in quarter steps; from the next wake.
+    #[arg(long, group = "change")]
+    vcpu: Option<f64>,
+    /// Memory in MiB; from the next wake.
+    #[arg(long, value_name = "MIB", group = "change")]
+    memory: Option<u64>,
+    /// Size of the home in GiB, more than now; from the next wake.
+    #[arg(long, value_name = "GIB", group = "change")]
+    storage: Option<u64>,
+    /// Idle time before sleep: 30s, 15m, 2h, never.
+    #[arg(long, group = "change")]
+    autosleep: Option<String>,
+    /// What fsync in the machine waits for, from the next wake: store or local.
+    #[arg(long, value_parser = ["store", "local"], group = "change")]
+    fsync: Option<String>,
+    /// What the machine may reach, at once, for what is connected too: open, none, or allow= with names and
+    /// IPv4 ranges.
+    #[arg(long, value_name = "POLICY", group = "change")]
+    egress: Option<base::Egress>,
 }
 
 /// Flags of `ls`.
@@ -94,6 +128,7 @@ pub(super) async fn create(args: CreateArgs) -> Result<u8, Failure> {
         storage_gib: args.storage,
         autosleep: args.autosleep,
         fsync: args.fsync,
+        egress: args.egress.as_ref().map(Egress::from),
     };
     let mut machine = client.create(&what).await?;
     if !args.no_wait {
@@ -101,6 +136,20 @@ pub(super) async fn create(args: CreateArgs) -> Result<u8, Failure> {
         machine = client.settled(&machine.machine_id).await?;
     }
     finish(&machine, args.json)
+}
+
+pub(super) async fn set(args: SetArgs) -> Result<u8, Failure> {
+    let what = UpdateMachine {
+        name: args.rename,
+        vcpu: args.vcpu,
+        memory_mib: args.memory,
+        storage_gib: args.storage,
+        autosleep: args.autosleep,
+        fsync: args.fsync,
+        egress: args.egress.as_ref().map(Egress::from),
+    };
+    let machine = args.machine.server.client()?.update(&args.machine.name, &what).await?;
+    finish(&machine, args.machine.json)
 }
 
 pub(super) async fn list(args: ListArgs) -> Result<u8, Failure> {
@@ -138,6 +187,9 @@ pub(super) async fn show(args: NameArgs) -> Result<u8, Failure> {
         row("autosleep", &autosleep),
         row("fsync", &machine.fsync),
     ];
+    if let Some(egress) = &machine.egress {
+        rows.push(row("egress", &egress.to_string()));
+    }
     if let Some(upper) = &machine.status.upper {
         rows.push(row("upper", upper));
     }

@@ -33,6 +33,8 @@ pub(crate) enum ClientCommand {
     Create(machines::CreateArgs),
     /// List machines.
     Ls(machines::ListArgs),
+    /// Change a machine's name, sizes, autosleep, fsync or what it may reach.
+    Set(machines::SetArgs),
     /// Show one machine.
     Show(machines::NameArgs),
     /// Run a command in a machine; its exit code is ours.
@@ -70,6 +72,7 @@ pub(crate) fn main(command: ClientCommand) -> Result<u8, Failure> {
     let done = runtime.block_on(async {
         match command {
             ClientCommand::Create(args) => machines::create(args).await,
+            ClientCommand::Set(args) => machines::set(args).await,
             ClientCommand::Ls(args) => machines::list(args).await,
             ClientCommand::Show(args) => machines::show(args).await,
             ClientCommand::Exec(args) => exec::exec(args).await,

@@ -11,6 +11,7 @@ mod support;
 mod bad_input;
 mod command_line;
 mod crashes;
+mod egress;
 mod encryption;
 mod fencing;
 mod home_round_trip;

@@ -8,6 +8,7 @@
 //! of an older one: fields are only added.
 
 mod door;
+mod egress;
 mod executions;
 mod files;
 mod reply;
@@ -30,6 +31,7 @@ use crate::files::Files;
 use crate::{Failure, Result, Status};
 
 pub(crate) use door::Door;
+pub(crate) use egress::Policy;
 pub(crate) use reply::{ARGS_HEADER, INFO_HEADER, decode_header, encode_header};
 pub use states::Kept;
 
@@ -51,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) files: std::sync::OnceLock<Files>,
     pub(crate) home: std::sync::OnceLock<Arc<homefs::HomeFs>>,
     pub(crate) runner: std::sync::OnceLock<Arc<Runner>>,
+    pub(crate) egress: Arc<Policy>,
     pub(crate) status: Box<dyn Fn() -> Status + Send + Sync>,
     /// Heard when the keeper's stage changes.
     pub(crate) moved: watch::Receiver<()>,
@@ -85,6 +88,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/status", get(standing::status))
         .route("/status/next", get(standing::next))
         .route("/stop", post(standing::stop))
+        .route("/egress", put(egress::set))
         .route("/files/stat", get(files::stat))
         .route("/files/content", get(files::get).merge(put(files::put)).delete(files::remove))
         .route("/files/list", get(files::list))
