@@ -92,10 +92,14 @@ async fn a_fork_is_a_machine_and_outlives_its_parent() {
     server.put("/v1/machines/hello/fs/f", "first").await;
     let made = json(snapshot(&server, json!({})).await).await;
     server.put("/v1/machines/hello/fs/f", "second").await;
+    let closed = json!({ "egress": { "policy": "none" } });
+    let update = server.ask(Method::PATCH, "/v1/machines/hello").json(&closed);
+    assert_eq!(update.send().await.unwrap().status(), 200);
     let fork = |body| server.post("/v1/machines/hello/fork", body);
     let reply = fork(json!({ "name": "now" })).await;
     assert_eq!(reply.status(), 201);
     let now = json(reply).await;
+    assert_eq!(now["egress"], closed["egress"], "it reaches no more than its parent");
     assert_eq!((&now["name"], &now["phase"]), (&"now".into(), &"sleeping".into()));
     let then = json(fork(json!({ "snapshot_id": made["snapshot_id"] })).await).await;
     assert_eq!(fork(json!({ "name": "now" })).await.status(), 409);

@@ -224,3 +224,6 @@ impl Filter {
             .is_ok()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -235,4 +235,6 @@ impl Pace {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

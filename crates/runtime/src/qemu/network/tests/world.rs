@@ -32,7 +32,10 @@ pub(super) const SERVERS: [&str; 7] = [
     "100.100.100.200",
     "169.254.169.254",
 ];
-pub(super) const TIMEOUT: Duration = Duration::from_millis(700);
+/// A first packet can be lost, as links come up with a delay of the kernel's; the next comes after a second.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a guest asks for a name until it is told.
+const TRIES: usize = 4;
 
 /// See the module.
 pub(super) struct World {
@@ -139,8 +142,8 @@ impl Machine {
 
     /// What its name server says of a name.
     pub(super) fn resolve(&self, name: &str) -> (ResponseCode, Vec<Ipv4Addr>) {
-        let said = self.ask("127.0.0.1:53", &question(name)).expect("an answer");
-        addresses(&said)
+        let mut said = (0..TRIES).map(|_| self.ask("127.0.0.1:53", &question(name)));
+        addresses(&said.find_map(Result::ok).expect("an answer"))
     }
 
     /// What a name server answers to these bytes.
