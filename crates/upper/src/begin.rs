@@ -26,6 +26,7 @@ use crate::file;
 use crate::keys::{Generation, Kind};
 use crate::limits::{DECIDE_MAX, PENDING_LOOK, PENDING_PATIENCE};
 use crate::manifest::Manifest;
+use crate::memory::StoredMemory;
 use crate::place::{Files, Log, Upper};
 use crate::state::{Look, State};
 
@@ -54,6 +55,9 @@ pub struct Begun {
     pub found: Found,
     /// What of it is missing, for people: the newest that was made is not here.
     pub behind: Option<String>,
+    /// The memory in the store that the guest can go on from, or why there is none, for people. `None` where
+    /// the upper is the one here, and so is the memory, if any.
+    pub memory: Option<Result<StoredMemory, String>>,
 }
 
 /// Where the upper came from.
@@ -68,6 +72,21 @@ pub enum Found {
     },
     /// There is none: the caller makes an empty one.
     Nowhere,
+}
+
+impl Begun {
+    fn with(found: Found) -> Self {
+        Self { found, behind: None, memory: None }
+    }
+}
+
+/// The generation that a wake begins with, and what was there when it was made.
+struct Settled {
+    newest: Manifest,
+    /// The last run that changed something.
+    changed: Option<Epoch>,
+    /// Runs whose memory is in the store.
+    memory: Vec<Epoch>,
 }
 
 /// What to do.
@@ -110,15 +129,15 @@ impl Upper {
         let is_first = begin.epoch <= FIRST_RUN;
         if look.is_some() && state.settled > Epoch::default() && state.settled.next() == begin.epoch
         {
-            return Ok(Begun { found: Found::Here, behind: None });
+            return Ok(Begun::with(Found::Here));
         }
         if is_first {
             let found = if look.is_some() { Found::Here } else { Found::Nowhere };
             self.note(move |state| state.settled = begin.epoch).await?;
-            return Ok(Begun { found, behind: None });
+            return Ok(Begun::with(found));
         }
         let here = look.map(|_| state.content);
-        let (newest, changed) = self.settle(begin.epoch, here).await?;
+        let Settled { newest, changed, memory } = self.settle(begin.epoch, here).await?;
         let choice = choose(here, Some(newest.content));
         if choice == Choice::Fetch && newest.disk_bytes > begin.disk_bytes_max {
             let (bytes, max) = (newest.disk_bytes, begin.disk_bytes_max);
@@ -135,6 +154,17 @@ impl Upper {
         self.keep(&newest).await;
         let (generation, parent) = (newest.generation, newest.parent);
         let settle = move |state: &mut State| state.settle(begin.epoch, generation, parent);
+        let memory = match choice {
+            // The very disk that is stored: others ran upon it since, and changed nothing of it. Without such memory
+            // there may be some here.
+            Choice::Keep if state.is_disk_of(newest.content, look) => {
+                self.memory_for(begin.epoch, &memory, parent).await.ok().map(Ok)
+            }
+            Choice::Keep => None,
+            // Before the upper is fetched: what is newer by then is no memory of it.
+            Choice::Fetch => Some(self.memory_for(begin.epoch, &memory, parent).await),
+            Choice::Blank => Some(Err("it is not in the store".to_owned())),
+        };
         let found = match choice {
             Choice::Keep => {
                 self.note(settle).await?;
@@ -157,12 +187,13 @@ impl Upper {
                 self.note(move |state| {
                     settle(state);
                     (state.content, state.stored, state.asleep) = (content, stored, stored);
+                    state.stored_run = content;
                 })
                 .await?;
                 Found::Fetched { root: newest.root }
             }
         };
-        Ok(Begun { found, behind })
+        Ok(Begun { found, behind, memory })
     }
 
     async fn seen(&self) -> Result<(State, Option<Look>)> {
@@ -170,20 +201,23 @@ impl Upper {
         blocking(move || {
             // A process that was killed while it fetched could not take it away.
             fetch::remove(&files.fetched);
+            fetch::remove(&files.memory_fetched);
             Ok((State::read(&files.state), Look::at(&files.disk)?))
         })
         .await
     }
 
-    /// Makes the generation that this wake begins with. With it the last run that changed something.
-    async fn settle(&self, epoch: Epoch, here: Option<Epoch>) -> Result<(Manifest, Option<Epoch>)> {
+    /// Makes the generation that this wake begins with.
+    async fn settle(&self, epoch: Epoch, here: Option<Epoch>) -> Result<Settled> {
         let ours = Generation { epoch, kind: Kind::Begun };
         for _ in 0..DECISIONS_MAX {
             let (looked, log) = self.look(here).await?;
+            let settled = |newest, changed| Settled { newest, changed, memory: log.memory.clone() };
             let newest = match log.newest() {
                 // A wake that was broken off and is repeated.
                 Some(newest) if newest == ours => {
-                    return Ok((self.stored_manifest(ours).await?, log.last_change()));
+                    let newest = self.stored_manifest(ours).await?;
+                    return Ok(settled(newest, log.last_change()));
                 }
                 Some(newest) if newest > ours => return Err(Error::Overtaken),
                 Some(newest) => match self.manifest(newest).await {
@@ -197,10 +231,11 @@ impl Upper {
                 continue;
             }
             match self.store.create(&self.keys.manifest(ours), newest.encode()).await {
-                Ok(()) => return Ok((newest, log.pending())),
+                Ok(()) => return Ok(settled(newest, log.pending())),
                 // An attempt of ours whose reply was lost, and that looked before something else came.
                 Err(objstore::Error::Exists { .. }) => {
-                    return Ok((self.stored_manifest(ours).await?, log.last_change()));
+                    let newest = self.stored_manifest(ours).await?;
+                    return Ok(settled(newest, log.last_change()));
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -3,11 +3,12 @@
 //! # Order
 //! A generation has been the newest for a while ([`COLLECT_GRACE`](crate::COLLECT_GRACE)). The names in the
 //! store are read, then the manifests from that generation on; what is older than it and named by none
-//! of them goes, chunks first.
+//! of them goes, chunks first. So do memories but for the newest, and packs of earlier runs that it does not name.
 //!
 //! # Invariants
 //! What an upload has under way is of a later epoch, or named by the newest generation. So is what anybody can
-//! be reading: a wake creates a generation of its own before it reads.
+//! be reading: a wake creates a generation of its own before it reads. The newest memory is
+//! what the next one may take packs over from, also where nobody can go on from it any more.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use base::{Digest, Epoch, MachineId};
 use futures::{StreamExt, TryStreamExt};
 use objstore::ObjectStore;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::keys::{Entry, Generation, Keys, Kind};
 use crate::limits::{DELETES, LIST_PAGE};
 use crate::place::Upper;
@@ -52,6 +53,8 @@ impl Upper {
             }
             named.extend(manifest.chunks.values().map(|chunk| (chunk.digest, chunk.born)));
         }
+        let memory = log.memory.last().copied();
+        let packs = self.packs_of(memory).await?;
         let is_garbage = |key: &str| match self.keys.chunk_id(key) {
             Some(chunk) => chunk.1 <= newest_birth(since) && !named.contains(&chunk),
             None => false,
@@ -63,13 +66,43 @@ impl Upper {
                 false
             }
             Some(Entry::Changed(epoch)) => epoch <= content,
+            Some(Entry::Memory(epoch)) => Some(epoch) < memory,
             Some(Entry::Manifest(generation)) => generation < since,
             None => false,
         };
         let names = delete_where(&self.store, &self.keys.log(), is_old).await?;
-        collected.objects += names.objects;
-        collected.bytes += names.bytes;
+        let mut all = vec![names];
+        if let Some(packs) = packs {
+            // After the names. What is not older may be on its way, and not named yet.
+            let until = memory.unwrap_or_default().max(since.epoch);
+            let is_garbage = |key: &str| match self.keys.pack_id(key) {
+                Some(pack) => pack.1 < until && !packs.contains(&pack),
+                None => false,
+            };
+            all.push(delete_where(&self.store, &self.keys.packs(), is_garbage).await?);
+        }
+        for more in all {
+            collected.objects += more.objects;
+            collected.bytes += more.bytes;
+        }
         Ok(collected)
+    }
+
+    /// What the memory of a run names; `None` where that cannot be known, and nothing may be deleted.
+    async fn packs_of(&self, memory: Option<Epoch>) -> Result<Option<HashSet<(Digest, Epoch)>>> {
+        let Some(epoch) = memory else { return Ok(Some(HashSet::new())) };
+        match self.stored_image(epoch).await {
+            Ok(image) => {
+                Ok(Some(image.packs.iter().map(|pack| (pack.digest, pack.born)).collect()))
+            }
+            Err(Error::Store(error)) if error.kind() != base::ErrorKind::NotFound => {
+                Err(error.into())
+            }
+            Err(error) => {
+                tracing::warn!(%error, "of the machine's memory nothing is collected");
+                Ok(None)
+            }
+        }
     }
 
     /// Notes that everything up to `since` was collected. The machine may be awake.

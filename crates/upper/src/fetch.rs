@@ -16,11 +16,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use base::Digest;
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
 use crate::error::{Error, Result, blocking};
 use crate::limits::{CHUNK_BYTES, FETCHES};
-use crate::manifest::{Chunk, Manifest, chunk_len};
+use crate::manifest::{Chunk, Manifest, piece_len};
 use crate::place::Upper;
 
 /// How far a fetch is, for whoever looks on.
@@ -35,17 +36,17 @@ impl Progress {
         (all > 0).then_some((done, all))
     }
 
-    fn begin(&self, all: u64) {
+    pub(crate) fn begin(&self, all: u64) {
         self.0.0.store(0, Ordering::Relaxed);
         self.0.1.store(all, Ordering::Relaxed);
     }
 
-    fn add(&self, bytes: u64) {
+    pub(crate) fn add(&self, bytes: u64) {
         self.0.0.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
-/// A disk that is fetched into a file beside the upper. The file goes with this, unless it was renamed.
+/// A disk, or a memory, that is fetched into a file beside the upper. The file goes with this, unless it was renamed.
 #[derive(Debug)]
 pub(crate) struct Fetched {
     path: PathBuf,
@@ -53,10 +54,10 @@ pub(crate) struct Fetched {
 }
 
 impl Fetched {
-    fn make(path: PathBuf, len: u64) -> Result<Self> {
+    pub(crate) fn make(path: PathBuf, len: u64) -> Result<Self> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
-        let doing = "make a file for the upper";
+        let doing = "make a file for what is fetched";
         let file = Arc::new(options.open(&path).map_err(Error::disk(doing))?);
         let made = Self { path, file };
         made.file.set_len(len).map_err(Error::disk(doing))?;
@@ -66,6 +67,10 @@ impl Fetched {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+
+    pub(crate) fn file(&self) -> Arc<File> {
+        self.file.clone()
+    }
 }
 
 impl Drop for Fetched {
@@ -74,11 +79,11 @@ impl Drop for Fetched {
     }
 }
 
-/// Removes a disk that is not fetched to its end, where there is one.
+/// Removes what is not fetched to its end, where there is something.
 pub(crate) fn remove(path: &Path) {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(%error, "a part of an upper that was fetched stays on the disk");
+            tracing::warn!(%error, "a part of what was fetched stays on the disk");
         }
         _ => {}
     }
@@ -122,6 +127,21 @@ impl Upper {
         .await
     }
 
+    /// An object that is named, and has to have this length.
+    pub(crate) async fn get_whole(&self, key: &str, len: u32) -> Result<Bytes> {
+        // One byte more than it has: a longer object is another one.
+        let stored = match self.store.get(key, Some(0..u64::from(len) + 1)).await {
+            Err(objstore::Error::NotFound { .. }) => {
+                return Err(Error::Missing { key: key.to_owned() });
+            }
+            stored => stored?,
+        };
+        if stored.len() != len as usize {
+            return Err(Error::damaged(key, "it has another length"));
+        }
+        Ok(stored)
+    }
+
     async fn fetch_chunk(
         &self,
         file: Arc<File>,
@@ -130,17 +150,10 @@ impl Upper {
         chunk: &Chunk,
     ) -> Result<()> {
         let key = self.keys.chunk(&chunk.digest, chunk.born);
-        // One byte more than it has: a longer object is another one.
-        let stored = match self.store.get(&key, Some(0..u64::from(chunk.stored) + 1)).await {
-            Err(objstore::Error::NotFound { .. }) => return Err(Error::Missing { key }),
-            stored => stored?,
-        };
-        if stored.len() != chunk.stored as usize {
-            return Err(Error::damaged(&key, "it has another length"));
-        }
+        let stored = self.get_whole(&key, chunk.stored).await?;
         let digest = chunk.digest;
         blocking(move || {
-            let content = unpack(&key, &stored, chunk_len(len, index), &digest)?;
+            let content = unpack(&key, &stored, piece_len(len, CHUNK_BYTES, index), &digest)?;
             file.write_all_at(&content, u64::from(index) * CHUNK_BYTES as u64)
                 .map_err(Error::disk("write the fetched upper"))
         })
@@ -148,8 +161,8 @@ impl Upper {
     }
 }
 
-/// The content of a chunk, which has this length and digest.
-fn unpack(key: &str, stored: &[u8], len: usize, digest: &Digest) -> Result<Vec<u8>> {
+/// The content of a chunk, or of a piece, which has this length and digest.
+pub(crate) fn unpack(key: &str, stored: &[u8], len: usize, digest: &Digest) -> Result<Vec<u8>> {
     let content = zstd::bulk::decompress(stored, len)
         .map_err(|_| Error::damaged(key, "it cannot be unpacked"))?;
     if content.len() != len {

@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 use crate::keys::{Generation, Kind};
 use crate::limits::CHUNK_BYTES;
 use crate::manifest::{Chunk, Manifest};
+use crate::memory::{Image, Pack, Piece};
 
 fn manifest(chunks: u32) -> Manifest {
     let generation = Generation { epoch: Epoch(9), kind: Kind::Stored };
@@ -46,5 +47,43 @@ fn manifests() {
             assert!(manifest.encode() == whole, "it has one spelling");
         }
         vec![outcome(decoded.map(|of| of.chunks.len()).map_err(|error| error.to_string()))]
+    });
+}
+
+fn image(pieces: u32) -> Image {
+    let digest = |n: u32| Digest::of(&n.to_le_bytes());
+    let pack = |n: u32| Pack { digest: digest(n), born: Epoch(u64::from(n % 9)), len: 10_000 };
+    let piece = |n: u32| Piece { digest: digest(n), pack: n / 7, at: n % 7 * 1_000, stored: 1_000 };
+    Image {
+        epoch: Epoch(9),
+        upper: Generation { epoch: Epoch(7), kind: Kind::Stored },
+        file_bytes: 1 << 30,
+        state_bytes: 300_000,
+        about: b"{\"format\":1}".to_vec(),
+        packs: (0..pieces.div_ceil(7)).map(pack).collect(),
+        pieces: (0..pieces).map(|n| (3 * n, piece(n))).collect(),
+    }
+}
+
+#[test]
+fn memories() {
+    let body = |image: &Image| {
+        let bytes = image.encode();
+        bytes[..bytes.len() - 32].to_vec()
+    };
+    let target = Target {
+        name: "upper-memory",
+        examples: vec![body(&image(0)), body(&image(3)), body(&image(40))],
+        words: &[b"DMMEMORY"],
+        bytes_max: 64 << 10,
+        memory_max: 1 << 20,
+    };
+    target.run(|input| {
+        let whole = [input, Sha256::digest(input).as_slice()].concat();
+        let decoded = Image::decode("key", Epoch(9), &whole);
+        if let Ok(image) = &decoded {
+            assert!(image.encode() == whole, "it has one spelling");
+        }
+        vec![outcome(decoded.map(|of| of.pieces.len()).map_err(|error| error.to_string()))]
     });
 }

@@ -1,7 +1,7 @@
 //! Names in the store. Nothing else builds one.
 //!
-//! Below `uppers/<machine>/`: `log/<epoch>-<what>` in the order in which things came to be, and
-//! `chunks/<digest>-<epoch>`. An epoch in `log/` has 20 digits, so that the order of names is that of numbers;
+//! Below `uppers/<machine>/`: `log/<epoch>-<what>` in the order in which things came to be (but for `memory`, which
+//! comes last), `chunks/<digest>-<epoch>` and `memory/<digest>-<epoch>`. An epoch in `log/` has 20 digits, so that the order of names is that of numbers;
 //! of one epoch, `begun` comes before `changed`, and that before `stored`. A name in another spelling is not
 //! one of ours.
 
@@ -34,6 +34,8 @@ pub(crate) enum Entry {
     Manifest(Generation),
     /// The run of this epoch changed the upper; its manifest is to follow.
     Changed(Epoch),
+    /// The memory that the run of this epoch left.
+    Memory(Epoch),
 }
 
 impl fmt::Display for Generation {
@@ -102,6 +104,18 @@ impl Keys {
         format!("{}log/{:020}-changed", self.0, epoch.0)
     }
 
+    pub(crate) fn memory(&self, epoch: Epoch) -> String {
+        format!("{}log/{:020}-memory", self.0, epoch.0)
+    }
+
+    pub(crate) fn packs(&self) -> String {
+        format!("{}memory/", self.0)
+    }
+
+    pub(crate) fn pack(&self, digest: &Digest, born: Epoch) -> String {
+        format!("{}memory/{digest}-{}", self.0, born.0)
+    }
+
     pub(crate) fn chunks(&self) -> String {
         format!("{}chunks/", self.0)
     }
@@ -116,15 +130,30 @@ impl Keys {
         if let Ok(generation) = name.parse() {
             return Some(Entry::Manifest(generation));
         }
-        let epoch = Epoch(name.strip_suffix("-changed")?.parse().ok()?);
-        (self.changed(epoch) == key).then_some(Entry::Changed(epoch))
+        let (digits, what) = name.split_once('-')?;
+        let epoch = Epoch(digits.parse().ok()?);
+        match what {
+            "changed" => (self.changed(epoch) == key).then_some(Entry::Changed(epoch)),
+            "memory" => (self.memory(epoch) == key).then_some(Entry::Memory(epoch)),
+            _ => None,
+        }
     }
 
     /// Digest and birth in the name of a chunk.
     pub(crate) fn chunk_id(&self, key: &str) -> Option<(Digest, Epoch)> {
-        let (digest, born) = key.strip_prefix(&self.0)?.strip_prefix("chunks/")?.split_once('-')?;
-        let (digest, born) = (digest.parse().ok()?, Epoch(born.parse().ok()?));
-        (self.chunk(&digest, born) == key).then_some((digest, born))
+        let id = self.id(key, "chunks/")?;
+        (self.chunk(&id.0, id.1) == key).then_some(id)
+    }
+
+    /// The same of a pack.
+    pub(crate) fn pack_id(&self, key: &str) -> Option<(Digest, Epoch)> {
+        let id = self.id(key, "memory/")?;
+        (self.pack(&id.0, id.1) == key).then_some(id)
+    }
+
+    fn id(&self, key: &str, below: &str) -> Option<(Digest, Epoch)> {
+        let (digest, born) = key.strip_prefix(&self.0)?.strip_prefix(below)?.split_once('-')?;
+        Some((digest.parse().ok()?, Epoch(born.parse().ok()?)))
     }
 }
 
@@ -156,7 +185,12 @@ mod tests {
         assert_eq!(keys.entry(&keys.changed(Epoch(7))), Some(Entry::Changed(Epoch(7))));
         let chunk = (Digest::of(b"x"), Epoch(3));
         assert_eq!(keys.chunk_id(&keys.chunk(&chunk.0, chunk.1)), Some(chunk));
-        for bad in ["7-stored", "00000000000000000007-gone", "+0000000000000000007-stored", ""] {
+        assert_eq!(keys.pack_id(&keys.pack(&chunk.0, chunk.1)), Some(chunk));
+        assert_eq!(keys.pack_id(&keys.chunk(&chunk.0, chunk.1)), None);
+        assert_eq!(keys.entry(&keys.memory(Epoch(7))), Some(Entry::Memory(Epoch(7))));
+        for bad in
+            ["7-stored", "7-memory", "00000000000000000007-gone", "+0000000000000000007-stored", ""]
+        {
             assert_eq!(keys.entry(&format!("{}{bad}", keys.log())), None, "{bad}");
         }
         for bad in [format!("{}-03", chunk.0), format!("{}-+3", chunk.0), "x-3".to_owned()] {

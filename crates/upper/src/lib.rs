@@ -7,7 +7,8 @@
 //! # Order
 //! *Wake*: the home is claimed, then [`Upper::begin`] decides upon which upper the guest runs, and fetches
 //! it where this host has none, or an older one. *Sleep*: [`Upper::leave`] notes that there is something new,
-//! the home is given up. *Asleep*: [`Upper::save`] stores it; [`Upper::collect`] deletes what nobody needs.
+//! the home is given up. *Asleep*: [`Upper::save`] stores it, and [`Upper::save_memory`] the memory that was saved with
+//! it; [`Upper::collect`] deletes what nobody needs.
 //!
 //! # Invariants
 //! - Bytes before names: chunks, then the manifest that names them, deletion last.
@@ -33,12 +34,14 @@ mod collect;
 mod error;
 mod fetch;
 pub mod file;
+mod frame;
 #[cfg(test)]
 mod fuzz;
 mod keys;
 mod leave;
 mod limits;
 mod manifest;
+mod memory;
 mod place;
 mod save;
 mod scan;
@@ -49,7 +52,10 @@ pub use collect::{Collected, delete};
 pub use error::{Error, Result};
 pub use fetch::Progress;
 pub use keys::Generation;
-pub use limits::{COLLECT_GRACE, DISK_BYTES_MAX};
+pub use limits::{
+    ABOUT_BYTES_MAX, COLLECT_GRACE, DISK_BYTES_MAX, MEMORY_BYTES_MAX, MEMORY_STATE_BYTES_MAX,
+};
+pub use memory::{FetchedMemory, Memory, StoredMemory};
 pub use place::{Files, Upper};
 pub use save::Saved;
 pub use state::Standing;

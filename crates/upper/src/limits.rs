@@ -43,5 +43,33 @@ pub(crate) const DECIDE_MAX: Duration = Duration::from_secs(180);
 /// read the one before.
 pub const COLLECT_GRACE: Duration = Duration::from_secs(900);
 
+/// Bytes of a piece of memory. Pages that change lie scattered: the smaller a piece, the more of them stay as
+/// they were; the larger, the better they compress.
+pub(crate) const PIECE_BYTES: usize = 256 << 10;
+
+/// The longest stored form of a piece.
+pub(crate) const PIECE_STORED_BYTES_MAX: u32 = (PIECE_BYTES + PIECE_BYTES / 64) as u32;
+
+/// A pack is full from here on: an object, and so a PUT, for each so many bytes.
+pub(crate) const PACK_BYTES: usize = 8 << 20;
+
+/// The longest pack.
+pub(crate) const PACK_BYTES_MAX: u32 = PACK_BYTES as u32 + PIECE_STORED_BYTES_MAX;
+
+/// Packs of less than a quarter of that which a memory takes over from the one before; beyond, they are packed anew.
+pub(crate) const SMALL_PACKS_MAX: usize = 16;
+
+/// The largest memory, in bytes, as large as machines can be; it bounds a manifest to 48 MiB.
+pub const MEMORY_BYTES_MAX: u64 = 128 << 30;
+
+/// The longest state beside a memory: devices, and a record that lists what a guest's kernel holds.
+pub const MEMORY_STATE_BYTES_MAX: u64 = 160 << 20;
+
+/// The longest words about a memory.
+pub const ABOUT_BYTES_MAX: usize = 64 << 10;
+
+/// Packs that are fetched at once; each is in memory whole.
+pub(crate) const PACK_FETCHES: usize = 4;
+
 /// The longest local note.
 pub(crate) const STATE_BYTES_MAX: u64 = 64 << 20;

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 
 use base::{Digest, Epoch};
 use bytes::Bytes;
-use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
+use crate::frame::{self, Reader, SUM};
 use crate::keys::{Generation, Kind};
 use crate::limits::{CHUNK_BYTES, DISK_BYTES_MAX, STORED_BYTES_MAX};
 
@@ -19,7 +19,6 @@ const MAGIC: &[u8; 8] = b"DMUPPER\0";
 const FORMAT: u32 = 1;
 const HEAD: usize = 96;
 const ENTRY: usize = 48;
-const SUM: usize = 32;
 /// The longest manifest.
 pub(crate) const MANIFEST_BYTES_MAX: u64 =
     (HEAD + SUM) as u64 + (DISK_BYTES_MAX / CHUNK_BYTES as u64) * ENTRY as u64;
@@ -81,9 +80,8 @@ impl Manifest {
     }
 
     pub(crate) fn encode(&self) -> Bytes {
-        let mut out = Vec::with_capacity(HEAD + self.chunks.len() * ENTRY + SUM);
-        out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&FORMAT.to_le_bytes());
+        let bytes = HEAD + self.chunks.len() * ENTRY + SUM;
+        let mut out = frame::begin(MAGIC, FORMAT, bytes);
         out.extend_from_slice(&kind(Some(self.generation)).to_le_bytes());
         out.extend_from_slice(&self.generation.epoch.0.to_le_bytes());
         out.extend_from_slice(&self.parent.map_or(0, |parent| parent.epoch.0).to_le_bytes());
@@ -99,35 +97,14 @@ impl Manifest {
             out.extend_from_slice(&chunk.born.0.to_le_bytes());
             out.extend_from_slice(chunk.digest.as_bytes());
         }
-        let sum = Sha256::digest(&out);
-        out.extend_from_slice(&sum);
-        Bytes::from(out)
+        frame::seal(out)
     }
 
     /// Reads the manifest `key`, which has to be that of `generation`.
     pub(crate) fn decode(key: &str, generation: Generation, bytes: &[u8]) -> Result<Self> {
         let bad = |what| Error::damaged(key, what);
-        let mut reader = Reader(bytes);
-        if reader.take::<8>() != Some(*MAGIC) {
-            return Err(bad("it is no manifest"));
-        }
-        let format = reader.u32().ok_or_else(|| bad("it is cut off"))?;
-        if format > FORMAT {
-            return Err(Error::Unsupported { key: key.to_owned(), format, known: FORMAT });
-        }
-        if format == 0 {
-            return Err(bad("it has no format"));
-        }
-        let (body, sum) = bytes
-            .len()
-            .checked_sub(SUM)
-            .and_then(|at| bytes.split_at_checked(at))
-            .ok_or_else(|| bad("it is cut off"))?;
-        if Sha256::digest(body).as_slice() != sum {
-            return Err(bad("its sum does not fit"));
-        }
-        let manifest = Self::read(&mut Reader(body.get(12..).unwrap_or_default()))
-            .ok_or_else(|| bad("its numbers cannot be"))?;
+        let mut body = frame::open(key, MAGIC, FORMAT, bytes)?;
+        let manifest = Self::read(&mut body).ok_or_else(|| bad("its numbers cannot be"))?;
         if manifest.generation == generation {
             Ok(manifest)
         } else {
@@ -148,7 +125,7 @@ impl Manifest {
         let places = disk_bytes.div_ceil(CHUNK_BYTES as u64);
         if disk_bytes > DISK_BYTES_MAX
             || count > places
-            || usize::try_from(count).ok()?.checked_mul(ENTRY)? != reader.0.len()
+            || usize::try_from(count).ok()?.checked_mul(ENTRY)? != reader.left()
         {
             return None;
         }
@@ -169,14 +146,14 @@ impl Manifest {
     }
 }
 
-/// Bytes that chunk `index` of a disk has.
-pub(crate) fn chunk_len(disk_bytes: u64, index: u32) -> usize {
-    let begin = u64::from(index) * CHUNK_BYTES as u64;
-    usize::try_from(disk_bytes.saturating_sub(begin))
-        .map_or(CHUNK_BYTES, |len| len.min(CHUNK_BYTES))
+/// Bytes that piece `index` has of something that is cut every `unit` bytes.
+pub(crate) fn piece_len(len: u64, unit: usize, index: u32) -> usize {
+    let begin = u64::from(index) * unit as u64;
+    usize::try_from(len.saturating_sub(begin)).map_or(unit, |len| len.min(unit))
 }
 
-fn kind(generation: Option<Generation>) -> u32 {
+/// How a manifest writes the kind of a generation, or that there is none.
+pub(crate) fn kind(generation: Option<Generation>) -> u32 {
     match generation.map(|generation| generation.kind) {
         None => 0,
         Some(Kind::Begun) => 1,
@@ -185,7 +162,7 @@ fn kind(generation: Option<Generation>) -> u32 {
 }
 
 /// `None` for what cannot be, `Some(None)` for none.
-fn generation(kind: u32, epoch: u64) -> Option<Option<Generation>> {
+pub(crate) fn generation(kind: u32, epoch: u64) -> Option<Option<Generation>> {
     let kind = match kind {
         0 if epoch == 0 => return Some(None),
         1 => Kind::Begun,
@@ -193,25 +170,6 @@ fn generation(kind: u32, epoch: u64) -> Option<Option<Generation>> {
         _ => return None,
     };
     Some(Some(Generation { epoch: Epoch(epoch), kind }))
-}
-
-/// Bytes from front to back; never past the end.
-struct Reader<'a>(&'a [u8]);
-
-impl Reader<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (taken, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*taken)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.take().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.take().map(u64::from_le_bytes)
-    }
 }
 
 #[cfg(test)]
@@ -241,10 +199,8 @@ mod tests {
     }
 
     /// Bytes with a sum that fits.
-    fn summed(mut body: Vec<u8>) -> Vec<u8> {
-        let sum = Sha256::digest(&body);
-        body.extend_from_slice(&sum);
-        body
+    fn summed(body: Vec<u8>) -> Vec<u8> {
+        frame::seal(body).to_vec()
     }
 
     #[test]
@@ -318,7 +274,7 @@ mod tests {
     fn the_last_chunk_ends_with_the_disk() {
         let bytes = sample().disk_bytes;
         assert_eq!(
-            [0, 4, 5, 6].map(|index| chunk_len(bytes, index)),
+            [0, 4, 5, 6].map(|index| piece_len(bytes, CHUNK_BYTES, index)),
             [CHUNK_BYTES, CHUNK_BYTES, 17, 0]
         );
     }

@@ -26,6 +26,8 @@ pub struct Files {
     pub manifest: PathBuf,
     /// A disk that is being fetched.
     pub fetched: PathBuf,
+    /// A memory that is being fetched.
+    pub memory_fetched: PathBuf,
 }
 
 /// One machine's upper.
@@ -43,6 +45,8 @@ pub(crate) struct Log {
     pub(crate) manifests: Vec<Generation>,
     /// Runs that changed the upper, in ascending order.
     pub(crate) changed: Vec<Epoch>,
+    /// Runs whose memory is there, in ascending order.
+    pub(crate) memory: Vec<Epoch>,
 }
 
 impl Log {
@@ -80,6 +84,12 @@ impl Upper {
         state::standing(&files.state, &files.disk)
     }
 
+    /// Whether the memory that the last run left is in the store, as this host knows it. Reads a small file.
+    #[must_use]
+    pub fn memory_is_stored(files: &Files) -> bool {
+        State::read(&files.state).memory_is_stored()
+    }
+
     pub(crate) async fn state(&self) -> Result<State> {
         let path = self.files.state.clone();
         blocking(move || Ok(State::read(&path))).await
@@ -108,6 +118,7 @@ impl Upper {
                 match self.keys.entry(&object.key) {
                     Some(Entry::Manifest(generation)) => log.manifests.push(generation),
                     Some(Entry::Changed(epoch)) => log.changed.push(epoch),
+                    Some(Entry::Memory(epoch)) => log.memory.push(epoch),
                     None => {}
                 }
             }
@@ -163,7 +174,7 @@ mod tests {
         let generation = |epoch, kind| Generation { epoch: Epoch(epoch), kind };
         let pending = |manifests: &[Generation], changed: &[u64]| {
             let changed = changed.iter().map(|epoch| Epoch(*epoch)).collect();
-            Log { manifests: manifests.to_vec(), changed }.pending()
+            Log { manifests: manifests.to_vec(), changed, memory: Vec::new() }.pending()
         };
         assert_eq!(pending(&[], &[]), None);
         assert_eq!(pending(&[], &[4]), Some(Epoch(4)));

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result, blocking};
 use crate::keys::{Generation, Kind};
-use crate::limits::{DISK_BYTES_MAX, STORED_BYTES_MAX, UPLOADS, ZSTD_LEVEL};
+use crate::limits::{CHUNK_BYTES, DISK_BYTES_MAX, STORED_BYTES_MAX, UPLOADS, ZSTD_LEVEL};
 use crate::manifest::{Chunk, Manifest};
 use crate::place::Upper;
 use crate::scan;
@@ -93,7 +93,7 @@ impl Upper {
                 return Err(Error::Changed);
             }
             let file = File::open(&disk).map_err(Error::disk("open the upper"))?;
-            let indexes = scan::with_data(&file, look.len())?;
+            let indexes = scan::with_data(&file, look.len(), CHUNK_BYTES)?;
             Ok((Arc::new(file), indexes))
         })
         .await?;
@@ -204,10 +204,10 @@ impl Upper {
         if blocking(move || Look::at(&disk)).await? != Some(look) {
             return Err(Error::Changed);
         }
-        if parent.is_some_and(|parent| parent.same_disk(&manifest)) {
+        if let Some(parent) = parent.filter(|parent| parent.same_disk(&manifest)) {
             // Written to, and the same again: nobody has to wait for it.
             self.store.delete(&self.keys.changed(state.content)).await?;
-            self.note_stored(state, look, None).await?;
+            self.note_stored(state, look, parent.content, None).await?;
             return Ok(Saved::Nothing);
         }
         let generation = manifest.generation;
@@ -222,18 +222,26 @@ impl Upper {
             Err(error) => return Err(error.into()),
         }
         self.keep(&manifest).await;
-        self.note_stored(state, look, Some(generation)).await?;
+        let run = state.content;
+        self.note_stored(state, look, run, Some(generation)).await?;
         let bytes = new.values().map(|chunk| u64::from(chunk.stored)).sum();
         Ok(Saved::Stored { generation, chunks: new.len() as u64, bytes })
     }
 
     /// Notes that all of the file is in the store: in the generation that was made, or in the one before.
-    async fn note_stored(&self, of: State, look: Look, made: Option<Generation>) -> Result<()> {
+    /// `run` left it.
+    async fn note_stored(
+        &self,
+        of: State,
+        look: Look,
+        run: Epoch,
+        made: Option<Generation>,
+    ) -> Result<()> {
         self.note(move |state| {
             if !state.is_same_sleep(&of) {
                 return;
             }
-            state.stored = Some(look);
+            (state.stored, state.stored_run) = (Some(look), run);
             state.ahead.clear();
             if made.is_some() {
                 (state.parent, state.uncollected) = (made, true);
@@ -264,7 +272,7 @@ impl Attempt {
     async fn piece(&self, index: u32) -> Result<Piece> {
         let (file, known, disk_bytes) = (self.file.clone(), self.known.clone(), self.disk_bytes);
         blocking(move || {
-            let Some(content) = scan::read(&file, disk_bytes, index)? else {
+            let Some(content) = scan::read(&file, disk_bytes, CHUNK_BYTES, index)? else {
                 return Ok(Piece::Hole);
             };
             let digest = Digest::of(&content);

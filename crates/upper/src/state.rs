@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::file;
 use crate::keys::Generation;
 use crate::limits::STATE_BYTES_MAX;
+use crate::memory::Pack;
 use crate::place::Files;
 
 /// What is written, and all that is read.
@@ -69,12 +70,51 @@ pub(crate) struct State {
     pub(crate) parent: Option<Generation>,
     /// The file, when all of it was in `parent`.
     pub(crate) stored: Option<Look>,
+    /// The run that left what is in that generation: later ones may have changed nothing.
+    #[serde(default)]
+    pub(crate) stored_run: Epoch,
     /// The file, as the last run left it.
     pub(crate) asleep: Option<Look>,
     /// Something in the store may be garbage since `parent`.
     pub(crate) uncollected: bool,
     /// Chunks that an upload stored which was broken off: digest, birth, stored length.
     pub(crate) ahead: Vec<(String, Epoch, u32)>,
+    /// Of the memory that was saved with it.
+    #[serde(default)]
+    pub(crate) memory: MemoryNote,
+}
+
+/// What this host knows of memory in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct MemoryNote {
+    /// The run whose memory this host has stored last; 0 for none.
+    pub(crate) stored: Epoch,
+    /// The last one that this host has stored, or gone on from.
+    pub(crate) newest: Option<Epoch>,
+    /// Packs that no memory names, but for one that is being stored.
+    pub(crate) packs: Vec<NotedPack>,
+}
+
+/// A pack that is to be named or deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NotedPack {
+    digest: String,
+    born: Epoch,
+    len: u32,
+    /// The store has it for certain.
+    pub(crate) there: bool,
+}
+
+impl NotedPack {
+    pub(crate) fn of(pack: Pack, there: bool) -> Self {
+        let Pack { digest, born, len } = pack;
+        Self { digest: digest.to_string(), born, len, there }
+    }
+
+    pub(crate) fn pack(&self) -> Option<Pack> {
+        let digest = self.digest.parse().ok()?;
+        Some(Pack { digest, born: self.born, len: self.len })
+    }
 }
 
 impl Default for State {
@@ -85,9 +125,11 @@ impl Default for State {
             settled: Epoch::default(),
             parent: None,
             stored: None,
+            stored_run: Epoch::default(),
             asleep: None,
             uncollected: false,
             ahead: Vec::new(),
+            memory: MemoryNote::default(),
         }
     }
 }
@@ -140,6 +182,13 @@ impl State {
         }
         (self.settled, self.parent) = (epoch, Some(newest));
         self.ahead.clear();
+        // Whoever had the machine meanwhile may name them; a collector knows.
+        self.memory.packs.clear();
+    }
+
+    /// True where the file is the very disk that the run of `content` left, which all was stored.
+    pub(crate) fn is_disk_of(&self, content: Epoch, file: Option<Look>) -> bool {
+        file.is_some() && file == self.asleep && file == self.stored && self.stored_run == content
     }
 
     /// True where both are of one sleep: what was found out for the one holds for the other.
@@ -157,6 +206,18 @@ impl State {
         self.ahead
             .iter()
             .filter_map(|(digest, born, stored)| Some((digest.parse().ok()?, *born, *stored)))
+    }
+
+    /// The generation that the memory of the last run goes with: all of the upper is in it. `None` where that is
+    /// not so, or where that memory is in the store.
+    pub(crate) fn memory_goes_with(&self) -> Option<Generation> {
+        let slept = self.asleep.is_some() && self.asleep == self.stored;
+        self.parent.filter(|_| slept && !self.memory_is_stored())
+    }
+
+    /// True where the memory of the last run is in the store.
+    pub(crate) fn memory_is_stored(&self) -> bool {
+        self.content > Epoch::default() && self.memory.stored == self.content
     }
 
     /// True where something is to be stored, given how the file looks.
@@ -206,6 +267,7 @@ mod tests {
             lock: at("lock"),
             manifest: at("manifest"),
             fetched: at("fetched"),
+            memory_fetched: at("memory"),
         };
         let add = |born| State::change(&files, |state| state.ahead.push((String::new(), born, 0)));
         std::thread::scope(|scope| {
@@ -234,9 +296,15 @@ mod tests {
             settled: Epoch(5),
             parent: Some(Generation { epoch: Epoch(5), kind: Kind::Begun }),
             stored: look,
+            stored_run: Epoch(4),
             asleep: look,
             uncollected: true,
             ahead: vec![(digest.to_string(), Epoch(4), 7)],
+            memory: MemoryNote {
+                stored: Epoch(4),
+                newest: Some(Epoch(4)),
+                packs: vec![NotedPack::of(Pack { digest, born: Epoch(4), len: 7 }, true)],
+            },
             ..State::default()
         };
         state.write(&path).unwrap();

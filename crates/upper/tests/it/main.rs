@@ -6,5 +6,6 @@ mod endless;
 mod faults;
 mod garbage;
 mod hosts;
+mod memory;
 mod random;
 mod support;

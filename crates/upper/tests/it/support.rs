@@ -52,6 +52,7 @@ impl World {
             lock: at("upper.lock"),
             manifest: at("upper.manifest"),
             fetched: at("upper.fetch"),
+            memory_fetched: at("memory.fetch"),
         };
         let store = FaultyStore::new(self.memory.clone());
         let meter = Arc::new(Metered::new(store.clone()));
