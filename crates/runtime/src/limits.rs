@@ -84,3 +84,7 @@ pub(crate) const RESOLVERS_ASKED_MAX: usize = 3;
 pub(crate) const RESOLVER_ROUNDS: usize = 2;
 /// How long what `resolv.conf` says is taken for what it still says.
 pub(crate) const RESOLVERS_LOOKED_UP: Duration = Duration::from_secs(5);
+/// Program headers of an ELF file that are looked at.
+pub(crate) const ELF_HEADERS_MAX: u64 = 64;
+/// Longest notes of an ELF file that are read, in bytes.
+pub(crate) const ELF_NOTE_BYTES_MAX: u64 = 64 * 1024;

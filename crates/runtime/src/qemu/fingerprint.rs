@@ -1,11 +1,16 @@
 //! What saved memory can go on upon: the machine that QEMU builds has to be the same, down to its processor.
 //!
+//! On one host a file is told by its place and time of change; between hosts, which have other places and times, by
+//! what identifies its content. The guest reads the host's time stamp counter and was told its frequency at
+//! boot, so another host has to have the same.
+//!
 //! Not here: what only a boot reads (kernel and initramfs), and what the agent tells a guest that wakes
 //! (clock, entropy). Whether disk and home are those that the memory knew is the caller's to say.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use base::Digest;
@@ -13,9 +18,16 @@ use base::Digest;
 use super::Accelerator;
 use super::command_line::vcpus;
 use crate::Spec;
+use crate::limits::{ELF_HEADERS_MAX, ELF_NOTE_BYTES_MAX};
 
 /// Raised when the arguments for QEMU change so that an older state does not fit.
 const ARGUMENTS: u32 = 2;
+
+/// What tells the frequency of the time stamp counter, in kHz.
+const CLOCK: &str = "clock";
+/// Frequencies that differ by less than one part in so many are the same: what crystals of one kind differ by, and
+/// the error of measuring them. A guest's clock is set at every wake.
+const CLOCK_PARTS: u64 = 5_000;
 
 /// See the module. A file is told by size and time of change: reading it would take longer than a wake.
 pub(crate) fn of(
@@ -23,6 +35,60 @@ pub(crate) fn of(
     program: Option<&Path>,
     accelerator: Accelerator,
 ) -> BTreeMap<String, String> {
+    [
+        ("hypervisor", format!("{} {ARGUMENTS}", program.map_or_else(String::new, file))),
+        ("image", file(&spec.root_image)),
+    ]
+    .map(|(what, is)| (what.to_owned(), is))
+    .into_iter()
+    .chain(of_any_host(spec, accelerator))
+    .collect()
+}
+
+/// The same in words that mean the same on every host; none where they cannot be had.
+pub(crate) fn portable(
+    spec: &Spec,
+    program: Option<&Path>,
+    accelerator: Accelerator,
+    khz: u64,
+) -> BTreeMap<String, String> {
+    let Some(build) = program.and_then(|program| build_of(program).ok()) else {
+        return BTreeMap::new();
+    };
+    let name = |path: &Path| path.file_name().unwrap_or_default().display().to_string();
+    let root = fs::metadata(&spec.root_image).map_or(0, |meta| meta.len());
+    [
+        ("hypervisor", format!("{build} {ARGUMENTS}")),
+        // Its name is its digest.
+        ("image", format!("{} {root}", name(&spec.root_image))),
+        (CLOCK, khz.to_string()),
+    ]
+    .map(|(what, is)| (what.to_owned(), is))
+    .into_iter()
+    .chain(of_any_host(spec, accelerator))
+    .collect()
+}
+
+/// What of a [`portable`] fingerprint is another one.
+pub(crate) fn other(
+    one: &BTreeMap<String, String>,
+    two: &BTreeMap<String, String>,
+) -> Option<String> {
+    let same = |name: &String| match (one.get(name), two.get(name)) {
+        (Some(one), Some(two)) if name == CLOCK => {
+            let khz = |text: &str| text.parse().unwrap_or(0_u64);
+            let (one, two) = (khz(one), khz(two));
+            one > 0 && two > 0 && one.abs_diff(two) <= one / CLOCK_PARTS
+        }
+        (one, two) => one == two,
+    };
+    one.keys().chain(two.keys()).find(|name| !same(name)).cloned()
+}
+
+fn of_any_host(
+    spec: &Spec,
+    accelerator: Accelerator,
+) -> impl Iterator<Item = (String, String)> + use<> {
     let processor = match accelerator {
         // The translator's, whatever the host has.
         Accelerator::Tcg => "tcg".to_owned(),
@@ -32,21 +98,65 @@ pub(crate) fn of(
         }
     };
     [
-        ("hypervisor", format!("{} {ARGUMENTS}", program.map_or_else(String::new, file))),
         ("processor", processor),
         // What the guest sees: its share of the host's time may be another one.
         ("size", format!("{} CPUs, {} MiB", vcpus(spec.vcpu, accelerator), spec.memory_mib)),
-        ("image", file(&spec.root_image)),
         ("network", format!("{:?}", spec.network)),
     ]
     .map(|(what, is)| (what.to_owned(), is))
-    .into()
+    .into_iter()
 }
 
 fn file(path: &Path) -> String {
     let meta = fs::metadata(path).ok();
     let meta = meta.map(|meta| format!("{} {}.{:09}", meta.len(), meta.mtime(), meta.mtime_nsec()));
     format!("{} {}", path.display(), meta.unwrap_or_default())
+}
+
+/// What identifies the content of a program: the id that its linker gave it, or else its digest.
+fn build_of(program: &Path) -> io::Result<String> {
+    let file = File::open(program)?;
+    match build_id(&file) {
+        Some(id) => Ok(id.iter().map(|byte| format!("{byte:02x}")).collect()),
+        None => Ok(Digest::of(&fs::read(program)?).to_string()),
+    }
+}
+
+/// The note that a linker leaves in an ELF file, of 64 bits and little-endian.
+fn build_id(file: &File) -> Option<Vec<u8>> {
+    let read = |at: u64, len: usize| {
+        let mut bytes = vec![0; len];
+        file.read_exact_at(&mut bytes, at).ok().map(|()| bytes)
+    };
+    let number = |bytes: &[u8], at: usize, len: usize| {
+        let bytes = bytes.get(at..at + len)?;
+        Some(bytes.iter().rev().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte)))
+    };
+    let head = read(0, 64).filter(|head| head.starts_with(b"\x7fELF\x02\x01"))?;
+    let (table, size) = (number(&head, 32, 8)?, number(&head, 54, 2)?);
+    let headers = number(&head, 56, 2)?.min(ELF_HEADERS_MAX);
+    (0..headers).find_map(|n| {
+        let header = read(table.checked_add(n * size)?, 56)?;
+        let (kind, at, len) =
+            (number(&header, 0, 4)?, number(&header, 8, 8)?, number(&header, 32, 8)?);
+        if kind != 4 || len > ELF_NOTE_BYTES_MAX {
+            return None;
+        }
+        let notes = read(at, usize::try_from(len).ok()?)?;
+        let mut rest = &notes[..];
+        while let (Some(name), Some(id), Some(kind)) =
+            (number(rest, 0, 4), number(rest, 4, 4), number(rest, 8, 4))
+        {
+            let padded = |len: u64| usize::try_from(len).ok()?.checked_next_multiple_of(4);
+            let begin = padded(name)?.checked_add(12)?;
+            let end = begin.checked_add(usize::try_from(id).ok()?)?;
+            if kind == 3 && rest.get(12..16) == Some(b"GNU\0") {
+                return rest.get(begin..end).filter(|id| !id.is_empty()).map(<[u8]>::to_vec);
+            }
+            rest = rest.get(begin.checked_add(padded(id)?)?..)?;
+        }
+        None
+    })
 }
 
 /// What `/proc/cpuinfo` says of the first processor's make and abilities.
@@ -94,6 +204,50 @@ mod tests {
         assert_ne!(processor(one), processor(&one.replace("vmx", "vmx avx2")));
         assert_ne!(processor(one), processor(&one.replace("143", "85")));
         assert!(!processor(one).is_empty());
+    }
+
+    #[test]
+    fn two_hosts_are_the_same_but_for_what_their_crystals_differ_by() {
+        let on = |khz: &str, size: &str| {
+            [(CLOCK, khz), ("size", size)].map(|(a, b)| (a.to_owned(), b.to_owned())).into()
+        };
+        let here = on("2600000", "small");
+        assert_eq!(other(&here, &here), None);
+        assert_eq!(other(&here, &on("2600519", "small")), None);
+        assert_eq!(other(&on("2599481", "small"), &here), None);
+        for khz in ["2600521", "2600", "0", "", "x"] {
+            assert_eq!(other(&here, &on(khz, "small")).as_deref(), Some(CLOCK), "{khz}");
+        }
+        assert_eq!(other(&here, &on("2600000", "large")).as_deref(), Some("size"));
+        assert_eq!(other(&BTreeMap::new(), &here).as_deref(), Some(CLOCK), "nothing is known");
+    }
+
+    #[test]
+    fn a_program_is_told_by_its_build_wherever_it_lies() {
+        let ours = std::env::current_exe().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (copy, text) = (dir.path().join("copy"), dir.path().join("text"));
+        fs::copy(&ours, &copy).unwrap();
+        let build = build_of(&ours).unwrap();
+        assert!(build.len() >= 16, "{build}");
+        assert_eq!(build, build_of(&copy).unwrap());
+        fs::write(&text, "#!/bin/sh\n").unwrap();
+        assert_eq!(build_of(&text).unwrap(), Digest::of(b"#!/bin/sh\n").to_string());
+        // Whatever stands there.
+        let whole = fs::read(&ours).unwrap();
+        for cut in [0, 10, 63, 64, 200, 1_000] {
+            fs::write(&text, &whole[..cut.min(whole.len())]).unwrap();
+            build_of(&text).unwrap();
+        }
+        let mut odd = whole[..4_096.min(whole.len())].to_vec();
+        for at in 16..odd.len() {
+            odd[at] ^= 0xff;
+            if at % 64 == 0 {
+                fs::write(&text, &odd).unwrap();
+                build_of(&text).unwrap();
+            }
+        }
+        build_of(&dir.path().join("none")).unwrap_err();
     }
 
     #[test]

@@ -158,6 +158,19 @@ impl Runtime for Qemu {
         let program = find_program(&self.settings.program);
         fingerprint::of(spec, program.as_deref(), self.accelerator())
     }
+
+    fn portable_fingerprint(&self, spec: &Spec) -> BTreeMap<String, String> {
+        let program = find_program(&self.settings.program);
+        fingerprint::portable(spec, program.as_deref(), self.accelerator(), tsc::khz())
+    }
+
+    fn other(
+        &self,
+        one: &BTreeMap<String, String>,
+        two: &BTreeMap<String, String>,
+    ) -> Option<String> {
+        fingerprint::other(one, two)
+    }
 }
 
 async fn blocking<T: Send + 'static>(
