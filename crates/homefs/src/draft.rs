@@ -94,6 +94,7 @@ impl Draft {
             Objects::new(dir.clone(), log.reader(), parts.runtime.clone(), HOME_BLOCK_BYTES);
         let (engine, _) = Engine::open(Open {
             held: settings.held.clone(),
+            keep_unnamed: settings.keep_unnamed,
             unreplicated_bytes_max: u64::MAX,
             objects,
             bytes_max: settings.bytes_max,

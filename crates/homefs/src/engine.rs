@@ -81,13 +81,15 @@ pub(crate) struct Open {
     pub(crate) unreplicated_bytes_max: u64,
     /// Pinned once before anything is freed.
     pub(crate) held: Vec<Ino>,
+    /// So is what has no name.
+    pub(crate) keep_unnamed: bool,
 }
 
 impl Engine {
     /// Opens the tree in the directory of `open.objects` and mends what a crash left there.
     pub(crate) fn open(open: Open) -> Result<(Self, Mended)> {
         let Open { objects, bytes_max, clean, clock, entropy, on_commit, .. } = open;
-        let Open { inodes_cached, unreplicated_bytes_max, held, .. } = open;
+        let Open { inodes_cached, unreplicated_bytes_max, held, keep_unnamed, .. } = open;
         let dir = objects.dir.clone();
         for path in [dir.packs_dir(), dir.chunks_dir()] {
             std::fs::create_dir_all(path).map_err(crate::data::spool::failed)?;
@@ -110,7 +112,7 @@ impl Engine {
         };
         let writer = Writer::start(start)?;
         let front = writer.front();
-        let mended = recover::mend(&writer, &front, &shared)?;
+        let mended = recover::mend(&writer, &front, &shared, keep_unnamed)?;
         front.readers.with(|conn| recover::check_objects(conn, &objects))?;
         recover::sweep(&front, &shared, &objects)?;
         let durable = Durable::open(&wal_of(&database), shared.clone())?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use base::{Epoch, HomeId, ServerId, SnapshotId};
 use parking_lot::Mutex;
-use vfs::FileSystem as _;
+use vfs::{FileSystem as _, Ino};
 
 use crate::asks::Asks;
 use crate::data::objects::Objects;
@@ -43,6 +43,8 @@ pub struct HomeFs {
     log: Log,
     parts: Parts,
     released: Mutex<Option<Released>>,
+    /// Pinned since the home was opened, until it is known who holds them.
+    unnamed: Mutex<Vec<Ino>>,
     /// Held as long as the directory is in use.
     _lock: File,
 }
@@ -78,8 +80,9 @@ impl HomeFs {
             inodes_cached: settings.inodes_cached,
             unreplicated_bytes_max: settings.unreplicated_bytes_max,
             held: settings.held,
+            keep_unnamed: settings.keep_unnamed,
         })?;
-        let Mended { files_reverted, version } = mended;
+        let Mended { files_reverted, version, unnamed } = mended;
         let engine = Arc::new(engine);
         let reader = log.reader();
         let replicator = Arc::new(
@@ -116,6 +119,7 @@ impl HomeFs {
                 log: reader,
                 parts,
                 released,
+                unnamed: Mutex::new(unnamed),
                 _lock: lock,
             },
             opened,
@@ -127,6 +131,13 @@ impl HomeFs {
     #[must_use]
     pub fn version(&self) -> u64 {
         self.engine.writer.version()
+    }
+
+    /// It is known by now who holds what has no name, and they have pinned it: the rest is freed. See
+    /// [`HomeSettings::keep_unnamed`].
+    pub fn let_go_of_unnamed(&self) {
+        let unnamed = std::mem::take(&mut *self.unnamed.lock());
+        unnamed.into_iter().for_each(|ino| self.engine.unpin(ino));
     }
 
     /// How it is doing. Cheap enough to be asked every second.

@@ -28,16 +28,23 @@ use crate::meta::writer::Writer;
 use crate::ops::remove;
 
 /// What was found and done.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Mended {
     /// Files that fell back to their sealed content.
     pub(crate) files_reverted: u64,
     /// The last version that was given before.
     pub(crate) version: u64,
+    /// What has no name, each pinned once, where it was to be kept.
+    pub(crate) unnamed: Vec<Ino>,
 }
 
 /// Mends the state.
-pub(crate) fn mend(writer: &Writer, front: &Front, shared: &Shared) -> Result<Mended> {
+pub(crate) fn mend(
+    writer: &Writer,
+    front: &Front,
+    shared: &Shared,
+    keep_unnamed: bool,
+) -> Result<Mended> {
     let version = writer.version();
     let there: HashSet<SpoolId> =
         shared.spool.list().map_err(crate::data::spool::failed)?.into_iter().collect();
@@ -56,6 +63,8 @@ pub(crate) fn mend(writer: &Writer, front: &Front, shared: &Shared) -> Result<Me
         inodes.sort_unstable();
         inodes.dedup();
     }
+    let unnamed = if keep_unnamed { orphans.clone() } else { Vec::new() };
+    unnamed.iter().for_each(|ino| shared.pins.pin(*ino));
     for ino in orphans {
         // One that is held from the start goes with its last holder.
         shared.pins.orphaned(ino);
@@ -82,7 +91,7 @@ pub(crate) fn mend(writer: &Writer, front: &Front, shared: &Shared) -> Result<Me
             }
         }
     }
-    Ok(Mended { files_reverted: lost, version })
+    Ok(Mended { files_reverted: lost, version, unnamed })
 }
 
 /// Bytes of one generation behind `end` do not count any more; those of earlier ones do again.

@@ -69,6 +69,9 @@ pub struct HomeSettings {
     /// Inodes that are pinned once from the start: a kernel that slept with its memory holds them. Those
     /// that lost their names while they were open are kept. Inodes that are gone do no harm.
     pub held: Vec<Ino>,
+    /// Whether inodes without a name are kept that nobody holds, until
+    /// [`HomeFs::let_go_of_unnamed`](crate::HomeFs::let_go_of_unnamed): for one who learns later what is held.
+    pub keep_unnamed: bool,
 }
 
 impl HomeSettings {
@@ -89,6 +92,7 @@ impl HomeSettings {
             inodes_cached: INODES_CACHED,
             take_over: false,
             held: Vec::new(),
+            keep_unnamed: false,
         }
     }
 }

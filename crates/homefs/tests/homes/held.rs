@@ -49,6 +49,41 @@ fn files_that_are_open_and_have_no_name_live_over_a_sleep() {
 }
 
 #[test]
+fn what_has_no_name_is_kept_for_one_who_learns_later_what_is_held() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    let unnamed = |name: &str, data: &[u8]| {
+        let ino = put(&home, name, data);
+        home.pin(ino);
+        home.unlink(ROOT, name.as_bytes()).unwrap();
+        ino
+    };
+    let (small, sealed) = (noise(3_000, 1), noise(40_000, 2));
+    let (held, other) = (unnamed("held", &small), unnamed("other", &noise(100, 3)));
+    let stored = put(&home, "stored", &sealed);
+    home.sync(Some(stored)).unwrap();
+    home.pin(stored);
+    home.unlink(ROOT, b"stored").unwrap();
+    home.release().unwrap();
+    drop(home);
+    // Another host, which knows it from the store alone.
+    let settings = HomeSettings { keep_unnamed: true, ..world.settings(&world.dir("b", "home")) };
+    let (home, opened) = HomeFs::open_writer(settings, world.parts()).unwrap();
+    assert_eq!(opened.files_reverted, 0);
+    home.pin(held);
+    home.pin(stored);
+    home.let_go_of_unnamed();
+    assert_eq!(content(&home, held), small);
+    assert_eq!(content(&home, stored), sealed);
+    assert_eq!(home.getattr(other).unwrap_err().errno(), Errno::ENOENT);
+    home.unpin(held);
+    assert_eq!(home.getattr(held).unwrap_err().errno(), Errno::ENOENT);
+    home.let_go_of_unnamed();
+    assert_eq!(content(&home, stored), sealed);
+    home.release().unwrap();
+}
+
+#[test]
 fn what_nobody_holds_any_more_is_freed_when_the_home_is_opened() {
     let world = World::new();
     let (home, _) = world.open("a");
