@@ -27,6 +27,17 @@ use crate::meanwhile;
 const FORMAT: u32 = 1;
 /// Longest record that is read, in bytes: a kernel holds at most some million inodes.
 const RECORD_BYTES_MAX: u64 = 64 << 20;
+/// How many inodes a kernel may hold and sleep with its memory.
+pub(crate) const HELD_MAX: usize = 1_000_000;
+
+/// What a guest runs on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct RanOn {
+    /// As this host tells it from others that it could become.
+    pub(crate) here: BTreeMap<String, String>,
+    /// As all hosts tell it. Empty where it is not known.
+    pub(crate) anywhere: BTreeMap<String, String>,
+}
 
 /// The content of `asleep.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,8 +47,11 @@ pub(crate) struct SleepRecord {
     home: HomeId,
     /// Its version when the guest last saw it.
     version: u64,
-    /// What the guest ran on.
+    /// What the guest ran on, as the host that it ran on tells it.
     ran_on: BTreeMap<String, String>,
+    /// The same as all hosts tell it.
+    #[serde(default)]
+    ran_on_anywhere: BTreeMap<String, String>,
     /// What the home's server agreed with the guest's kernel.
     no_open: bool,
     no_opendir: bool,
@@ -54,16 +68,18 @@ impl SleepRecord {
     pub(crate) fn new(
         home: HomeId,
         version: u64,
-        ran_on: BTreeMap<String, String>,
+        ran_on: RanOn,
         session: Saved,
         notified: u64,
     ) -> Self {
+        let RanOn { here: ran_on, anywhere: ran_on_anywhere } = ran_on;
         let Saved { no_open, no_opendir, held } = session;
         Self {
             format: FORMAT,
             home,
             version,
             ran_on,
+            ran_on_anywhere,
             no_open,
             no_opendir,
             held,
@@ -99,6 +115,20 @@ impl SleepRecord {
     /// The same beside the files in `dir`, which nobody writes to any more.
     pub(crate) fn with_files(self, dir: &MachineDir) -> io::Result<Self> {
         Ok(Self { files: files(dir)?, ..self })
+    }
+
+    /// The same without what holds on this host only.
+    pub(crate) fn without_host(self) -> Self {
+        Self { ran_on: BTreeMap::new(), files: BTreeMap::new(), ..self }
+    }
+
+    /// The same on a host of which this is known.
+    pub(crate) fn on(
+        self,
+        here: BTreeMap<String, String>,
+        anywhere: BTreeMap<String, String>,
+    ) -> Self {
+        Self { ran_on: here, ran_on_anywhere: anywhere, ..self }
     }
 
     /// Writes it. On the disk when this returns.
@@ -167,6 +197,16 @@ impl SleepRecord {
         names.next().map(String::as_str)
     }
 
+    /// The home that the guest has mounted.
+    pub(crate) fn home(&self) -> &HomeId {
+        &self.home
+    }
+
+    /// What the guest ran on.
+    pub(crate) fn what_it_ran_on(&self) -> RanOn {
+        RanOn { here: self.ran_on.clone(), anywhere: self.ran_on_anywhere.clone() }
+    }
+
     /// The home's version that the guest saw last.
     pub(crate) fn version(&self) -> u64 {
         self.version
@@ -209,7 +249,8 @@ mod tests {
 
     fn record(home: &HomeId) -> SleepRecord {
         let session = Saved { no_open: true, no_opendir: false, held: vec![(7, 2), (9, 1)] };
-        SleepRecord::new(home.clone(), 41, runs_on("small"), session, 3)
+        let ran_on = RanOn { here: runs_on("small"), anywhere: runs_on("anywhere") };
+        SleepRecord::new(home.clone(), 41, ran_on, session, 3)
     }
 
     #[test]

@@ -88,16 +88,17 @@ pub fn is_alive(dir: &MachineDir) -> bool {
     Lock::is_held(dir)
 }
 
-/// Throws away the memory that a machine sleeps with: it boots when it next wakes.
+/// Throws away the memory that a machine sleeps with here, and has it boot when it next wakes: it goes on from no
+/// memory of the store either.
 ///
 /// # Errors
 /// `Conflict` where a keeper lives; `Internal` where the disk refuses.
 pub fn forget_memory(dir: &MachineDir) -> Result<()> {
-    if !dir.path().exists() {
-        return Ok(());
-    }
     // Held, so that no keeper begins meanwhile.
     let _lock = Lock::take(dir)?;
+    // There may be memory in the store, too.
+    upper::file::replace(&dir.cold(), b"")
+        .map_err(|error| Failure::internal("note that the machine is to boot", error))?;
     SleepRecord::remove(dir)
         .map_err(|error| Failure::internal("take the sleep record away", error))?;
     for file in [dir.devices(), dir.memory()] {

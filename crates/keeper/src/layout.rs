@@ -83,6 +83,7 @@ impl MachineDir {
             lock: self.0.join("upper.lock"),
             manifest: self.0.join("upper.manifest"),
             fetched: self.0.join("upper.fetch"),
+            memory_fetched: self.0.join("memory.fetch"),
         }
     }
 
@@ -108,6 +109,12 @@ impl MachineDir {
     #[must_use]
     pub fn asleep(&self) -> PathBuf {
         self.0.join("asleep.json")
+    }
+
+    /// There where the next wake is to boot, whatever memory there is.
+    #[must_use]
+    pub fn cold(&self) -> PathBuf {
+        self.0.join("cold")
     }
 
     /// What became of the home since.

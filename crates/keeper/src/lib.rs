@@ -14,8 +14,9 @@
 //! # Also here
 //! [`files`], the one implementation of file calls by path, which `control` uses as well for
 //! sleeping homes; [`executions`], whose records are plain files that can be read without a keeper;
-//! [`template`], what a new machine can begin with in place of a boot; and [`meanwhile`], where whoever changes
-//! a sleeping home leaves word for the kernel that will wake.
+//! [`template`], what a new machine can begin with in place of a boot; [`meanwhile`], where whoever changes
+//! a sleeping home leaves word for the kernel that will wake; and [`stored`], what of a sleep a server stores for
+//! other hosts.
 //!
 //! # Not here
 //! Intent, revisions, names, other machines: `control`.
@@ -34,6 +35,7 @@ mod run;
 pub mod server;
 mod spec;
 mod status;
+pub mod stored;
 pub mod template;
 
 pub use client::Client;

@@ -2,7 +2,8 @@
 //!
 //! # Order
 //! Lock the directory; listen; claim the home, and load a guest that slept, or a new machine's (`clone`), meanwhile
-//! (`early`); bring the upper here (`upper`); serve the home to a guest that goes on or boots (`start`); meet the agent. Then wait for one of: a call to stop, SIGTERM, the guest's end, the loss of the home. Then:
+//! (`early`); bring the upper here (`upper`), and the memory (`memory`); serve the home to a guest that goes on or
+//! boots (`start`); meet the agent. Then wait for one of: a call to stop, SIGTERM, the guest's end, the loss of the home. Then:
 //! save or stop the guest (`sleep`), let executions write their ends, release the home (seal, upload,
 //! last commit), say the last words.
 //!
@@ -17,6 +18,7 @@
 
 mod clone;
 mod early;
+mod memory;
 mod sleep;
 mod start;
 mod upper;
@@ -128,6 +130,8 @@ struct Found {
     beginning: Beginning,
     /// The guest that went to sleep, or a new machine's, loaded as far as it can be without its home.
     early: Option<Early>,
+    /// Why there is no memory to go on from, where there was some.
+    without: Option<String>,
     opened: Opened,
 }
 
@@ -208,15 +212,18 @@ impl Keeper {
         let ready = self.ready_upper(&opened, beginning).await;
         let has_upper = ready.is_ok();
         let outcome = match ready {
-            Ok(beginning) => {
+            Ok((beginning, stored)) => {
                 let early = if is_staged && beginning != Beginning::Clone {
                     self.unstage_template(early).await;
                     None
                 } else {
                     early
                 };
-                let found = Found { asleep, beginning, early, opened };
-                self.with_home(&home, found, shared).await
+                let found = Found { asleep, beginning, early, without: None, opened };
+                match self.find_memory(&home, found, stored).await {
+                    Ok(found) => self.with_home(&home, found, shared).await,
+                    Err(error) => Err(error),
+                }
             }
             Err(error) => {
                 give_up(early).await;
@@ -269,6 +276,8 @@ impl Keeper {
             inodes_cached: homefs::INODES_CACHED,
             take_over: self.spec.take_over,
             held: asleep.map(SleepRecord::held).unwrap_or_default(),
+            // Memory of the store may hold them.
+            keep_unnamed: true,
         };
         let parts = homefs::Parts {
             store: self.parts.store.clone(),

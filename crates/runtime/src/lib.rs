@@ -197,15 +197,20 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     fn missing(&self) -> Vec<Missing>;
     /// What an instance of `spec` runs on, by name. Saved memory goes on only where all of it is the same.
     fn fingerprint(&self, spec: &Spec) -> BTreeMap<String, String>;
-    /// The same in words that mean the same on every host. Blocks for 40 ms the first time, where the clock is
-    /// measured.
-    fn portable_fingerprint(&self, spec: &Spec) -> BTreeMap<String, String>;
+    /// The same in words that mean the same on every host; none where memory is this host's own. Blocks for 40 ms the
+    /// first time, where the clock is measured.
+    fn portable_fingerprint(&self, spec: &Spec) -> BTreeMap<String, String> {
+        let _ = spec;
+        BTreeMap::new()
+    }
     /// What keeps memory that was saved on one from going on upon the other: a name of two such fingerprints.
     fn other(
         &self,
         one: &BTreeMap<String, String>,
         two: &BTreeMap<String, String>,
-    ) -> Option<String>;
+    ) -> Option<String> {
+        one.keys().chain(two.keys()).find(|name| one.get(*name) != two.get(*name)).cloned()
+    }
 }
 
 /// Something a runtime needs and does not find.

@@ -20,6 +20,7 @@ use runtime::{Memory, Spec};
 use super::early::Early;
 use super::start::{Awake, Started, close};
 use super::{Keeper, give_up, guest_ended};
+use crate::asleep::RanOn;
 use crate::guest::{Guest, said};
 use crate::{Failure, Result, template};
 
@@ -115,7 +116,8 @@ impl Keeper {
         home: &Arc<HomeFs>,
         early: Option<Early>,
     ) -> Result<Awake, String> {
-        let ran_on = self.parts.runtime.fingerprint(&self.spec.instance);
+        let here = self.parts.runtime.fingerprint(&self.spec.instance);
+        let anywhere = self.portable_fingerprint();
         let begun = Instant::now();
         let started = async {
             let early = early.ok_or_else(|| Failure::internal("load a template", "it was not"))?;
@@ -147,6 +149,7 @@ impl Keeper {
                 std::fs::remove_file(self.dir.devices()).ok();
                 let guest = Arc::new(Guest::new(agent, channel.notifier(), 0));
                 let keeps_memory = true;
+                let ran_on = RanOn { here, anywhere: anywhere.await.unwrap_or_default() };
                 Ok(Awake { instance, session, channel, guest, line, ran_on, keeps_memory })
             }
             Err(why) => {

@@ -20,7 +20,7 @@ use homefs::HomeFs;
 
 use super::Keeper;
 use super::start::{Awake, close};
-use crate::asleep::SleepRecord;
+use crate::asleep::{HELD_MAX, SleepRecord};
 use crate::guest::{Guest, said};
 use crate::{Failure, Result};
 
@@ -40,8 +40,6 @@ const CHANNEL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many inodes the kernel may hold before its caches are dropped: each is in the record.
 const HELD_UNTRIMMED_MAX: usize = 100_000;
-/// How many it may hold and sleep with its memory.
-const HELD_MAX: usize = 1_000_000;
 
 /// Keeps what the kernel of a sleeping guest holds, as long as it lives.
 #[derive(Debug)]

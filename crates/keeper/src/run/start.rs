@@ -22,12 +22,13 @@ use fuse_serve::{Channel, Saved, Session};
 use homefs::HomeFs;
 use runtime::{Instance, Memory};
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 use vfs::FileSystem as _;
 
 use super::clone::Beginning;
 use super::early::Early;
 use super::{Found, Keeper, give_up, guest_ended};
-use crate::asleep::SleepRecord;
+use crate::asleep::{RanOn, SleepRecord};
 use crate::files::Files;
 use crate::guest::{Guest, said};
 use crate::server::Shared;
@@ -50,7 +51,7 @@ pub(super) struct Awake {
     /// Another handle to the control channel: as long as it is there, the guest's port is not hung up.
     pub(super) line: OwnedFd,
     /// What it runs on.
-    pub(super) ran_on: BTreeMap<String, String>,
+    pub(super) ran_on: RanOn,
     /// Whether its memory is in a file.
     pub(super) keeps_memory: bool,
 }
@@ -102,7 +103,10 @@ impl Keeper {
                 (cloned.map(Some), "cloned", "booted without template")
             }
             (None, Beginning::Refused(why)) => (Err(why.clone()), "", "booted without template"),
-            (None, Beginning::Boot) => (Ok(None), "", ""),
+            (None, Beginning::Boot) => match &found.without {
+                Some(why) => (Err(why.clone()), "", "booted"),
+                None => (Ok(None), "", ""),
+            },
         };
         let (awake, how) = match goes_on {
             Ok(Some(awake)) => (Ok(awake), how.to_owned()),
@@ -120,6 +124,7 @@ impl Keeper {
         })
         .await?;
         let awake = awake?;
+        std::fs::remove_file(self.dir.cold()).ok();
         tracing::info!(how, "awake");
         self.standing.lock().woken = how;
         let files = self.files(home, &awake.channel);
@@ -137,9 +142,9 @@ impl Keeper {
         found: &Found,
         early: Option<Early>,
     ) -> Result<Awake, String> {
-        let ran_on = self.parts.runtime.fingerprint(&self.spec.instance);
+        let here = self.parts.runtime.fingerprint(&self.spec.instance);
         let fits = || {
-            let stale = record.fits(&self.dir, &self.spec.home, found.opened.version, &ran_on)?;
+            let stale = record.fits(&self.dir, &self.spec.home, found.opened.version, &here)?;
             record.fits_files(&self.dir)?;
             if found.opened.files_reverted > 0 {
                 return Err("files of its home were lost with another host".to_owned());
@@ -153,6 +158,7 @@ impl Keeper {
                 return Err(why);
             }
         };
+        let ran_on = RanOn { here, ..record.what_it_ran_on() };
         let begun = Instant::now();
         // It may name paths of this host.
         let cannot = |error: &dyn std::fmt::Display| {
@@ -220,8 +226,10 @@ impl Keeper {
             Memory::Anonymous
         };
         // Before it starts: programs are replaced while they run.
-        let ran_on = self.parts.runtime.fingerprint(&self.spec.instance);
+        let here = self.parts.runtime.fingerprint(&self.spec.instance);
+        let anywhere = self.portable_fingerprint();
         let started = self.launch(home, memory).await?;
+        let ran_on = RanOn { here, anywhere: anywhere.await.unwrap_or_default() };
         // Files can be read and written while the guest boots; its kernel knows nothing yet.
         shared.files.set(self.files(home, &started.channel)).ok();
         shared.home.set(home.clone()).ok();
@@ -237,6 +245,12 @@ impl Keeper {
                 Err(error)
             }
         }
+    }
+
+    /// What the guest runs on as all hosts tell it, found out beside its start, which waits for the same.
+    pub(super) fn portable_fingerprint(&self) -> JoinHandle<BTreeMap<String, String>> {
+        let (runtime, spec) = (self.parts.runtime.clone(), self.spec.instance.clone());
+        tokio::task::spawn_blocking(move || runtime.portable_fingerprint(&spec))
     }
 
     /// See [`crate::has_room_for_memory`].

@@ -11,7 +11,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use ::upper::{Begin, Found, Upper};
+use ::upper::{Begin, Found, StoredMemory, Upper};
 use base::{Digest, Epoch, ErrorKind};
 use homefs::Opened;
 use images::Images;
@@ -24,17 +24,18 @@ use crate::{Failure, Result};
 const LEAVE_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Keeper {
-    fn upper(&self) -> Upper {
+    pub(super) fn upper(&self) -> Upper {
         Upper::new(self.parts.store.clone(), &self.spec.machine, self.dir.upper_files())
     }
 
     /// Brings the upper that the guest is to run upon here, and learns which root it lies over. Where there
-    /// is none yet, the machine begins with what was found for it; else it does not begin.
+    /// is none yet, the machine begins with what was found for it; else it does not begin. With it what memory the
+    /// store has for it.
     pub(super) async fn ready_upper(
         &mut self,
         opened: &Opened,
         beginning: Beginning,
-    ) -> Result<Beginning> {
+    ) -> Result<(Beginning, Option<Result<StoredMemory, String>>)> {
         let images = Images::open(&self.spec.upper.images_dir);
         let begin = Begin {
             epoch: opened.epoch,
@@ -66,10 +67,11 @@ impl Keeper {
         .await?;
         self.spec.instance.root_image = root_of(&images, &root)?;
         self.standing.lock().upper_behind = begun.behind;
-        match begun.found {
-            Found::Nowhere => self.make_upper(beginning).await,
-            Found::Here | Found::Fetched { .. } => Ok(Beginning::Boot),
-        }
+        let beginning = match begun.found {
+            Found::Nowhere => self.make_upper(beginning).await?,
+            Found::Here | Found::Fetched { .. } => Beginning::Boot,
+        };
+        Ok((beginning, begun.memory))
     }
 
     /// The root that the upper here lies over, where both are here. What a claim finds may be another.
