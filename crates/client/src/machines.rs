@@ -145,6 +145,9 @@ pub struct MachineStatus {
     /// Whether what a sleeping machine has outside of its home is in the store.
     #[serde(default)]
     pub upper: Option<String>,
+    /// The same of the memory that it sleeps with.
+    #[serde(default)]
+    pub memory: Option<String>,
     /// When the machine is to be woken, if it sleeps then.
     #[serde(default)]
     pub wake_at: Option<String>,

@@ -160,6 +160,17 @@ pub enum UpperStored {
     Stopped,
 }
 
+/// How far the memory that a machine sleeps with is in the object store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryStanding {
+    /// All of it.
+    Stored,
+    /// It is to be stored, once the upper is.
+    Behind,
+    /// There is none that another host could use.
+    Nothing,
+}
+
 /// The place where machines run.
 #[async_trait]
 pub trait Host: Send + Sync + Debug + 'static {
@@ -191,13 +202,29 @@ pub trait Host: Send + Sync + Debug + 'static {
         machine: &MachineId,
         stop: &CancellationToken,
     ) -> Result<UpperStored>;
+    /// How far the memory of a sleeping machine is in the object store.
+    async fn memory_standing(&self, machine: &MachineId) -> MemoryStanding;
+    /// Stores the memory of a sleeping machine whose upper is stored; as [`Self::store_upper`] otherwise.
+    ///
+    /// # Errors
+    /// As those of [`Self::store_upper`].
+    async fn store_memory(
+        &self,
+        machine: &MachineId,
+        stop: &CancellationToken,
+    ) -> Result<UpperStored>;
+    /// Deletes from the store what this host has stored of a machine's memory. Idempotent.
+    ///
+    /// # Errors
+    /// Those of store and disk.
+    async fn unstore_memory(&self, machine: &MachineId) -> Result<()>;
     /// Deletes from the store what an upper does not need any more, `since` being a state of it that was stored
     /// a while ago. How many objects.
     ///
     /// # Errors
     /// Those of the store.
     async fn collect_upper(&self, machine: &MachineId, since: &str) -> Result<u64>;
-    /// Deletes an upper from the store. Idempotent.
+    /// Deletes an upper from the store, and the memory with it. Idempotent.
     ///
     /// # Errors
     /// Those of the store.
@@ -208,8 +235,8 @@ pub trait Host: Send + Sync + Debug + 'static {
     /// # Errors
     /// Those of the disk.
     async fn remove(&self, machine: &MachineId) -> Result<()>;
-    /// Throws away the memory that a machine sleeps with, so that it boots when it next wakes. Nothing to do
-    /// where there is none. For a machine without a keeper.
+    /// Throws away the memory that a machine sleeps with, so that it boots when it next wakes here, whatever the
+    /// store has. For a machine without a keeper.
     ///
     /// # Errors
     /// `Conflict` where a keeper runs; those of the disk.

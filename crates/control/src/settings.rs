@@ -89,6 +89,9 @@ pub struct Timing {
     /// How long a state of an upper is the newest in the store before what it does not need is deleted.
     /// Not less than a quarter of an hour: another host may have begun to read the one before.
     pub collect_upper_after: Duration,
+    /// How long a machine has slept before its memory is stored; `None`: it never is. Some tens of MiB for each
+    /// sleep, which one that wakes every minute is spared.
+    pub store_memory_after: Option<Duration>,
 }
 
 impl Default for Timing {
@@ -103,6 +106,7 @@ impl Default for Timing {
             probe_every: Duration::from_secs(5),
             housekeep_every: Duration::from_secs(900),
             collect_upper_after: Duration::from_secs(900),
+            store_memory_after: Some(Duration::from_secs(60)),
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Uppers of machines that fell asleep go to the object store: some at once, in the background.
+//! Uppers of machines that fell asleep go to the object store, and their memory: some at once, in the background.
 //!
 //! # Order
-//! A machine is reported asleep; its upper is stored; a while later what the store no longer needs goes. A wake
-//! ends what is under way first ([`hold`]): a keeper writes to what would be read. At start all
+//! A machine is reported asleep; its upper is stored; once it has slept for a while its memory is ([`memory`]); a
+//! while later what the store no longer needs goes. A wake ends what is under way first ([`hold`]): a keeper writes to what would be read. At start all
 //! sleeping machines are looked at for what an earlier server did not come to.
 //!
 //! # Failure
@@ -13,7 +13,9 @@
 //! # Not here
 //! What is stored how (`upper`).
 
-use std::collections::HashMap;
+mod memory;
+
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,11 +24,11 @@ use base::{ErrorKind, MachineId};
 use catalog::{Desired, MachineRow, Phase};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::control::Inner;
-use crate::host::{UpperStanding, UpperStored};
+use crate::host::{MemoryStanding, UpperStanding, UpperStored};
 use crate::{Error, Result};
 
 /// Uppers that are stored at once. Each takes some tens of MiB of memory, and one processor in bursts.
@@ -51,10 +53,23 @@ pub enum UpperStatus {
     Storing,
 }
 
+/// How far what a sleeping machine has outside of its home is in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Standing {
+    /// Its upper.
+    pub(crate) upper: Option<UpperStatus>,
+    /// Its memory; `None` where it has none, too.
+    pub(crate) memory: Option<UpperStatus>,
+    /// What keeps them from getting on.
+    pub(crate) trouble: Option<String>,
+}
+
 /// What is known of uppers.
 #[derive(Debug)]
 pub(crate) struct Uppers {
     known: Mutex<HashMap<MachineId, Known>>,
+    /// Machines that sleep with memory that is stored.
+    remembered: Mutex<HashSet<MachineId>>,
     turns: Arc<Semaphore>,
     /// Every machine that slept when the server started has been looked at.
     looked: AtomicBool,
@@ -76,12 +91,17 @@ struct Job {
     stop: CancellationToken,
     ended: watch::Receiver<bool>,
     trouble: Option<String>,
+    /// The upper is stored; what is being done is for the memory.
+    upper_stored: bool,
+    /// There is memory, and it is to be stored.
+    memory: bool,
 }
 
 impl Default for Uppers {
     fn default() -> Self {
         Self {
             known: Mutex::default(),
+            remembered: Mutex::default(),
             turns: Arc::new(Semaphore::new(AT_ONCE)),
             looked: AtomicBool::new(false),
         }
@@ -89,28 +109,42 @@ impl Default for Uppers {
 }
 
 impl Uppers {
-    /// How far the upper of a machine is, and what keeps it from getting on.
-    pub(crate) fn status(&self, row: &MachineRow) -> (Option<UpperStatus>, Option<String>) {
+    /// How far upper and memory of a machine are.
+    pub(crate) fn status(&self, row: &MachineRow) -> Standing {
         if row.observed.phase != Phase::Sleeping {
-            return (None, None);
+            return Standing::default();
         }
+        let stored = Some(UpperStatus::Stored);
         match self.known.lock().get(&row.id) {
-            Some(Known::Busy(job)) => (Some(UpperStatus::Storing), job.trouble.clone()),
-            Some(Known::Unknown(trouble)) => (None, trouble.clone()),
-            Some(Known::Held) => (None, None),
-            None if self.looked.load(Ordering::Relaxed) => (Some(UpperStatus::Stored), None),
-            None => (None, None),
+            Some(Known::Busy(job)) => Standing {
+                upper: if job.upper_stored { stored } else { Some(UpperStatus::Storing) },
+                memory: job.memory.then_some(UpperStatus::Storing),
+                trouble: job.trouble.clone(),
+            },
+            Some(Known::Unknown(trouble)) => {
+                Standing { trouble: trouble.clone(), ..Standing::default() }
+            }
+            Some(Known::Held) => Standing::default(),
+            None if self.looked.load(Ordering::Relaxed) => {
+                let memory = stored.filter(|_| self.remembered.lock().contains(&row.id));
+                Standing { upper: stored, memory, trouble: None }
+            }
+            None => Standing::default(),
+        }
+    }
+
+    fn edit(&self, machine: &MachineId, edit: impl FnOnce(&mut Job)) {
+        if let Some(Known::Busy(job)) = self.known.lock().get_mut(machine) {
+            edit(job);
         }
     }
 
     fn trouble(&self, machine: &MachineId, trouble: Option<String>) {
-        if let Some(Known::Busy(job)) = self.known.lock().get_mut(machine) {
-            job.trouble = trouble;
-        }
+        self.edit(machine, |job| job.trouble = trouble);
     }
 }
 
-/// A machine has fallen asleep: stores its upper.
+/// A machine has fallen asleep: stores its upper, and then its memory.
 pub(crate) fn asleep(inner: &Arc<Inner>, machine: &MachineId) {
     begin(inner, machine, false);
 }
@@ -118,16 +152,20 @@ pub(crate) fn asleep(inner: &Arc<Inner>, machine: &MachineId) {
 /// Ends what is under way for a machine, and begins nothing more until it sleeps again.
 pub(crate) async fn hold(inner: &Inner, machine: &MachineId) {
     let before = inner.uppers.known.lock().insert(machine.clone(), Known::Held);
+    inner.uppers.remembered.lock().remove(machine);
     if let Some(Known::Busy(mut job)) = before {
         job.stop.cancel();
         // It ends when its sender is gone, too.
         job.ended.wait_for(|ended| *ended).await.ok();
+        // It may have found out by then that it is stored.
+        inner.uppers.remembered.lock().remove(machine);
     }
 }
 
 /// The machine is gone.
 pub(crate) fn forget(inner: &Inner, machine: &MachineId) {
     inner.uppers.known.lock().remove(machine);
+    inner.uppers.remembered.lock().remove(machine);
 }
 
 fn begin(inner: &Arc<Inner>, machine: &MachineId, only_if_unknown: bool) {
@@ -142,13 +180,16 @@ fn begin(inner: &Arc<Inner>, machine: &MachineId, only_if_unknown: bool) {
         if matches!(there, Some(Known::Busy(_))) || (only_if_unknown && there.is_some()) {
             return;
         }
-        let job = Job { stop: stop.clone(), ended, trouble: None };
+        // Whether it is will be found out by the job.
+        inner.uppers.remembered.lock().remove(machine);
+        let stop = stop.clone();
+        let job = Job { stop, ended, trouble: None, upper_stored: false, memory: false };
         known.insert(machine.clone(), Known::Busy(job));
     }
     let (inner, machine) = (inner.clone(), machine.clone());
     inner.clone().tasks.spawn(async move {
         let left = tokio::select! {
-            left = store(&inner, &machine, &stop) => left,
+            left = store_all(&inner, &machine, &stop) => left,
             () = shut_down_for(&inner, STOP_PATIENCE) => Left::Nothing,
         };
         let mut known = inner.uppers.known.lock();
@@ -173,6 +214,15 @@ enum Left {
     Nothing,
     /// Whether all of it is stored is not known, or it is known that it is not, and why.
     Unknown(Option<String>),
+}
+
+async fn store_all(inner: &Arc<Inner>, machine: &MachineId, stop: &CancellationToken) -> Left {
+    let left = store(inner, machine, stop).await;
+    if matches!(left, Left::Nothing) && !stop.is_cancelled() {
+        inner.uppers.edit(machine, |job| (job.upper_stored, job.trouble) = (true, None));
+        memory::store(inner, machine, stop).await;
+    }
+    left
 }
 
 async fn store(inner: &Arc<Inner>, machine: &MachineId, stop: &CancellationToken) -> Left {
@@ -210,11 +260,18 @@ async fn store(inner: &Arc<Inner>, machine: &MachineId, stop: &CancellationToken
             }
         }
         tries += 1;
-        let pause = inner.settings.timing.backoff_min.saturating_mul(1 << tries.min(16));
-        tokio::select! {
-            () = stop.cancelled() => return Left::Nothing,
-            () = tokio::time::sleep(pause.min(PAUSE_MAX)) => (),
+        if !pause(inner, tries, stop).await {
+            return Left::Nothing;
         }
+    }
+}
+
+/// Waits before the next attempt; false where it is told to stop.
+async fn pause(inner: &Inner, tries: u32, stop: &CancellationToken) -> bool {
+    let pause = inner.settings.timing.backoff_min.saturating_mul(1 << tries.min(16));
+    tokio::select! {
+        () = stop.cancelled() => false,
+        () = tokio::time::sleep(pause.min(PAUSE_MAX)) => true,
     }
 }
 
@@ -235,19 +292,39 @@ async fn store_once(
     machine: &MachineId,
     stop: &CancellationToken,
 ) -> Result<Option<String>> {
-    let turn = tokio::select! {
-        () = stop.cancelled() => return Ok(None),
-        turn = inner.uppers.turns.acquire() => turn,
-    };
-    let _turn = turn.map_err(|_| Error::internal("the server is closing"))?;
-    match inner.parts.host.store_upper(machine, stop).await? {
+    let Some(_turn) = turn(inner, stop).await? else { return Ok(None) };
+    let stored = inner.parts.host.store_upper(machine, stop).await?;
+    settled(machine, "an upper", stored, stop)
+}
+
+/// Waits for a turn; `None` where it is told to stop.
+async fn turn<'a>(
+    inner: &'a Inner,
+    stop: &CancellationToken,
+) -> Result<Option<SemaphorePermit<'a>>> {
+    tokio::select! {
+        () = stop.cancelled() => Ok(None),
+        turn = inner.uppers.turns.acquire() => {
+            turn.map(Some).map_err(|_| Error::internal("the server is closing"))
+        }
+    }
+}
+
+/// What came of an attempt to store `what`.
+fn settled(
+    machine: &MachineId,
+    what: &str,
+    stored: UpperStored,
+    stop: &CancellationToken,
+) -> Result<Option<String>> {
+    match stored {
         // The keeper of before has not quite ended yet.
         UpperStored::Stopped if !stop.is_cancelled() => {
             Err(Error::new(ErrorKind::Unavailable, "its keeper has only just ended"))
         }
         UpperStored::Nothing | UpperStored::Stopped => Ok(None),
         UpperStored::Stored { generation, chunks, bytes } => {
-            tracing::info!(%machine, generation, chunks, bytes, "stored an upper");
+            tracing::info!(%machine, generation, chunks, bytes, "stored {what}");
             Ok(Some(generation))
         }
     }
@@ -297,9 +374,13 @@ async fn look_at_all(inner: &Arc<Inner>) -> Result<()> {
         let rows = inner.db(move |catalog| catalog.machines(from.as_ref(), SCAN)).await?;
         for row in &rows {
             let asleep = row.desired == Desired::Sleeping && row.observed.phase == Phase::Sleeping;
-            if asleep
-                && inner.parts.host.upper_standing(&row.id).await
-                    != (UpperStanding::Stored { uncollected: None })
+            if !asleep {
+                continue;
+            }
+            let upper = inner.parts.host.upper_standing(&row.id).await;
+            let memory = memory::standing(inner, &row.id).await;
+            if upper != (UpperStanding::Stored { uncollected: None })
+                || memory == MemoryStanding::Behind
             {
                 begin(inner, &row.id, true);
             }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base::{ErrorKind, Ipv4Range, PRIVATE_RANGES};
 use clap::Args;
@@ -62,6 +63,9 @@ struct File {
     shutdown_machines: Option<bool>,
     templates: Option<bool>,
     boot_timeout_seconds: Option<u64>,
+    store_memory: Option<bool>,
+    store_memory_after_seconds: Option<u64>,
+    store_memory_mib_max: Option<u64>,
     #[serde(default)]
     defaults: FileDefaults,
 }
@@ -94,8 +98,18 @@ pub(crate) struct Config {
     /// New machines begin with templates.
     pub(crate) templates: bool,
     pub(crate) boot_timeout_seconds: u64,
+    /// How long a machine has slept before its memory is stored; never where it is not given.
+    pub(crate) store_memory_after: Option<Duration>,
+    /// The most memory of a machine, as far as it was touched, that is stored.
+    pub(crate) stored_memory_bytes_max: u64,
     pub(crate) defaults: control::Defaults,
 }
+
+/// Seconds that a machine sleeps before its memory is stored: one that wakes every minute is spared that.
+const STORE_MEMORY_AFTER_SECONDS: u64 = 60;
+
+/// The most memory that is stored, in MiB. It compresses to a quarter or so.
+const STORE_MEMORY_MIB_MAX: u64 = 4096;
 
 /// Seconds that a guest may take to boot: emulated on a busy host it takes up to 11 s, and nothing
 /// is gained by giving up early.
@@ -146,6 +160,14 @@ impl Config {
             shutdown_machines: args.shutdown_machines || file.shutdown_machines.unwrap_or(false),
             templates: !args.no_templates && file.templates.unwrap_or(true),
             boot_timeout_seconds: file.boot_timeout_seconds.unwrap_or(BOOT_TIMEOUT_SECONDS),
+            store_memory_after: file.store_memory.unwrap_or(true).then(|| {
+                let seconds = file.store_memory_after_seconds;
+                Duration::from_secs(seconds.unwrap_or(STORE_MEMORY_AFTER_SECONDS))
+            }),
+            stored_memory_bytes_max: file
+                .store_memory_mib_max
+                .unwrap_or(STORE_MEMORY_MIB_MAX)
+                .saturating_mul(1 << 20),
             defaults: control::Defaults {
                 vcpu: file.defaults.vcpu.unwrap_or(defaults.vcpu),
                 memory_mib: file.defaults.memory_mib.unwrap_or(defaults.memory_mib),
@@ -290,6 +312,16 @@ mod tests {
         assert!(config.templates, "unless somebody does not want them");
         assert!(!Config::load(&ServeArgs { no_templates: true, ..flags }).unwrap().templates);
         assert!((config.defaults.vcpu - 2.0).abs() < f64::EPSILON);
+
+        assert_eq!(config.store_memory_after, Some(Duration::from_secs(60)));
+        for (text, after) in [
+            ("store_memory = false\nstore_memory_after_seconds = 5\n", None),
+            ("store_memory_after_seconds = 5\n", Some(Duration::from_secs(5))),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let args = ServeArgs { config: Some(path.clone()), ..args() };
+            assert_eq!(Config::load(&args).unwrap().store_memory_after, after);
+        }
 
         std::fs::write(&path, "lisen = \"127.0.0.1:1\"\n").unwrap();
         let error = Config::load(&ServeArgs { config: Some(path), ..args() }).unwrap_err();

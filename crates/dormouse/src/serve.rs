@@ -121,7 +121,7 @@ async fn open(config: &Config) -> Result<Control, Failure> {
     let store = store::open(&config.store, &config.keys).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
-    let settings = Settings {
+    let mut settings = Settings {
         defaults: config.defaults.clone(),
         limits: SizeLimits {
             private_ranges: config.private_ranges.clone(),
@@ -130,6 +130,7 @@ async fn open(config: &Config) -> Result<Control, Failure> {
         },
         ..Settings::new(config.data.clone(), server.clone())
     };
+    settings.timing.store_memory_after = config.store_memory_after;
     let host = Arc::new(host(config, &server, store.clone())?);
     let sweeper = host.clone();
     let parts = control::Parts {
@@ -163,6 +164,7 @@ fn host(
         server: server.clone(),
         store_url: config.store.clone(),
         store,
+        stored_memory_bytes_max: config.stored_memory_bytes_max,
         keeper_env: config.keys.keeper_env(),
         images_dir: config.images.clone(),
         program,

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use base::{Entropy, ErrorKind, GIB, Ipv4Range, MachineId, ServerId};
 use control::host::{
     ExecutionRecords, Host, KeeperFailure, KeeperLink, KeeperPhase, KeeperSpec, LastWords,
-    UpperStanding, UpperStored,
+    MemoryStanding, UpperStanding, UpperStored,
 };
 use control::{Error, Result};
 use images::Images;
@@ -42,6 +42,8 @@ pub struct LocalHostSettings {
     pub store_url: String,
     /// The same, opened: uppers of sleeping machines go there.
     pub store: Arc<dyn ObjectStore>,
+    /// Memory of a sleeping machine that takes more on the disk than so many bytes is not stored.
+    pub stored_memory_bytes_max: u64,
     /// What a keeper's environment has beside, or in place of, what it inherits; `None`: not at all.
     pub keeper_env: Vec<(String, Option<OsString>)>,
     /// Where images are.
@@ -108,7 +110,8 @@ impl LocalHost {
 
     fn uppers(&self) -> LocalUppers<'_> {
         let LocalHostSettings { store, data_dir, .. } = &self.directories.settings;
-        LocalUppers { store, data_dir }
+        let memory_bytes_max = self.directories.settings.stored_memory_bytes_max;
+        LocalUppers { store, data_dir, memory_bytes_max }
     }
 }
 
@@ -280,10 +283,16 @@ impl Host for LocalHost {
 
     async fn forget_memory(&self, machine: &MachineId) -> Result<()> {
         let dir = self.dir(machine);
-        tokio::task::spawn_blocking(move || launch::forget_memory(&dir))
+        let forgotten = tokio::task::spawn_blocking(move || {
+            // Of a machine that never ran here there is none yet.
+            private_dir(dir.path()).map_err(|error| {
+                Error::internal(format!("make the machine's directory: {error}"))
+            })?;
+            launch::forget_memory(&dir).map_err(convert::failure)
+        });
+        forgotten
             .await
             .map_err(|error| Error::internal(format!("forget the machine's memory: {error}")))?
-            .map_err(convert::failure)
     }
 
     async fn upper_standing(&self, machine: &MachineId) -> UpperStanding {
@@ -296,6 +305,22 @@ impl Host for LocalHost {
         stop: &CancellationToken,
     ) -> Result<UpperStored> {
         self.uppers().store(machine, stop).await
+    }
+
+    async fn memory_standing(&self, machine: &MachineId) -> MemoryStanding {
+        self.uppers().memory_standing(machine).await
+    }
+
+    async fn store_memory(
+        &self,
+        machine: &MachineId,
+        stop: &CancellationToken,
+    ) -> Result<UpperStored> {
+        self.uppers().store_memory(machine, stop).await
+    }
+
+    async fn unstore_memory(&self, machine: &MachineId) -> Result<()> {
+        self.uppers().unstore_memory(machine).await
     }
 
     async fn collect_upper(&self, machine: &MachineId, since: &str) -> Result<u64> {

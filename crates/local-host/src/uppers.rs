@@ -1,13 +1,13 @@
-//! Uppers of sleeping machines, between this host's disk and the store.
+//! Uppers of sleeping machines, and their memory, between this host's disk and the store.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use base::{Digest, ErrorKind, MachineId};
-use control::host::{UpperStanding, UpperStored};
+use control::host::{MemoryStanding, UpperStanding, UpperStored};
 use control::{Error, Result};
-use keeper::launch;
 use keeper::layout::MachineDir;
+use keeper::{launch, stored};
 use objstore::ObjectStore;
 use tokio_util::sync::CancellationToken;
 use upper::{Saved, Standing, Upper};
@@ -18,6 +18,8 @@ use crate::host::machine_dir;
 pub(crate) struct LocalUppers<'a> {
     pub(crate) store: &'a Arc<dyn ObjectStore>,
     pub(crate) data_dir: &'a Path,
+    /// Memory that takes more on the disk than so many bytes stays here.
+    pub(crate) memory_bytes_max: u64,
 }
 
 impl LocalUppers<'_> {
@@ -51,13 +53,51 @@ impl LocalUppers<'_> {
             return Ok(UpperStored::Stopped);
         }
         let root = root(&dir).await?;
-        match self.upper(machine).save(&root, stop).await.map_err(failed)? {
-            Saved::Nothing => Ok(UpperStored::Nothing),
-            Saved::Stopped => Ok(UpperStored::Stopped),
-            Saved::Stored { generation, chunks, bytes } => {
-                Ok(UpperStored::Stored { generation: generation.to_string(), chunks, bytes })
+        self.upper(machine).save(&root, stop).await.map(told).map_err(failed)
+    }
+
+    pub(crate) async fn memory_standing(&self, machine: &MachineId) -> MemoryStanding {
+        let (dir, max) = (self.dir(machine), self.memory_bytes_max);
+        let standing = tokio::task::spawn_blocking(move || {
+            let files = dir.upper_files();
+            if !stored::is_there(&dir)
+                || !matches!(Upper::standing(&files), Standing::Stored { .. })
+            {
+                MemoryStanding::Nothing
+            } else if Upper::memory_is_stored(&files) {
+                MemoryStanding::Stored
+            } else if stored::allocated_bytes(&dir).is_ok_and(|bytes| bytes <= max) {
+                MemoryStanding::Behind
+            } else {
+                MemoryStanding::Nothing
+            }
+        });
+        standing.await.unwrap_or(MemoryStanding::Nothing)
+    }
+
+    pub(crate) async fn store_memory(
+        &self,
+        machine: &MachineId,
+        stop: &CancellationToken,
+    ) -> Result<UpperStored> {
+        let dir = self.dir(machine);
+        if launch::is_alive(&dir) {
+            return Ok(UpperStored::Stopped);
+        }
+        let memory = tokio::task::spawn_blocking(move || stored::to_store(&dir))
+            .await
+            .map_err(|error| Error::internal(error.to_string()))?
+            .map_err(|error| Error::internal(format!("read the guest's memory: {error}")))?;
+        match memory {
+            None => Ok(UpperStored::Nothing),
+            Some(memory) => {
+                self.upper(machine).save_memory(memory, stop).await.map(told).map_err(failed)
             }
         }
+    }
+
+    pub(crate) async fn unstore_memory(&self, machine: &MachineId) -> Result<()> {
+        self.upper(machine).unstore_memory().await.map_err(failed)
     }
 
     pub(crate) async fn collect(&self, machine: &MachineId, since: &str) -> Result<u64> {
@@ -70,6 +110,16 @@ impl LocalUppers<'_> {
 
     pub(crate) async fn delete(&self, machine: &MachineId) -> Result<()> {
         upper::delete(self.store, machine).await.map(drop).map_err(failed)
+    }
+}
+
+fn told(saved: Saved) -> UpperStored {
+    match saved {
+        Saved::Nothing => UpperStored::Nothing,
+        Saved::Stopped => UpperStored::Stopped,
+        Saved::Stored { generation, chunks, bytes } => {
+            UpperStored::Stored { generation: generation.to_string(), chunks, bytes }
+        }
     }
 }
 

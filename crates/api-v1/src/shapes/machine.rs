@@ -67,6 +67,10 @@ pub(crate) struct StatusBody {
     /// `storing` where it is on its way.
     #[serde(skip_serializing_if = "Option::is_none")]
     upper: Option<&'static str>,
+    /// Of a machine that sleeps with its memory: the same of that. Once it is `stored`, a wake on another host goes on
+    /// from it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<&'static str>,
     /// When the machine is to be woken, if it sleeps then: as asked for, or by its guest, whichever is sooner.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -99,10 +103,8 @@ impl From<Machine> for MachineBody {
                 last_progress_at: status.last_progress_at,
                 last_error: status.last_error,
                 memory_configured_mib: status.memory_configured_mib,
-                upper: status.upper.map(|upper| match upper {
-                    control::UpperStatus::Stored => "stored",
-                    control::UpperStatus::Storing => "storing",
-                }),
+                upper: status.upper.map(in_the_store),
+                memory: status.memory.map(in_the_store),
                 wake_at: status.wake_at,
             },
         }
@@ -137,6 +139,13 @@ impl From<Egress> for EgressBody {
             }
         };
         Self { policy: Some(policy.to_owned()), allow }
+    }
+}
+
+fn in_the_store(status: control::UpperStatus) -> &'static str {
+    match status {
+        control::UpperStatus::Stored => "stored",
+        control::UpperStatus::Storing => "storing",
     }
 }
 

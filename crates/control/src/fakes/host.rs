@@ -18,6 +18,7 @@ use vfs::tar::ImportOptions;
 
 use super::FakeTree;
 use super::keeper::FakeKeeper;
+use super::uppers::FakeUpper;
 use super::world::{FakeHome, FakeHost, no_such};
 use crate::executions::{
     AttachOutput, Attachment, EventType, Execution, ExecutionEvent, ExecutionOutput,
@@ -30,7 +31,7 @@ use crate::files::{
 use crate::homes::{DraftChanges, DraftPublished, HomeAt, HomeHead, HomeSnapshot, Homes};
 use crate::host::{
     ExecutionRecords, Host, KeeperLink, KeeperPhase, KeeperSpec, KeeperStatus, LastWords,
-    UpperStanding, UpperStored,
+    MemoryStanding, UpperStanding, UpperStored,
 };
 use crate::{Error, Page, PageQuery, Result};
 
@@ -62,6 +63,9 @@ impl Host for FakeHost {
         }
         let read = state.uppers.of.get(&spec.machine).is_some_and(|upper| upper.storing);
         assert!(!read, "a keeper was started while its upper was read");
+        if let Some(upper) = state.uppers.of.get_mut(&spec.machine) {
+            upper.memory = None;
+        }
         state.starts += 1;
         state.words.remove(&spec.machine);
         if let Some((kind, code)) = state.start_errors.pop_front() {
@@ -127,6 +131,28 @@ impl Host for FakeHost {
         stop: &CancellationToken,
     ) -> Result<UpperStored> {
         self.store_fake_upper(machine, stop).await
+    }
+
+    async fn memory_standing(&self, machine: &MachineId) -> MemoryStanding {
+        let state = self.state.lock();
+        match state.uppers.of.get(machine) {
+            Some(FakeUpper { behind: false, memory: Some(true), .. }) => MemoryStanding::Stored,
+            Some(FakeUpper { behind: false, memory: Some(false), .. }) => MemoryStanding::Behind,
+            _ => MemoryStanding::Nothing,
+        }
+    }
+
+    async fn store_memory(
+        &self,
+        machine: &MachineId,
+        stop: &CancellationToken,
+    ) -> Result<UpperStored> {
+        self.store_fake_memory(machine, stop).await
+    }
+
+    async fn unstore_memory(&self, machine: &MachineId) -> Result<()> {
+        self.state.lock().uppers.unstored.push(machine.clone());
+        Ok(())
     }
 
     async fn collect_upper(&self, machine: &MachineId, since: &str) -> Result<u64> {

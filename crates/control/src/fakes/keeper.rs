@@ -52,7 +52,9 @@ impl FakeKeeper {
         let words = LastWords { phase: KeeperPhase::Stopped, failure: None, wake_at: None };
         state.words.insert(self.machine.clone(), words);
         state.keepers.remove(&self.machine);
-        state.uppers.of.entry(self.machine.clone()).or_default().behind = true;
+        let remembers = state.uppers.remembers;
+        let upper = state.uppers.of.entry(self.machine.clone()).or_default();
+        (upper.behind, upper.memory) = (true, remembers.then_some(false));
         drop(state);
         self.end();
     }

@@ -279,6 +279,7 @@ impl World {
                 probe_every: ms(10),
                 housekeep_every: ms(10),
                 collect_upper_after: ms(30),
+                store_memory_after: Some(ms(30)),
             },
             server_id: ServerId::generate(),
             dir: tempfile::tempdir().expect("a test can make a temporary directory"),

@@ -335,6 +335,7 @@ pub(crate) fn shape(row: &MachineRow) -> Machine {
             last_error: row.observed.last_error.clone(),
             memory_configured_mib: row.spec.memory_mib,
             upper: None,
+            memory: None,
             wake_at: row.alarm.next(),
         },
     }
@@ -343,9 +344,10 @@ pub(crate) fn shape(row: &MachineRow) -> Machine {
 /// The same, with what only this server knows at the moment.
 fn shape_now(inner: &Inner, row: &MachineRow) -> Machine {
     let mut machine = shape(row);
-    let (upper, trouble) = inner.uppers.status(row);
-    machine.status.upper = upper;
-    machine.status.last_error = machine.status.last_error.or(trouble);
+    let standing = inner.uppers.status(row);
+    machine.status.upper = standing.upper;
+    machine.status.memory = standing.memory;
+    machine.status.last_error = machine.status.last_error.or(standing.trouble);
     machine
 }
 

@@ -73,6 +73,10 @@ pub struct MachineStatus {
     /// not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upper: Option<UpperStatus>,
+    /// Of a machine that sleeps with its memory: whether that is in the store, too, so that a wake on another
+    /// host goes on from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<UpperStatus>,
     /// When the machine is to be woken, if it sleeps then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wake_at: Option<Timestamp>,

@@ -24,6 +24,124 @@ async fn until_upper(control: &Control, machine: &Machine, wanted: Option<UpperS
     panic!("it did not come to hold within five seconds");
 }
 
+/// Waits until the memory of a sleeping machine is so.
+async fn until_memory(control: &Control, machine: &Machine, wanted: Option<UpperStatus>) {
+    for _ in 0..1_000 {
+        let seen = control.machines().get(&by_id(machine)).await.unwrap();
+        if seen.status.memory == wanted && seen.status.upper == Some(UpperStatus::Stored) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("it did not come to hold within five seconds");
+}
+
+fn memories(world: &World, machine: &Machine) -> u32 {
+    world.host.state.lock().uppers.of[&machine.machine_id].memories
+}
+
+#[tokio::test]
+async fn memory_is_stored_after_the_upper_once_the_machine_has_slept_for_a_while() {
+    let mut world = World::new();
+    world.timing.store_memory_after = Some(Duration::from_millis(600));
+    world.host.state.lock().uppers.remembers = true;
+    let control = world.open().await;
+    let machine = running(&control).await;
+    for _ in 0..3 {
+        // It wakes too soon.
+        slept(&control, &machine).await;
+        until_memory(&control, &machine, Some(UpperStatus::Storing)).await;
+        assert_eq!(woken(&control, &machine).await.status.memory, None);
+    }
+    assert_eq!(memories(&world, &machine), 0);
+    slept(&control, &machine).await;
+    until_memory(&control, &machine, Some(UpperStatus::Stored)).await;
+    assert_eq!(memories(&world, &machine), 1);
+    control.close().await;
+    // The next server finds that it is.
+    let control = world.open().await;
+    until_memory(&control, &machine, Some(UpperStatus::Stored)).await;
+    assert_eq!(memories(&world, &machine), 1);
+    assert_eq!(woken(&control, &machine).await.status.memory, None);
+    control.close().await;
+}
+
+#[tokio::test]
+async fn a_wake_ends_an_upload_of_memory_first_and_the_next_server_takes_one_up() {
+    let world = World::new();
+    world.host.state.lock().uppers.remembers = true;
+    let control = world.open().await;
+    let machine = running(&control).await;
+    let id = &machine.machine_id;
+    let storing = || world.host.state.lock().uppers.of[id].storing;
+    for _ in 0..3 {
+        slept(&control, &machine).await;
+        until_upper(&control, &machine, Some(UpperStatus::Stored)).await;
+        world.host.state.lock().uppers.held = true;
+        eventually(storing).await;
+        // The host refuses a keeper while it reads.
+        woken(&control, &machine).await;
+        world.host.state.lock().uppers.held = false;
+    }
+    let before = memories(&world, &machine);
+    slept(&control, &machine).await;
+    until_upper(&control, &machine, Some(UpperStatus::Stored)).await;
+    world.host.state.lock().uppers.held = true;
+    eventually(storing).await;
+    control.close().await;
+    assert!(!storing());
+    world.host.state.lock().uppers.held = false;
+    let control = world.open().await;
+    until_memory(&control, &machine, Some(UpperStatus::Stored)).await;
+    assert_eq!(memories(&world, &machine), before + 1);
+    control.close().await;
+}
+
+#[tokio::test]
+async fn memory_that_cannot_be_stored_is_tried_again_and_said_and_the_upper_is_stored_all_the_same()
+{
+    let world = World::new();
+    world.host.state.lock().uppers.remembers = true;
+    world.host.state.lock().uppers.memory_errors.extend([ErrorKind::Unavailable; 6]);
+    let control = world.open().await;
+    let machine = running(&control).await;
+    slept(&control, &machine).await;
+    let mut said = None;
+    for _ in 0..1_000 {
+        let seen = control.machines().get(&by_id(&machine)).await.unwrap();
+        said = said.or(seen.status.last_error);
+        if seen.status.memory == Some(UpperStatus::Stored) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(said.unwrap().contains("its memory is on this host only"), "nothing was said");
+    until_memory(&control, &machine, Some(UpperStatus::Stored)).await;
+    // Where no attempt can do, it is left alone.
+    woken(&control, &machine).await;
+    world.host.state.lock().uppers.memory_errors.push_back(ErrorKind::Fenced);
+    slept(&control, &machine).await;
+    eventually(|| world.host.state.lock().uppers.memory_errors.is_empty()).await;
+    until_memory(&control, &machine, None).await;
+    assert_eq!(memories(&world, &machine), 1);
+    control.close().await;
+}
+
+#[tokio::test]
+async fn memory_that_is_not_to_be_stored_is_not_and_what_was_is_deleted() {
+    let mut world = World::new();
+    world.timing.store_memory_after = None;
+    world.host.state.lock().uppers.remembers = true;
+    let control = world.open().await;
+    let machine = running(&control).await;
+    slept(&control, &machine).await;
+    let unstored = || world.host.state.lock().uppers.unstored.contains(&machine.machine_id);
+    eventually(unstored).await;
+    until_memory(&control, &machine, None).await;
+    assert_eq!(memories(&world, &machine), 0);
+    control.close().await;
+}
+
 #[tokio::test]
 async fn a_machine_is_asleep_before_its_upper_is_stored_and_says_so() {
     let world = World::new();

@@ -193,6 +193,9 @@ pub(super) async fn show(args: NameArgs) -> Result<u8, Failure> {
     if let Some(upper) = &machine.status.upper {
         rows.push(row("upper", upper));
     }
+    if let Some(memory) = &machine.status.memory {
+        rows.push(row("memory image", memory));
+    }
     if let Some(error) = &machine.status.last_error {
         rows.push(row("error", error));
     }

@@ -108,7 +108,10 @@ fn what_was_installed_comes_back_on_another_host_and_goes_back_again() {
     let there = second.api();
     there.wake(&machine);
     let seen = there.get(&format!("/v1/machines/{machine}")).ok().json();
-    assert_eq!(seen["status"]["reason"], "ready", "{seen}");
+    // It has not slept for long enough.
+    assert_eq!(seen["status"]["reason"], "booted_without_memory", "{seen}");
+    let why = seen["status"]["last_error"].as_str().unwrap_or_default();
+    assert!(why.contains("it is not in the store"), "{seen}");
     assert_eq!(there.shell(&machine, check), "setting\n");
     there.shell(&machine, "echo changed >/etc/tool.conf");
     there.sleep(&machine);

@@ -10,7 +10,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::server::signal;
-use crate::support::{Api, BOOT, Options, Server, adopted, eventually};
+use crate::support::{Api, BOOT, Options, Server, Storing, adopted, eventually, until_stored};
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
@@ -191,16 +191,29 @@ fn whoever_is_killed_at_any_point_of_a_sleep_or_a_wake_nothing_is_lost() {
 
 #[test]
 fn of_two_servers_that_wake_a_machine_at_once_one_does() {
+    let store = tempfile::tempdir().expect("make a directory");
+    race(&Options::with_store(store.path()), |_, _| ());
+}
+
+#[test]
+fn of_two_servers_that_race_for_stored_memory_one_has_it() {
+    let storing = Storing::new();
+    let (resumed, wakes) = race(&storing.options, until_stored);
+    assert_eq!(resumed, wakes, "whoever won had the memory");
+}
+
+/// Has two servers wake a machine at once, again and again; `asleep` is waited for before. How many wakes went on from
+/// memory, and how many there were.
+fn race(options: &Options, asleep: impl Fn(&Api, &str)) -> (u64, u64) {
     let rounds = number("DORMOUSE_ROUNDS", 4);
     let mut chance = Chance(number("DORMOUSE_SEED", 0));
-    let store = tempfile::tempdir().expect("make a directory");
-    let options = Options::with_store(store.path());
     let first = Server::start(options.clone());
     let machine = first.api().create("contested");
     first.api().sleep(&machine);
-    let (_data, second) = adopted(&options);
+    asleep(&first.api(), &machine);
+    let (_data, second) = adopted(options);
     let servers = [first.api(), second.api()];
-    let mut won = [0, 0];
+    let (mut won, mut resumed) = ([0, 0], 0);
     for round in 0..rounds {
         let late = Duration::from_millis(chance.below(60));
         let most = most_copies(&machine, || {
@@ -231,11 +244,16 @@ fn of_two_servers_that_wake_a_machine_at_once_one_does() {
         let phases = both(&servers, &machine);
         let winner = usize::from(phases[1] == "running");
         won[winner] += 1;
+        let status = seen(&servers[winner], &machine)["status"].clone();
+        eprintln!("round {round}: {winner} woke it: {} {}", status["reason"], status["last_error"]);
+        resumed += u64::from(status["reason"] == "resumed");
         let noted = servers[winner].shell(&machine, &NOTE.replace("$N", &round.to_string()));
         assert_eq!(noted.trim(), (round + 1).to_string(), "round {round}: {phases:?}");
         servers[winner].sleep(&machine);
+        asleep(&servers[winner], &machine);
     }
-    eprintln!("{rounds} rounds: {won:?} won");
+    eprintln!("{rounds} rounds: {won:?} won, {resumed} went on from memory");
+    (resumed, rounds)
 }
 
 /// What both servers say of a machine.

@@ -12,6 +12,7 @@ mod bad_input;
 mod command_line;
 mod crashes;
 mod egress;
+mod elsewhere;
 mod encryption;
 mod fencing;
 mod home_round_trip;

@@ -8,7 +8,7 @@ use crate::support::{Api, Options, Server};
 
 /// Appends a number and its own process id to `/root/count`, as fast as it likes, for ever; and writes to
 /// a file of the home that has no name any more.
-const COUNTER: &str = "cat >/root/counter <<'END'
+pub(crate) const COUNTER: &str = "cat >/root/counter <<'END'
 exec 3>/root/unnamed; rm /root/unnamed
 i=0
 while :; do i=$((i+1)); echo $i $$ >>/root/count; echo $i >&3; sleep 0.02; done
@@ -17,18 +17,18 @@ nohup bash /root/counter >/dev/null 2>&1 & echo $!
 while [ ! -s /root/count ]; do sleep 0.05; done";
 
 /// How the machine came up, and why not from its memory.
-fn how(api: &Api, machine: &str) -> (String, String) {
+pub(crate) fn how(api: &Api, machine: &str) -> (String, String) {
     let seen = api.get(&format!("/v1/machines/{machine}")).ok().json();
     let text = |name: &str| seen["status"][name].as_str().unwrap_or_default().to_owned();
     (text("reason"), text("last_error"))
 }
 
-fn boot_id(api: &Api, machine: &str) -> String {
+pub(crate) fn boot_id(api: &Api, machine: &str) -> String {
     api.shell(machine, "cat /proc/sys/kernel/random/boot_id")
 }
 
 /// How far the counter has come. No number is missing, none is there twice, and one process wrote all.
-fn counted(api: &Api, machine: &str, pid: &str) -> u64 {
+pub(crate) fn counted(api: &Api, machine: &str, pid: &str) -> u64 {
     let check = "awk -v pid=$PID '$1 != NR || $2 != pid { print \"line\", NR, $0; bad = 1 } \
                  END { if (!bad) print NR }' /root/count";
     let said = api.shell(machine, &check.replace("$PID", pid));

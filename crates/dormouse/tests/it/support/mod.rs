@@ -9,7 +9,7 @@ mod tree;
 pub(crate) use api::Api;
 pub(crate) use mounts::Place;
 pub(crate) use s3::S3Server;
-pub(crate) use server::{Options, Server, adopt, adopted};
+pub(crate) use server::{Options, Server, Storing, adopt, adopted, until_stored};
 pub(crate) use tree::{Tree, snapshot};
 
 use std::time::{Duration, Instant};

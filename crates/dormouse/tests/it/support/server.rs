@@ -29,6 +29,36 @@ impl Options {
     }
 }
 
+/// A store that outlives its servers, which store memory at once.
+pub(crate) struct Storing {
+    dir: tempfile::TempDir,
+    pub(crate) options: Options,
+}
+
+impl Storing {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().expect("make a directory");
+        let config = dir.path().join("config.toml");
+        std::fs::write(&config, "store_memory_after_seconds = 0\n").expect("write it");
+        let args = vec!["--config".to_owned(), config.display().to_string()];
+        let options = Options { args, ..Options::with_store(&dir.path().join("store")) };
+        Self { dir, options }
+    }
+
+    /// Where the store is.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+}
+
+/// Waits until all that a sleeping machine has outside of its home is in the store, its memory too.
+pub(crate) fn until_stored(api: &Api, machine: &str) {
+    eventually("its memory is stored", super::BOOT, || {
+        let status = api.get(&format!("/v1/machines/{machine}")).ok().json()["status"].clone();
+        status["upper"] == "stored" && status["memory"] == "stored"
+    });
+}
+
 /// Has `data` know the machines of `options`' store, as after the loss of another host; what was said.
 pub(crate) fn adopt(data: &Path, options: &Options, flags: &[&str]) -> String {
     let adopted = Command::new(program())
