@@ -54,7 +54,7 @@ impl Guest {
         if self.notifier.has_waiting() {
             return Err("files were changed while it was being frozen".to_owned());
         }
-        self.agent.barrier(self.notified()).await.map_err(|error| error.to_string())
+        self.agent.barrier(self.notified()).await.map_err(|error| said(&error.to_string()))
     }
 
     /// Makes the guest's kernel forget what was `touched` behind its back, and waits until it has.

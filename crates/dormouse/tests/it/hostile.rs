@@ -46,17 +46,14 @@ impl Latency {
         Self { exec: timed(exec), get: timed(get) }
     }
 
-    /// Within what a host may vary by on which other things run: a neighbour that waits for a hostile one,
-    /// for a lock or in a queue, waits for seconds.
+    /// Within what two cores may vary by on which other tests run as well. A neighbour that waits for a
+    /// hostile one, for a lock or in a queue, waits for as long as that one likes.
     #[track_caller]
     fn is_as(&self, before: &Self, what: &str) {
         eprintln!("{what}: {self:?}, before: {before:?}");
         for (now, then) in [(self.exec, before.exec), (self.get, before.get)] {
-            assert!(
-                now.0 <= 4 * then.0 + Duration::from_millis(150),
-                "{what}: {self:?} {before:?}"
-            );
-            assert!(now.1 <= 4 * then.1 + Duration::from_secs(1), "{what}: {self:?} {before:?}");
+            assert!(now.0 <= 4 * then.0 + Duration::from_secs(1), "{what}: {self:?} {before:?}");
+            assert!(now.1 <= 4 * then.1 + Duration::from_secs(5), "{what}: {self:?} {before:?}");
         }
     }
 }
@@ -155,7 +152,8 @@ fn a_hostile_guest_harms_nobody_else_and_obeys_its_owner() {
     let flood = ["output", "console", "fill"].map(|mode| world.begin(mode, 5));
     world.all_is_well("output, console and disk without end");
     flood.iter().for_each(|execution| drop(api.ended(hostile, execution)));
-    assert!(world.said(&flood[2]).contains("done"), "{}", world.said(&flood[2]));
+    let filled = world.said(&flood[2]);
+    assert!(filled.contains("done"), "{filled}");
 
     let forks = world.begin("forks", 4);
     world.all_is_well("processes without end");

@@ -204,7 +204,7 @@ async fn stop(guest: &Guest) -> bool {
         return false;
     }
     if let Err(error) = guest.agent().shutdown(PROCESS_GRACE).await {
-        tracing::warn!(%error, "the guest did not shut down by itself");
+        tracing::warn!(error = said(&error.to_string()), "the guest did not shut down by itself");
     }
     true
 }

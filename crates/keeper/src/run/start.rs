@@ -318,7 +318,7 @@ impl Keeper {
         let (agent, hello) = tokio::select! {
             met = tokio::time::timeout(patience, meeting) => met
                 .map_err(|_| self.silent(instance, format!("the guest did not answer within {} s", patience.as_secs())))?
-                .map_err(|error| self.silent(instance, format!("the guest's agent: {error}")))?,
+                .map_err(|error| self.silent(instance, format!("the guest's agent: {}", said(&error.to_string()))))?,
             exit = instance.wait() => return Err(self.silent(instance, guest_ended(&exit).message)),
             () = self.stop.cancelled() => {
                 return Err(Failure::new(ErrorKind::Conflict, "put to sleep before the guest was up"));

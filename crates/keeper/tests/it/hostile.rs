@@ -52,22 +52,29 @@ async fn noise_in_place_of_an_agent_fails_the_start_and_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_agent_says_of_its_troubles_is_cut_short() {
-    fn play(control: Control, _: UnixStream) -> BoxFuture<'static, ()> {
-        async move {
-            let mut mux = meet(control).await;
-            let (_, mut writer) = request(&mut mux).await;
-            let detail = Some("\x1b[2J no home ".repeat(12_000));
-            let hello = agent_proto::Hello { home_mounted: false, detail, ..hello() };
-            writer.message(&Reply::Hello(hello)).await.unwrap();
-            let (_, mut writer) = request(&mut mux).await;
-            writer.message(&Reply::Done).await.ok();
-            std::future::pending::<()>().await;
-        }
-        .boxed()
+    fn no_home(control: Control, _: UnixStream) -> BoxFuture<'static, ()> {
+        let detail = Some("\x1b[2J no home ".repeat(12_000));
+        let hello = agent_proto::Hello { home_mounted: false, detail, ..hello() };
+        answer(control, [Reply::Hello(hello), Reply::Done]).boxed()
     }
-    let (_, message) = Machine::begin(play).await.end().await.error.unwrap();
-    assert!(message.contains("no home") && message.len() < 500, "{message}");
-    assert!(!message.contains(char::is_control), "{message:?}");
+    fn no_clock(control: Control, _: UnixStream) -> BoxFuture<'static, ()> {
+        let message = "\x1b[2J no home ".repeat(12_000);
+        answer(control, [Reply::Hello(hello()), Reply::Failed { errno: None, message }]).boxed()
+    }
+    for play in [no_home, no_clock] {
+        let (_, message) = Machine::begin(play).await.end().await.error.unwrap();
+        assert!(message.contains("no home") && message.len() < 500, "{message}");
+        assert!(!message.contains(char::is_control), "{message:?}");
+    }
+}
+
+async fn answer(control: Control, replies: [Reply; 2]) {
+    let mut mux = meet(control).await;
+    for reply in replies {
+        let (_, mut writer) = request(&mut mux).await;
+        writer.message(&reply).await.ok();
+    }
+    std::future::pending::<()>().await;
 }
 
 /// It says hello, and nothing more, and reads nothing.

@@ -183,7 +183,7 @@ def fill(seconds):
             with open(f"{folder}/fill", "wb", buffering=0) as file:
                 # Counted as used at once, so that there is little left to fill.
                 try:
-                    os.posix_fallocate(file.fileno(), 0, 800 << 20)
+                    os.posix_fallocate(file.fileno(), 0, 980 << 20)
                     file.seek(0, 2)
                 except OSError:
                     pass
