@@ -199,10 +199,11 @@ impl FromStr for EgressRule {
     type Err = EgressError;
 
     fn from_str(text: &str) -> Result<Self, EgressError> {
-        // No name's last part is a number (RFC 3696), so what ends in one was meant as an address.
-        let ends_in_digit = text.ends_with(|c: char| c.is_ascii_digit());
-        let last = text.rsplit('.').next().unwrap_or_default();
-        if text.contains('/') || (ends_in_digit && last.bytes().all(|b| b.is_ascii_digit())) {
+        // No name's last part is a number (RFC 3696), so what ends in one was meant as an address; with a dot
+        // after it too, since names are kept without that.
+        let last = text.strip_suffix('.').unwrap_or(text).rsplit('.').next().unwrap_or_default();
+        let is_number = !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit());
+        if text.contains('/') || is_number {
             return text.parse().map(Self::Range);
         }
         if text.contains(':') {
@@ -346,6 +347,34 @@ mod tests {
             (0..=EGRESS_RULES_MAX).map(|n| format!("n{n}.example.com")).collect();
         assert!(Egress::allow(&many).is_err());
         assert!(Egress::allow(&many[1..]).is_ok());
+    }
+
+    /// What is kept is text, so whatever is taken has to be read back as the same.
+    #[test]
+    fn every_rule_that_is_taken_is_read_back_from_its_text() {
+        let letters = ["1", "a", "X", ".", "*", "-", "/", "*.", "0.0.0.0"];
+        let mut texts = vec![String::new()];
+        let mut taken = 0;
+        for _ in 0..6 {
+            let longer = texts.iter().flat_map(|text| letters.map(|more| format!("{text}{more}")));
+            texts = longer.collect();
+            for text in &texts {
+                let Ok(rule) = text.parse::<EgressRule>() else { continue };
+                assert_eq!(rule.to_string().parse(), Ok(rule), "{text}");
+                let Ok(policy) = Egress::allow(&[text]) else { panic!("{text}") };
+                assert_eq!(policy.to_string().parse(), Ok(policy), "{text}");
+                taken += 1;
+            }
+        }
+        assert!(taken > 1000, "{taken}");
+    }
+
+    #[test]
+    fn what_ends_in_a_number_is_no_name_with_a_dot_after_it_either() {
+        for bad in ["1.", "1.2.3.", "10.0.0.", "*.1.", "a.7.", "10.1.2.3.", "10.0.0.0/8."] {
+            assert!(bad.parse::<EgressRule>().is_err(), "{bad}");
+        }
+        assert_eq!("1.A.".parse(), Ok(EgressRule::Name("1.a".to_owned())));
     }
 
     #[test]

@@ -347,7 +347,13 @@ fn egress(row: &Row<'_>) -> Result<Egress> {
     if row.as_ref().column_index("egress").is_err() {
         return Ok(Egress::default());
     }
-    parsed(row, "egress", |text| text.parse().ok())
+    // One row that cannot be read must not hide all others, and what is not known allows nothing.
+    let text: String = row.get("egress")?;
+    Ok(text.parse().unwrap_or_else(|error| {
+        let machine = row.get::<_, String>("id").unwrap_or_default();
+        tracing::error!(machine, %error, "an egress policy cannot be read: the machine reaches nothing");
+        Egress::None
+    }))
 }
 
 /// A time of format 4.
@@ -424,6 +430,19 @@ pub(crate) mod tests {
         assert_eq!(catalog.machine(&row.id).unwrap(), Some(row.clone()));
         assert_eq!(catalog.machine_by_name("one").unwrap(), Some(row));
         assert_eq!(catalog.machine(&MachineId::generate()).unwrap(), None);
+    }
+
+    #[test]
+    fn an_egress_policy_that_cannot_be_read_allows_nothing_and_hides_no_machine() {
+        let (_dir, catalog) = open();
+        let rows = [row("one"), row("two")];
+        rows.iter().for_each(|row| catalog.insert_machine(row, 10).unwrap());
+        let id = rows[0].id.as_str();
+        let spoil = "UPDATE machine SET egress = 'allow=1.2.3' WHERE id = ?1";
+        catalog.write(|db| Ok(db.execute(spoil, [id])?)).unwrap();
+        let found = catalog.machines(None, 10).unwrap();
+        let policies: Vec<_> = found.iter().map(|row| &row.spec.egress).collect();
+        assert_eq!(policies, [&Egress::None, &rows[1].spec.egress]);
     }
 
     #[test]
