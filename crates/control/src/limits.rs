@@ -38,7 +38,7 @@ pub const IDEMPOTENCY_ENTRIES_MAX: u64 = 100_000;
 pub const IDEMPOTENCY_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// How long a file call waits for a machine that is starting or stopping.
 pub const TRANSITION_WAIT: Duration = Duration::from_secs(20);
-/// Size of a machine's record in the store.
-pub const RECORD_BYTES_MAX: u64 = 64 * 1024;
+/// Size of a machine's record in the store. An egress policy alone may have 64 KiB.
+pub const RECORD_BYTES_MAX: u64 = 256 * 1024;
 /// Machines woken by their time in one look; the others in the next one.
 pub const ALARMS_AT_ONCE: usize = 64;

@@ -56,9 +56,21 @@ pub(crate) fn key(machine: &MachineId) -> String {
 }
 
 /// Writes a record, replacing an older one.
+///
+/// # Errors
+/// `InvalidArgument` for one that is too long to be read back; nothing is written then.
 pub(crate) async fn put(store: &dyn ObjectStore, record: &Record) -> Result<()> {
     let body = serde_json::to_vec(record)
         .map_err(|error| Error::internal("write down the machine's record").caused_by(error))?;
+    if body.len() as u64 > RECORD_BYTES_MAX {
+        return Err(Error::new(
+            base::ErrorKind::InvalidArgument,
+            format!(
+                "the machine's record has {} bytes; it may have {RECORD_BYTES_MAX}",
+                body.len()
+            ),
+        ));
+    }
     Ok(store.put(&key(&record.machine_id), Bytes::from(body)).await?)
 }
 
@@ -112,6 +124,23 @@ mod tests {
         delete(&*store, &record.machine_id).await.unwrap();
         let error = get(&*store, &key(&record.machine_id)).await.unwrap_err();
         assert_eq!(error.kind(), base::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_record_is_only_written_where_it_can_be_read_back() {
+        let store = MemoryStore::new();
+        let mut record = Record::of(&test_row("one"));
+        let longest = |n| format!("*.{n:03}.{}", vec!["x".repeat(61); 4].join("."));
+        let rules: Vec<String> = (0..base::EGRESS_RULES_MAX).map(longest).collect();
+        record.spec.egress = base::Egress::allow(&rules).unwrap();
+        let key = key(&record.machine_id);
+        put(&*store, &record).await.unwrap();
+        assert_eq!(get(&*store, &key).await.unwrap(), record);
+        let longer =
+            Record { name: "x".repeat(RECORD_BYTES_MAX.try_into().unwrap()), ..record.clone() };
+        let error = put(&*store, &longer).await.unwrap_err();
+        assert_eq!(error.kind(), base::ErrorKind::InvalidArgument);
+        assert_eq!(get(&*store, &key).await.unwrap(), record);
     }
 
     #[tokio::test]
