@@ -1,4 +1,4 @@
-//! Whether a machine that is awake is held to what its owner allows.
+//! Whether a machine that has a keeper is held to what its owner allows.
 //!
 //! The driver puts a policy in force, as it does everything ([`super::lifecycle`]); here somebody waits for it.
 
@@ -8,7 +8,7 @@ use base::ErrorKind;
 use catalog::Desired;
 use tokio::time::Instant;
 
-use super::types::{Machine, Phase};
+use super::types::Machine;
 use crate::control::Inner;
 use crate::{Error, Result};
 
@@ -17,7 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the keeper is asked.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Returns once the keeper holds the machine to the policy of `wanted`, or nobody wants that any more.
+/// Returns once the keeper holds the machine to the policy of `wanted`, there is no keeper, or nobody wants that
+/// any more. In every phase: a guest that is coming up or going down sends packets too.
 ///
 /// # Errors
 /// `Unavailable` where it does not come to that in time. The driver goes on trying.
@@ -26,11 +27,9 @@ pub(crate) async fn in_force(inner: &Inner, wanted: &Machine) -> Result<()> {
     loop {
         let id = wanted.machine_id.clone();
         let row = inner.db(move |catalog| catalog.machine(&id)).await?;
-        // Deleted, put to sleep or changed again: then that is what counts.
-        let still = row.filter(|row| {
-            (row.desired, row.observed.phase) == (Desired::Running, Phase::Running)
-                && row.spec.egress == wanted.egress
-        });
+        // Deleted or changed again: then that is what counts.
+        let still =
+            row.filter(|row| row.desired != Desired::Destroyed && row.spec.egress == wanted.egress);
         let (Some(row), Some(link)) = (still, inner.parts.host.connect(&wanted.machine_id).await)
         else {
             return Ok(());
@@ -39,10 +38,14 @@ pub(crate) async fn in_force(inner: &Inner, wanted: &Machine) -> Result<()> {
             return Ok(());
         }
         if Instant::now() >= deadline {
-            let why = row.observed.last_error.unwrap_or_else(|| "its keeper is busy".to_owned());
+            let phase = row.observed.phase;
+            let why = row.observed.last_error.unwrap_or_else(|| format!("the machine is {phase}"));
             return Err(Error::new(
                 ErrorKind::Unavailable,
-                format!("the egress policy is written down and not in force yet: {why}"),
+                format!(
+                    "the egress policy is written down and not in force yet: {why}. It will be on its own; \
+                     send the same request again to wait for it"
+                ),
             ));
         }
         tokio::time::sleep(LOOK_EVERY).await;

@@ -111,7 +111,7 @@ impl Machines {
         let (if_match, with_egress) = (if_match.clone(), update.egress.is_some());
         let decide = move |row: &MachineRow| intent::update(row, &update, &if_match, &limits);
         let updated = self.wish(machine, decide).await?;
-        if with_egress && updated.phase == Phase::Running {
+        if with_egress {
             egress::in_force(&self.inner, &updated).await?;
         }
         Ok(updated)
@@ -359,6 +359,8 @@ fn gone(mut machine: Machine) -> Machine {
     machine
 }
 
+#[cfg(test)]
+mod egress_tests;
 #[cfg(test)]
 mod lifecycle_tests;
 

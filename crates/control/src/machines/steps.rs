@@ -47,7 +47,12 @@ pub(crate) async fn take(
         (Step::Record, _) => ensure_recorded(inner, row).await.map(drop),
         (Step::StartKeeper, _) => start_keeper(inner, row).await,
         (Step::AwaitReady, Some(link)) => await_ready(inner, row, &*link, since, nudge).await,
-        (Step::AskSleep, Some(link)) => ask_sleep(inner, row, &*link).await,
+        (Step::AskSleep, Some(link)) => {
+            if seen.observed.egress_differs {
+                restrict_before_sleep(row, &*link).await;
+            }
+            ask_sleep(inner, row, &*link).await
+        }
         (Step::AwaitEnd, Some(link)) => await_end(inner, row, &*link, since, nudge).await,
         (Step::ReportFailure, Some(link)) => report_failure(inner, row, &*link, seen.failure).await,
         (Step::KillKeeper, Some(link)) => link.kill().await,
@@ -123,6 +128,14 @@ async fn start_keeper(inner: &Inner, row: &MachineRow) -> Result<()> {
     // A keeper writes to what an upload reads.
     uppers::hold(inner, &row.id).await;
     inner.parts.host.start_keeper(&spec).await
+}
+
+/// Puts the row's egress policy in force for as long as the guest is still going down. One that cannot be set
+/// holds up no sleep: that ends what the guest reaches as well.
+async fn restrict_before_sleep(row: &MachineRow, link: &dyn KeeperLink) {
+    if let Err(error) = link.set_egress(&row.spec.egress).await {
+        tracing::warn!(machine = %row.id, %error, "it goes to sleep under its old egress policy");
+    }
 }
 
 async fn await_ready(
