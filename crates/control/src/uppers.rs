@@ -71,6 +71,8 @@ pub(crate) struct Uppers {
     /// Machines that sleep with memory that is stored.
     remembered: Mutex<HashSet<MachineId>>,
     turns: Arc<Semaphore>,
+    /// The same for memory, which can be done without: uppers do not wait for it.
+    memory_turns: Arc<Semaphore>,
     /// Every machine that slept when the server started has been looked at.
     looked: AtomicBool,
 }
@@ -103,6 +105,7 @@ impl Default for Uppers {
             known: Mutex::default(),
             remembered: Mutex::default(),
             turns: Arc::new(Semaphore::new(AT_ONCE)),
+            memory_turns: Arc::new(Semaphore::new(1)),
             looked: AtomicBool::new(false),
         }
     }
@@ -292,19 +295,19 @@ async fn store_once(
     machine: &MachineId,
     stop: &CancellationToken,
 ) -> Result<Option<String>> {
-    let Some(_turn) = turn(inner, stop).await? else { return Ok(None) };
+    let Some(_turn) = turn(&inner.uppers.turns, stop).await? else { return Ok(None) };
     let stored = inner.parts.host.store_upper(machine, stop).await?;
     settled(machine, "an upper", stored, stop)
 }
 
 /// Waits for a turn; `None` where it is told to stop.
 async fn turn<'a>(
-    inner: &'a Inner,
+    turns: &'a Semaphore,
     stop: &CancellationToken,
 ) -> Result<Option<SemaphorePermit<'a>>> {
     tokio::select! {
         () = stop.cancelled() => Ok(None),
-        turn = inner.uppers.turns.acquire() => {
+        turn = turns.acquire() => {
             turn.map(Some).map_err(|_| Error::internal("the server is closing"))
         }
     }

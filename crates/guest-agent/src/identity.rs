@@ -43,7 +43,8 @@ pub(crate) struct Places {
 pub(crate) fn settle(places: &Places, machine_id: &str) -> Result<bool, Error> {
     let before = fs::read_to_string(&places.mark).ok();
     if before.as_deref().map(str::trim_end) == Some(machine_id) {
-        return Ok(false);
+        // A guest that ended while they were made has none.
+        return Ok(host_keys(&places.root)?.is_empty() && !host_keys(&places.image)?.is_empty());
     }
     // Else it has none, and may be older than the mark: only what it shares with its image is replaced.
     let was_anothers = before.is_some();
@@ -188,9 +189,12 @@ mod tests {
             assert_eq!(machine.read(name), None);
         }
         assert_eq!(machine.read("etc/ssh/ssh_config").unwrap(), "kept");
-        // Lost in between: the mark is not there, the keys are gone already.
+        // Ended in between: the keys are gone and not made yet, with the mark or without.
+        assert!(settle(&machine.places, ONE).unwrap());
         fs::remove_file(&machine.places.mark).unwrap();
         assert!(settle(&machine.places, ONE).unwrap());
+        machine.has("etc/ssh/ssh_host_rsa_key", "its own");
+        assert!(!settle(&machine.places, ONE).unwrap());
     }
 
     #[test]

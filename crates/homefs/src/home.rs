@@ -106,7 +106,7 @@ impl HomeFs {
         }
         let HomeSettings { home, holder, .. } = settings;
         let released = Mutex::new(None);
-        let opened = Opened { epoch, seq, recovery, files_reverted, version };
+        let opened = Opened { epoch, seq, recovery, crashed, files_reverted, version };
         Ok((
             Self {
                 replicator,

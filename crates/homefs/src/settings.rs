@@ -142,6 +142,8 @@ pub struct Opened {
     pub seq: u64,
     /// Where the tree came from.
     pub recovery: Recovery,
+    /// Whether whoever had it last ended without giving it up.
+    pub crashed: bool,
     /// Files that fell back to what was last synced, because a host was lost with the rest.
     pub files_reverted: u64,
     /// The tree's version as it was found: the same as an earlier [`HomeFs::version`](crate::HomeFs::version) exactly where nothing

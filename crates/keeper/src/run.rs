@@ -192,7 +192,7 @@ impl Keeper {
 
     async fn live_served(&mut self, shared: &Shared) -> LastWords {
         let asleep = SleepRecord::read(&self.dir);
-        let (beginning, early) = match &asleep {
+        let (beginning, mut early) = match &asleep {
             Some(record) => (Beginning::Boot, self.load_early(record)),
             None => self.stage_template().await,
         };
@@ -209,6 +209,10 @@ impl Keeper {
         self.standing.lock().home = Some(home.clone());
         self.moved.send_replace(());
         let epoch = opened.epoch;
+        if is_staged && let Some(early) = &mut early {
+            // The copy's upper is opened where it lies, and moved next.
+            early.ready().await;
+        }
         let ready = self.ready_upper(&opened, beginning).await;
         let has_upper = ready.is_ok();
         let outcome = match ready {

@@ -163,6 +163,8 @@ impl Upper {
             Choice::Keep => None,
             // Before the upper is fetched: what is newer by then is no memory of it.
             Choice::Fetch => Some(self.memory_for(begin.epoch, &memory, parent).await),
+            // One that never ran has nothing to miss.
+            Choice::Blank if changed.is_none() && memory.is_empty() => None,
             Choice::Blank => Some(Err("it is not in the store".to_owned())),
         };
         let found = match choice {

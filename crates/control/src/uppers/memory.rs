@@ -79,7 +79,7 @@ pub(super) async fn store(inner: &Arc<Inner>, machine: &MachineId, stop: &Cancel
 
 /// One attempt, when it is its turn. False where there is nothing more to do.
 async fn store_once(inner: &Inner, machine: &MachineId, stop: &CancellationToken) -> Result<bool> {
-    let Some(_turn) = turn(inner, stop).await? else { return Ok(false) };
+    let Some(_turn) = turn(&inner.uppers.memory_turns, stop).await? else { return Ok(false) };
     let stored = inner.parts.host.store_memory(machine, stop).await?;
     Ok(settled(machine, "a memory", stored, stop)?.is_some())
 }

@@ -83,6 +83,17 @@ fn a_machine_that_begins_with_a_template_is_one_of_its_own() {
         assert!(!dir.join("template").exists(), "nothing is left of the copy");
         api.delete(&format!("/v1/machines/{machine}")).ok();
     }
+    // A fork is a new machine too, whose home is at a later claim.
+    api.sleep(&first);
+    for name in ["fork-1", "fork-2"] {
+        let path = format!("/v1/machines/{first}/fork");
+        let fork = api.post_json(&path, &serde_json::json!({ "name": name })).ok().json();
+        let fork = fork["machine_id"].as_str().expect("an id").to_owned();
+        api.wake(&fork);
+        assert_eq!(how(&api, &fork), ("cloned".to_owned(), String::new()), "{name}");
+        assert_eq!(api.shell(&fork, "cat /etc/hostname"), format!("{name}\n"));
+        api.delete(&format!("/v1/machines/{fork}")).ok();
+    }
     // Line by line: none of what they said is the same in two of them.
     for line in 0..4 {
         let mut values: Vec<_> = seen.iter().map(|text| text.lines().nth(line)).collect();

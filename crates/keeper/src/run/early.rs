@@ -17,7 +17,15 @@ use crate::asleep::SleepRecord;
 #[derive(Debug)]
 pub(super) struct Early {
     spec: Spec,
-    loading: JoinHandle<Result<Box<dyn Loaded>, runtime::Error>>,
+    loading: Loading,
+}
+
+type Outcome = Result<Box<dyn Loaded>, runtime::Error>;
+
+#[derive(Debug)]
+enum Loading {
+    UnderWay(JoinHandle<Outcome>),
+    Finished(Outcome),
 }
 
 impl Keeper {
@@ -37,7 +45,7 @@ impl Keeper {
     pub(super) fn load(&self, spec: Spec, saved: Spec) -> Early {
         let runtime = self.parts.runtime.clone();
         let loading = tokio::spawn(async move { runtime.load(&saved).await });
-        Early { spec, loading }
+        Early { spec, loading: Loading::UnderWay(loading) }
     }
 
     /// The same with the memory that was saved.
@@ -68,8 +76,20 @@ impl Early {
         }
     }
 
-    async fn finished(self) -> Result<Box<dyn Loaded>, runtime::Error> {
-        let finished = self.loading.await;
-        finished.map_err(|error| runtime::Error::Resume(error.to_string()))?
+    /// Returns once its files are open: they may be moved then.
+    pub(super) async fn ready(&mut self) {
+        if let Loading::UnderWay(loading) = &mut self.loading {
+            let outcome = loading.await;
+            let outcome = outcome.map_err(|error| runtime::Error::Resume(error.to_string()));
+            self.loading = Loading::Finished(outcome.flatten());
+        }
+    }
+
+    async fn finished(mut self) -> Outcome {
+        self.ready().await;
+        match self.loading {
+            Loading::Finished(outcome) => outcome,
+            Loading::UnderWay(_) => Err(runtime::Error::Resume("it is not loaded".to_owned())),
+        }
     }
 }

@@ -17,9 +17,10 @@ use std::sync::Arc;
 
 use ::upper::StoredMemory;
 use base::ErrorKind;
-use homefs::{HomeFs, Opened};
+use homefs::{HomeFs, Opened, Recovery};
 use vfs::{FileSystem as _, Ino};
 
+use super::clone::Beginning;
 use super::{Found, Keeper, give_up};
 use crate::asleep::SleepRecord;
 use crate::stored::Offer;
@@ -37,7 +38,7 @@ impl Keeper {
         let Found { asleep, beginning, early, opened, .. } = found;
         let goes_on = || asleep.as_ref().is_some_and(|record| self.goes_on(record, &opened));
         let stored = match stored {
-            Some(stored) if !goes_on() => stored,
+            Some(stored) if beginning != Beginning::Clone && !goes_on() => stored,
             _ => {
                 settle_pins(home, Vec::new(), Vec::new()).await?;
                 return Ok(Found { asleep, beginning, early, without: None, opened });
@@ -58,6 +59,9 @@ impl Keeper {
 
     /// Whether the memory here can be gone on from.
     fn goes_on(&self, record: &SleepRecord, opened: &Opened) -> bool {
+        if may_have_run_elsewhere(opened) {
+            return false;
+        }
         let here = self.parts.runtime.fingerprint(&self.spec.instance);
         let fits = record.fits(&self.dir, &self.spec.home, opened.version, &here);
         fits.is_ok() && record.fits_files(&self.dir).is_ok()
@@ -134,6 +138,12 @@ impl Keeper {
     }
 }
 
+/// True where another host claimed the home and ended without giving it up: it may have gone on from the same
+/// memory, stored by this host, and have been lost before it stored anything. The version does not tell that.
+pub(super) fn may_have_run_elsewhere(opened: &Opened) -> bool {
+    opened.crashed && matches!(opened.recovery, Recovery::FromStore { .. })
+}
+
 /// From here on it is known what the kernel that goes on holds.
 async fn settle_pins(home: &Arc<HomeFs>, held: Vec<Ino>, not_held: Vec<Ino>) -> Result<()> {
     let home = home.clone();
@@ -144,4 +154,29 @@ async fn settle_pins(home: &Arc<HomeFs>, held: Vec<Ino>, not_held: Vec<Ino>) -> 
         Ok(())
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use base::Epoch;
+
+    use super::*;
+
+    #[test]
+    fn memory_here_is_void_where_another_host_was_lost_with_it() {
+        let opened = |crashed, recovery| Opened {
+            epoch: Epoch(7),
+            seq: 9,
+            recovery,
+            crashed,
+            files_reverted: 0,
+            version: 41,
+        };
+        let from_store = Recovery::FromStore { lost_local: false };
+        assert!(may_have_run_elsewhere(&opened(true, from_store)));
+        // A draft was published, which was given up; and our own keeper was killed.
+        assert!(!may_have_run_elsewhere(&opened(false, from_store)));
+        assert!(!may_have_run_elsewhere(&opened(true, Recovery::LocalContinued)));
+        assert!(!may_have_run_elsewhere(&opened(false, Recovery::Clean)));
+    }
 }

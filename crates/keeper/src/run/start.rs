@@ -27,6 +27,7 @@ use vfs::FileSystem as _;
 
 use super::clone::Beginning;
 use super::early::Early;
+use super::memory::may_have_run_elsewhere;
 use super::{Found, Keeper, give_up, guest_ended};
 use crate::asleep::{RanOn, SleepRecord};
 use crate::files::Files;
@@ -146,6 +147,9 @@ impl Keeper {
         let fits = || {
             let stale = record.fits(&self.dir, &self.spec.home, found.opened.version, &here)?;
             record.fits_files(&self.dir)?;
+            if may_have_run_elsewhere(&found.opened) {
+                return Err("another host had it since, and was lost".to_owned());
+            }
             if found.opened.files_reverted > 0 {
                 return Err("files of its home were lost with another host".to_owned());
             }

@@ -35,6 +35,8 @@ use self::shelf::Shelf;
 
 /// What a keeper says of a guest that was cloned.
 const CLONED: &str = "cloned";
+/// The same of one that could not be; why follows.
+const REFUSED: &str = "booted without template";
 /// How long the machine whose boot asked for a template has for itself.
 const QUIET: Duration = Duration::from_secs(1);
 /// How long one question to a keeper is held.
@@ -119,9 +121,12 @@ impl Templates {
             let woken = up(&client).await;
             let Begun { name, given, .. } = &begun;
             match woken {
-                Some(woken) if *given => this.cloned(name, woken == CLONED).await,
-                // It was put to sleep or deleted before it was up.
-                None if *given => this.refill(name).await,
+                Some(woken) if *given && woken == CLONED => this.cloned(name, true).await,
+                Some(woken) if *given && woken.starts_with(REFUSED) => {
+                    this.cloned(name, false).await
+                }
+                // It turned out not to be a new one, or was put to sleep or deleted before it was up.
+                _ if *given => this.refill(name).await,
                 Some(_) => this.make(begun).await,
                 None => {}
             }
@@ -141,7 +146,14 @@ impl Templates {
 
     async fn refill(&self, name: &str) {
         let _one = self.0.making.lock().await;
-        let refilled = self.with_shelf(name, |shelf, name| shelf.refill(name)).await;
+        let refilled = self.with_shelf(name, |shelf, name| {
+            if keeper::has_room_for_memory(shelf.dir(), shelf.memory_mib(name)) {
+                shelf.refill(name)
+            } else {
+                Err(std::io::ErrorKind::StorageFull.into())
+            }
+        });
+        let refilled = refilled.await;
         if let Some(Err(error)) = refilled {
             tracing::warn!(%error, name, "copy a template");
         }

@@ -114,14 +114,24 @@ impl Shelf {
     fn copy_to(&self, name: &str, to: &Path) -> io::Result<()> {
         let (from, new) = (self.template(name), self.begin()?);
         let copied = || {
+            let before = identity(&from.note())?;
             copy(&from.memory(), &new.memory())?;
             copy(&from.devices(), &new.devices())?;
             // The machine keeps it beyond the loss of this host's power, which the others are not to outlive.
             copy(&from.upper(), &new.upper())?.sync_all()?;
             copy(&from.note(), &new.note())?;
+            // Files of two guests would be neither.
+            if identity(&from.note())? != before {
+                return Err(io::Error::other("it was replaced while it was copied"));
+            }
             fs::rename(new.path(), to)
         };
         copied().inspect_err(|_| new.remove())
+    }
+
+    /// Memory of its guest; 0 where there is none.
+    pub(super) fn memory_mib(&self, name: &str) -> u64 {
+        fs::metadata(self.template(name).memory()).map_or(0, |meta| meta.len() >> 20)
     }
 
     /// Notes that it was used.
@@ -163,6 +173,12 @@ impl Shelf {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
     }
+}
+
+/// Which file it is, whatever its times are: those of a template that is used change.
+fn identity(path: &Path) -> io::Result<(u64, SystemTime)> {
+    let meta = fs::metadata(path)?;
+    Ok((meta.ino(), meta.created().unwrap_or(UNIX_EPOCH)))
 }
 
 fn bytes_of(dir: TemplateDir) -> u64 {
