@@ -148,7 +148,7 @@ pub enum Exit {
 /// A saved guest that is loaded and does not run. When it is dropped it never will, nothing of it is left, and
 /// its files are as they were.
 #[async_trait]
-pub trait Loaded: Send + std::fmt::Debug {
+pub trait Loaded: Send + Sync + std::fmt::Debug {
     /// Lets it run. Its memory is used up then.
     ///
     /// # Errors

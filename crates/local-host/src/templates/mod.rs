@@ -123,7 +123,7 @@ impl Templates {
             match woken {
                 Some(woken) if *given && woken == CLONED => this.cloned(name, true).await,
                 Some(woken) if *given && woken.starts_with(REFUSED) => {
-                    this.cloned(name, false).await
+                    this.cloned(name, false).await;
                 }
                 // It turned out not to be a new one, or was put to sleep or deleted before it was up.
                 _ if *given => this.refill(name).await,
