@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use base::Egress;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
 
@@ -60,6 +61,13 @@ impl Question {
             message.set_edns(edns);
         }
         Ok(Self { id, name: plain(&query.name), query: query.clone(), message, takes })
+    }
+
+    /// Whether `policy` lets it be asked. An allow-list has no name with a byte that is escaped: a dot within a
+    /// label, say, would make one label look like two.
+    pub(crate) fn is_allowed_by(&self, policy: &Egress) -> bool {
+        let is_list = matches!(policy, Egress::Allow(_));
+        policy.allows_name(&self.name) && !(is_list && self.name.contains('\\'))
     }
 
     pub(crate) fn name(&self) -> &str {

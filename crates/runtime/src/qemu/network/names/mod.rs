@@ -17,7 +17,7 @@ mod upstream;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use base::Egress;
@@ -80,7 +80,7 @@ impl Names {
         let udp = Arc::new(tokio::net::UdpSocket::from_std(sockets.udp)?);
         let tcp = tokio::net::TcpListener::from_std(sockets.tcp)?;
         let at_once = Arc::new(Semaphore::new(QUESTIONS_AT_ONCE_MAX));
-        let server = Arc::new(Server { gate, upstream, at_once });
+        let server = Arc::new(Server { gate, upstream, at_once, pace: Mutex::new(Pace::new()) });
         let packets = runtime.spawn(packets(server.clone(), udp)).abort_handle();
         let connections = runtime.spawn(connections(server, tcp)).abort_handle();
         Ok(Self { tasks: [packets, connections] })
@@ -98,9 +98,19 @@ struct Server {
     gate: Gate,
     upstream: Arc<Upstream>,
     at_once: Arc<Semaphore>,
+    /// One for the guest, by whichever way and in however many connections it asks.
+    pace: Mutex<Pace>,
 }
 
 impl Server {
+    /// Returns when one more question may be read.
+    async fn keep_pace(&self) {
+        let wait = self.pace.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+    }
+
     /// What to answer to these bytes; `None`: nothing.
     async fn answer(&self, bytes: &[u8], via: Via) -> Option<Vec<u8>> {
         let question = match Question::read(bytes) {
@@ -108,7 +118,7 @@ impl Server {
             Err(refusal) => return refusal,
         };
         let policy = self.gate.policy();
-        if !policy.allows_name(question.name()) {
+        if !question.is_allowed_by(&policy) {
             return question.failed(ResponseCode::Refused);
         }
         let Ok(_permit) = self.at_once.try_acquire() else {
@@ -135,7 +145,6 @@ impl Server {
 }
 
 async fn packets(server: Arc<Server>, socket: Arc<tokio::net::UdpSocket>) {
-    let mut pace = Pace::new();
     let mut under_way = JoinSet::new();
     let mut buffer = [0; QUESTION_BYTES_MAX];
     loop {
@@ -148,7 +157,7 @@ async fn packets(server: Arc<Server>, socket: Arc<tokio::net::UdpSocket>) {
                 continue;
             }
         };
-        pace.keep().await;
+        server.keep_pace().await;
         while under_way.try_join_next().is_some() {}
         // Refusals are counted too: they wait for nothing, so they are gone at once.
         if under_way.len() >= 2 * QUESTIONS_AT_ONCE_MAX {
@@ -185,13 +194,12 @@ async fn connections(server: Arc<Server>, listener: tokio::net::TcpListener) {
 }
 
 async fn connection(server: Arc<Server>, mut stream: tokio::net::TcpStream, from: SocketAddr) {
-    let mut pace = Pace::new();
     let talk = async {
         loop {
             let length = tokio::time::timeout(QUESTION_IDLE, stream.read_u16()).await??;
             let mut question = vec![0; usize::from(length)];
             tokio::time::timeout(QUESTION_IDLE, stream.read_exact(&mut question)).await??;
-            pace.keep().await;
+            server.keep_pace().await;
             let Some(answer) = server.answer(&question, Via::Tcp).await else { return Ok(()) };
             let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
             let mut framed = length.to_be_bytes().to_vec();
@@ -215,14 +223,6 @@ struct Pace {
 impl Pace {
     fn new() -> Self {
         Self { left: QUESTIONS_BURST, since: Instant::now() }
-    }
-
-    /// Returns when one more may be read.
-    async fn keep(&mut self) {
-        let wait = self.take(Instant::now());
-        if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
-        }
     }
 
     /// Takes one; how long that takes.
