@@ -10,7 +10,7 @@ use crate::cargo::{cargo, run as run_command};
 
 /// Crates that have targets.
 const CRATES: &[&str] =
-    &["agent-proto", "fuse-serve", "homefs", "keeper", "runtime", "upper", "vfs"];
+    &["agent-proto", "fuse-serve", "guest-ring", "homefs", "keeper", "runtime", "upper", "vfs"];
 
 /// What to feed, and for how long.
 #[derive(Debug, Args)]

@@ -20,6 +20,9 @@
 //! [`Request::Barrier`]. A host that has more than [`NOTIFICATIONS_QUEUED_MAX`] notifications
 //! under way without a barrier makes the agent drop whole caches instead.
 //!
+//! Where the guest's memory lies in a file, requests and replies go through that: the agent offers a ring
+//! (`guest-ring`) over this channel, the host takes it or not, and bells for a side that sleeps go over the channel.
+//!
 //! Before it sleeps, the agent sends a *mark* there itself: [`MARK_OPCODE`], which is no request of
 //! FUSE, so that the host answers `ENOSYS` and does nothing. With the answer the agent knows that
 //! the host has taken every message before it, and gives the answer to nobody.

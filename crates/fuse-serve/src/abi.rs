@@ -81,7 +81,10 @@ pub(crate) mod linux {
     pub(crate) const S_ISUID: u32 = 0o4000;
     pub(crate) const S_ISGID: u32 = 0o2000;
     pub(crate) const S_IXGRP: u32 = 0o010;
+    pub(crate) const EBUSY: i32 = 16;
+    pub(crate) const EINVAL: i32 = 22;
     pub(crate) const ENFILE: i32 = 23;
+    pub(crate) const ENOSYS: i32 = 38;
     pub(crate) const ENOTTY: i32 = 25;
     pub(crate) const EPROTO: i32 = 71;
 }

@@ -1,4 +1,4 @@
-//! Serves a guest over a byte stream.
+//! Serves a guest over a byte stream, or over memory that it shares ([`guest_ring`]).
 //!
 //! # Order at sleep
 //! The guest's agent stops relaying and waits until nothing is outstanding; then
@@ -10,6 +10,7 @@
 //! way are finished in the file system and not answered. The session keeps what the guest held
 //! until it is dropped or [`Session::end`]ed.
 
+mod guest;
 pub(crate) mod stream;
 
 use std::os::unix::net::UnixStream;
@@ -17,10 +18,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use guest_ring::GuestMemory;
+
 use crate::link::Link;
 use crate::pool::{Pool, Threads};
 use crate::{Error, Notifier, Session};
-use stream::StreamLink;
+use guest::GuestLink;
 
 /// A session being served. Dropping it closes the stream and waits for requests under way.
 #[derive(Debug)]
@@ -29,16 +32,18 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// Serves `session` over `stream` until either side closes it.
+    /// Serves `session` over `port` until either side closes it. Where the guest's `memory` can be looked at, and it
+    /// offers a ring in it, messages go over that.
     ///
     /// # Errors
     /// `Setup` where threads cannot be started.
     pub fn serve(
         session: Arc<Session>,
-        stream: UnixStream,
+        port: UnixStream,
+        memory: Option<GuestMemory>,
         threads: Threads,
     ) -> Result<Self, Error> {
-        let link = Arc::new(StreamLink::new(stream).map_err(Error::Setup)?);
+        let link = Arc::new(GuestLink::new(port, memory).map_err(Error::Setup)?);
         Ok(Self { server: Server::start(session, link, threads)? })
     }
 

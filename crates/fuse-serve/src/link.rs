@@ -3,6 +3,10 @@
 use std::fmt::Debug;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+/// Programs on this host send their next request some microseconds after a reply.
+const LOOK: Duration = Duration::from_micros(20);
 
 /// A message as it was received, in a buffer that is used again and again.
 #[derive(Debug, Default)]
@@ -69,6 +73,14 @@ pub(crate) trait Link: Debug + Send + Sync + 'static {
     fn receive(&self, message: &mut Message) -> io::Result<Received>;
     /// Writes one message, which is in these parts, whole. Many threads call it.
     fn send(&self, parts: &[&[u8]]) -> io::Result<()>;
+    /// How long to look for the next message before sleeping, while that pays.
+    fn look(&self) -> Duration {
+        LOOK
+    }
+    /// Called before its reader waits for the descriptor. False: do not, there is a message.
+    fn may_sleep(&self) -> io::Result<bool> {
+        Ok(true)
+    }
     /// Makes blocked calls return, where the link can.
     fn shut_down(&self);
 }

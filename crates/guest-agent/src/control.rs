@@ -23,7 +23,7 @@ use crate::boot::root::OldRoot;
 use crate::console::say;
 use crate::exec::{self, Reader, Writer};
 use crate::freezer::Freezer;
-use crate::home::Place;
+use crate::home::{Place, Ring};
 use crate::identity::MAKE_HOST_KEYS;
 use crate::limits::LAST_WORD_TIMEOUT;
 use crate::moment::Moment;
@@ -51,7 +51,11 @@ impl Agent {
     /// The agent of a booted guest. The receiver hears when it may be powered off.
     pub(crate) fn in_guest(booted: Booted, reaper: Arc<Reaper>) -> (Arc<Self>, mpsc::Receiver<()>) {
         let old_root = Some(std::sync::Mutex::new(Some(booted.old_root)));
-        Self::new(reaper, old_root, booted.freezer, Place::empty())
+        let ring = Ring::prepare();
+        if let Err(error) = &ring {
+            say(&format!("home: no ring, only a port: {error}"));
+        }
+        Self::new(reaper, old_root, booted.freezer, Place::empty(ring.ok()))
     }
 
     /// An agent for tests of the protocol, beside other processes.

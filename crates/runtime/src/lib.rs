@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{Egress, ErrorKind, Ipv4Range, MachineId};
+use guest_ring::GuestMemory;
 use serde::{Deserialize, Serialize};
 
 pub use qemu::{Accelerator, Qemu, QemuSettings};
@@ -132,6 +133,8 @@ pub struct Started {
     pub control: UnixStream,
     /// The FUSE channel (`dormouse.fuse`), connected.
     pub fuse: UnixStream,
+    /// The guest's memory, where it lies in a file: for a ring beside the FUSE channel.
+    pub memory: Option<GuestMemory>,
 }
 
 /// How an instance ended.

@@ -12,7 +12,7 @@ use crate::cargo::{cargo, run_quietly};
 
 /// Our crates by level; each may use those above it in this list.
 const LEVELS: &[&[&str]] = &[
-    &["base"],
+    &["base", "guest-ring"],
     &["objstore", "chunks", "vfs", "agent-proto", "catalog", "runtime", "images", "sqlite-pages"],
     &["homefs", "upper", "volumes", "fuse-serve", "auth", "client"],
     &["keeper", "guest-agent"],
@@ -52,6 +52,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("toml", &["dormouse"]),
     ("tracing-subscriber", &["dormouse"]),
     ("utoipa", &["http-kit", "api-v1"]),
+    ("vm-memory", &["guest-ring"]),
     ("yamux", &["agent-proto"]),
 ];
 

@@ -8,6 +8,8 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::Mutex;
 
 use crate::abi::IN_HEADER_BYTES;
@@ -39,6 +41,43 @@ impl StreamLink {
     }
 }
 
+impl StreamLink {
+    /// As [`Link::receive`], where nothing may have come.
+    pub(crate) fn receive_now(&self, message: &mut Message) -> io::Result<Received> {
+        let mut input = self.input.lock();
+        if input.waiting().is_empty() && !self.is_readable()? {
+            return Ok(Received::Nothing);
+        }
+        self.receive_by(&mut input, message)
+    }
+
+    fn is_readable(&self) -> io::Result<bool> {
+        let mut descriptors = [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut descriptors, PollTimeout::ZERO) {
+            Ok(ready) => Ok(ready > 0),
+            Err(Errno::EINTR) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn receive_by(&self, input: &mut Input, message: &mut Message) -> io::Result<Received> {
+        let mut stream = &self.stream;
+        while input.waiting().len() < 4 {
+            if !input.fill(&mut stream)? {
+                return match input.waiting() {
+                    [] => Ok(Received::End),
+                    _ => Err(io::ErrorKind::UnexpectedEof.into()),
+                };
+            }
+        }
+        let len = input.frame_len()?;
+        let room = message.make_room(len);
+        let buffered = input.take_into(room);
+        stream.read_exact(&mut room[buffered..])?;
+        Ok(Received::Message)
+    }
+}
+
 impl Link for StreamLink {
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
@@ -54,21 +93,7 @@ impl Link for StreamLink {
     }
 
     fn receive(&self, message: &mut Message) -> io::Result<Received> {
-        let mut input = self.input.lock();
-        let mut stream = &self.stream;
-        while input.waiting().len() < 4 {
-            if !input.fill(&mut stream)? {
-                return match input.waiting() {
-                    [] => Ok(Received::End),
-                    _ => Err(io::ErrorKind::UnexpectedEof.into()),
-                };
-            }
-        }
-        let len = input.frame_len()?;
-        let room = message.make_room(len);
-        let buffered = input.take_into(room);
-        stream.read_exact(&mut room[buffered..])?;
-        Ok(Received::Message)
+        self.receive_by(&mut self.input.lock(), message)
     }
 
     fn send(&self, parts: &[&[u8]]) -> io::Result<()> {

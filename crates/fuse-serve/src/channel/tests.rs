@@ -41,7 +41,7 @@ fn connect(threads: Threads) -> (Arc<dyn FileSystem>, Channel, Guest) {
     let fs = memfs();
     let session = Arc::new(Session::new(Arc::clone(&fs), Config::default()));
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let channel = Channel::serve(session, ours, threads).unwrap();
+    let channel = Channel::serve(session, ours, None, threads).unwrap();
     theirs.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut guest = Guest { stream: theirs };
     guest.send(&message(Opcode::Init, 1, 0, &init_body(38, u32::MAX)));
@@ -169,7 +169,7 @@ fn lookups_go_on_while_many_syncs_wait() {
     let fs = Arc::new(Gated::new(memfs()));
     let session = Arc::new(Session::new(fs.clone(), Config::default()));
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let channel = Channel::serve(session, ours, Threads { kept: 1, max: 6 }).unwrap();
+    let channel = Channel::serve(session, ours, None, Threads { kept: 1, max: 6 }).unwrap();
     theirs.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut guest = Guest { stream: theirs };
     guest.send(&message(Opcode::Init, 1, 0, &init_body(38, u32::MAX)));
@@ -198,7 +198,7 @@ fn a_lookup_that_waits_holds_up_no_other_request() {
     let fs = Arc::new(Gated::new(memfs()));
     let session = Arc::new(Session::new(fs.clone(), Config::default()));
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let channel = Channel::serve(session, ours, Threads { kept: 1, max: 4 }).unwrap();
+    let channel = Channel::serve(session, ours, None, Threads { kept: 1, max: 4 }).unwrap();
     theirs.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut guest = Guest { stream: theirs };
     guest.send(&message(Opcode::Init, 1, 0, &init_body(38, u32::MAX)));
@@ -260,7 +260,7 @@ fn a_mark_is_answered_once_all_before_it_was_taken() {
     };
     let (ours, theirs) = UnixStream::pair().unwrap();
     let session = Arc::new(Session::new(memfs(), Config::default()));
-    let _channel = Channel::serve(session, ours, Threads::default()).unwrap();
+    let _channel = Channel::serve(session, ours, None, Threads::default()).unwrap();
     theirs.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut guest = Guest { stream: theirs };
     guest.send(&mark(1));

@@ -11,10 +11,8 @@
 
 use std::time::Duration;
 
-/// How long one look lasts.
-pub(super) const LOOK: Duration = Duration::from_micros(20);
-/// A look that took longer has lost the processor.
-const LOST: Duration = Duration::from_micros(80);
+/// A look that took so many times as long as it should has lost the processor.
+const LOST: u32 = 4;
 /// Looks in vain after one that paid.
 const CREDIT: u8 = 8;
 /// Without credit, one in so many messages is followed by a look.
@@ -63,9 +61,9 @@ impl Spin {
         self.left_out == 0
     }
 
-    /// Takes note of a look and of the time that it took.
-    pub(super) fn looked(&mut self, what: Looked, took: Duration) {
-        if took > LOST {
+    /// Takes note of a look that should last `look`, and of the time that it took.
+    pub(super) fn looked(&mut self, what: Looked, took: Duration, look: Duration) {
+        if took > LOST * look {
             self.pause = self.next_pause;
             self.next_pause = (self.next_pause * 2).min(PAUSE_MAX);
             self.found_since_loss = 0;
@@ -88,6 +86,7 @@ impl Spin {
 mod tests {
     use super::*;
 
+    const LOOK: Duration = Duration::from_micros(20);
     const SHORT: Duration = Duration::from_micros(5);
 
     #[test]
@@ -96,14 +95,14 @@ mod tests {
         let tries = (0..160).filter(|_| spin.is_worth_it()).count();
         assert_eq!(tries, 10, "few without credit");
         for _ in 0..100 {
-            spin.looked(Looked::Found, SHORT);
+            spin.looked(Looked::Found, SHORT, LOOK);
             assert!(spin.is_worth_it());
-            spin.looked(Looked::InVain, LOOK);
+            spin.looked(Looked::InVain, LOOK, LOOK);
             assert!(spin.is_worth_it());
         }
         for _ in 1..CREDIT {
             assert!(spin.is_worth_it());
-            spin.looked(Looked::InVain, LOOK);
+            spin.looked(Looked::InVain, LOOK, LOOK);
         }
         assert!(!spin.is_worth_it());
     }
@@ -111,16 +110,16 @@ mod tests {
     #[test]
     fn a_lost_processor_ends_them_for_longer_each_time() {
         let mut spin = Spin::default();
-        spin.looked(Looked::Found, SHORT);
+        spin.looked(Looked::Found, SHORT, LOOK);
         let pause = |spin: &mut Spin| {
-            spin.looked(Looked::Found, 2 * LOST);
+            spin.looked(Looked::Found, 2 * LOST * LOOK, LOOK);
             (0..).take_while(|_| !spin.is_worth_it()).count()
         };
         assert_eq!([pause(&mut spin), pause(&mut spin), pause(&mut spin)], [256, 512, 1024]);
         let longest = (0..10).map(|_| pause(&mut spin)).last().unwrap();
         assert_eq!(longest, PAUSE_MAX as usize);
         for _ in 0..LOSS_FORGOTTEN {
-            spin.looked(Looked::Found, SHORT);
+            spin.looked(Looked::Found, SHORT, LOOK);
         }
         assert_eq!(pause(&mut spin), 256, "long ago");
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::Shared;
 use super::eyes::Seen;
 use super::pacing::Pace;
-use super::spin::{LOOK, Looked, Spin};
+use super::spin::{Looked, Spin};
 use super::state::{Mode, State};
 use crate::limits::{SYNCS_WAITING_MAX, THREAD_IDLE};
 use crate::link::{Message, Received};
@@ -248,6 +248,9 @@ impl Worker {
             }
             looked = true;
             readable = false;
+            if !link.may_sleep()? {
+                continue;
+            }
             match shared.eyes.wait(patience)? {
                 Seen::Link => readable = true,
                 Seen::Wake => {}
@@ -262,14 +265,14 @@ impl Worker {
     /// Looks for a message for a moment without sleeping; whoever else wants the processor gets it.
     fn look(&mut self) -> io::Result<bool> {
         let shared = &self.shared;
-        let begun = Instant::now();
+        let (begun, look) = (Instant::now(), shared.link.look());
         let (mut found, mut took) = (false, Duration::ZERO);
-        while !found && took < LOOK && !shared.stopping.load(Ordering::Relaxed) {
+        while !found && took < look && !shared.stopping.load(Ordering::Relaxed) {
             std::thread::yield_now();
             found = shared.link.receive(&mut self.message)? == Received::Message;
             took = begun.elapsed();
         }
-        self.spin.looked(if found { Looked::Found } else { Looked::InVain }, took);
+        self.spin.looked(if found { Looked::Found } else { Looked::InVain }, took, look);
         Ok(found)
     }
 

@@ -80,6 +80,11 @@ impl Gate {
         self.change(|state| _ = state.unanswered.remove(&unique));
     }
 
+    /// True where nobody waits for the reply to `unique` any more.
+    pub(super) fn is_answered(&self, unique: u64) -> bool {
+        !self.lock().unanswered.contains_key(&unique)
+    }
+
     /// Takes a reply that is one to a mark, and so not for the kernel.
     pub(super) fn takes(&self, unique: u64) -> bool {
         if unique < MARK_UNIQUE_MIN {
@@ -176,7 +181,7 @@ impl Gate {
 }
 
 /// Opcode and unique of a request that the host has to answer.
-fn awaits_reply(message: &[u8]) -> Option<(u32, u64)> {
+pub(super) fn awaits_reply(message: &[u8]) -> Option<(u32, u64)> {
     let [_, _, _, _, a, b, c, d, unique @ ..] = message.first_chunk::<16>()?;
     let opcode = u32::from_ne_bytes([*a, *b, *c, *d]);
     (!WITHOUT_REPLY.contains(&opcode)).then_some((opcode, u64::from_ne_bytes(*unique)))

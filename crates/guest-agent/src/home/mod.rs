@@ -1,8 +1,8 @@
 //! The machine's home: mounted on `/root`, served by the host, relayed by three threads.
 //!
 //! # Threads
-//! `fuse-requests` reads `/dev/fuse` and writes the port; `fuse-replies` reads the port and writes
-//! `/dev/fuse`; `fuse-notify` hands notifications to the kernel, which may keep it waiting until
+//! `fuse-requests` reads `/dev/fuse` and sends to the host, and looks for the answer for a moment where there is
+//! a ring; `fuse-replies` reads the port, where it is rung for too, and writes `/dev/fuse`; `fuse-notify` hands notifications to the kernel, which may keep it waiting until
 //! an earlier *reply* arrives, so it must not be the thread that delivers replies.
 //!
 //! # Failure
@@ -11,9 +11,11 @@
 //! get errors instead of hanging, and `Hello` says why.
 
 mod gate;
+mod line;
 mod notify;
 mod place;
 mod relay;
+mod ring;
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,8 +32,11 @@ use crate::console::say;
 use crate::limits::{BARRIER_TIMEOUT, FREEZE_POLL_INTERVAL};
 use crate::port;
 use gate::Gate;
+use line::Line;
 use notify::Notifications;
 pub(crate) use place::Place;
+use relay::Inbox;
+pub(crate) use ring::Ring;
 
 /// Where the home is mounted.
 pub(crate) const HOME: &str = "/root";
@@ -43,7 +48,7 @@ pub(crate) struct Home {
     /// How many notifications the kernel has taken.
     taken: watch::Receiver<u64>,
     gate: Arc<Gate>,
-    port: Arc<OwnedFd>,
+    line: Arc<Line>,
 }
 
 /// Why the home no longer works, once it does not.
@@ -65,24 +70,26 @@ impl Home {
     /// Mounts the home and starts the relay.
     ///
     /// Returns before the host has answered anything: the kernel keeps programs waiting until it has.
-    pub(crate) fn mount() -> Result<Self, Error> {
+    pub(crate) fn mount(ring: Option<Ring>) -> Result<Self, Error> {
         let port = port::open_blocking(&port::find(agent_proto::FUSE_PORT)?)?;
         let device = open("/dev/fuse", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(Error::sys("open /dev/fuse"))?;
         mount_device(&device)?;
 
-        let (device, port) = (Arc::new(device), Arc::new(port));
+        let (device, line) = (Arc::new(device), Arc::new(Line::new(port, ring)));
+        line.offer().map_err(Error::sys("offer the host a ring"))?;
         let (trouble, gate) = (Arc::new(Trouble::default()), Arc::new(Gate::default()));
         let (notifications, taken) = Notifications::start(Arc::clone(&device))?;
+        let inbox = Arc::new(Inbox { device, gate: Arc::clone(&gate), notifications });
         spawn("fuse-requests", &trouble, &gate, {
-            let (device, port, gate) = (Arc::clone(&device), Arc::clone(&port), Arc::clone(&gate));
-            move || relay::requests(&device, &port, &gate)
+            let (line, inbox) = (Arc::clone(&line), Arc::clone(&inbox));
+            move || relay::requests(&line, &inbox)
         })?;
         spawn("fuse-replies", &trouble, &gate, {
-            let (port, gate) = (Arc::clone(&port), Arc::clone(&gate));
-            move || relay::replies(&device, &port, &gate, &notifications)
+            let line = Arc::clone(&line);
+            move || relay::replies(&line, &inbox)
         })?;
-        Ok(Self { trouble, taken, gate, port })
+        Ok(Self { trouble, taken, gate, line })
     }
 
     /// Why it does not work, if it does not.
@@ -113,16 +120,19 @@ impl Home {
     pub(crate) async fn freeze(&self) -> Result<(), Errno> {
         self.gate.close();
         self.gate.drained().await?;
-        // Nobody else writes to the port now, so the mark is whole, and does not wait.
-        while !port::takes_more(&self.port) {
+        // Nobody else sends now, so what was sent is before the mark, and that does not wait.
+        while !self.line.is_clear()? {
             tokio::time::sleep(FREEZE_POLL_INTERVAL).await;
         }
-        relay::write_all(&self.port, &self.gate.mark())?;
+        self.line.send_over_port(&self.gate.mark())?;
         self.gate.mark_answered().await
     }
 
-    /// Forwards what was kept, and all that comes.
+    /// Forwards what was kept, and all that comes; to whichever host there is now.
     pub(crate) fn thaw(&self) {
+        if let Err(errno) = self.line.offer() {
+            say(&format!("home: offer the host a ring: {}", errno.desc()));
+        }
         self.gate.open();
     }
 

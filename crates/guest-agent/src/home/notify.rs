@@ -39,7 +39,7 @@ impl Notifications {
     /// Starts the thread. The receiver counts what the kernel has taken.
     pub(super) fn start(device: Arc<OwnedFd>) -> Result<(Self, watch::Receiver<u64>), Error> {
         Self::start_with(NOTIFICATIONS_QUEUED_MAX, forget_everything, move |message| {
-            relay::deliver(&device, message)
+            relay::deliver(|| nix::unistd::write(&*device, message))
         })
     }
 

@@ -1,4 +1,4 @@
-//! Copies FUSE messages between `/dev/fuse` and the port. They frame themselves: the first `u32`
+//! Copies FUSE messages between `/dev/fuse` and the host. They frame themselves: the first `u32`
 //! is the length of the whole message.
 //!
 //! # Invariants
@@ -11,16 +11,20 @@
 //! The port reads as ended until another host comes. What was received of a message is dropped
 //! then; writes block in the kernel.
 
+use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use agent_proto::FUSE_MESSAGE_BYTES_MAX;
+use guest_ring::{BELL_UNIQUE, OFFER_UNIQUE, Piece};
 use nix::errno::Errno;
 use nix::unistd::{read, write};
 
 use super::gate::Gate;
+use super::line::Line;
 use super::notify::Notifications;
 use crate::console::say;
-use crate::limits::HOST_POLL_INTERVAL;
+use crate::limits::{HOST_POLL_INTERVAL, NOTIFICATION_BYTES_MAX};
 
 /// `struct fuse_out_header`: length, error, unique.
 const REPLY_HEADER_BYTES: usize = 16;
@@ -34,17 +38,39 @@ pub(super) enum End {
     Failed(String),
 }
 
+/// Requests for which an answer is not looked for: they wait for the object store, or copy much.
+const LONG: [u32; 5] = [
+    20, // FSYNC
+    30, // FSYNCDIR
+    43, // FALLOCATE
+    47, // COPY_FILE_RANGE
+    50, // SYNCFS
+];
+const READ: u32 = 15;
+/// Longest request, and longest read, whose answer is looked for. What the kernel reads ahead comes in larger ones,
+/// several at a time.
+const SHORT_BYTES_MAX: usize = 32 * 1024;
+
 /// From the kernel to the host, until the file system is unmounted.
-pub(super) fn requests(device: &OwnedFd, port: &OwnedFd, gate: &Gate) -> End {
+pub(super) fn requests(line: &Line, inbox: &Inbox) -> End {
     // The kernel refuses a smaller buffer than its largest write.
     let mut message = vec![0; FUSE_MESSAGE_BYTES_MAX];
     loop {
-        match read(device, &mut message) {
+        match read(&*inbox.device, &mut message) {
             Ok(length) => {
                 let message = &message[..length];
-                let _passing = gate.pass(message);
-                if let Err(errno) = write_all(port, message) {
+                let passing = inbox.gate.pass(message);
+                if let Err(errno) = line.send(message) {
                     return End::Failed(format!("write to the host: {}", errno.desc()));
+                }
+                drop(passing);
+                if let Some(unique) = answered_soon(message) {
+                    let is_answered = || inbox.gate.is_answered(unique);
+                    if let Err(broken) =
+                        line.look(is_answered, |piece| inbox.take_piece(piece, line))
+                    {
+                        return End::Failed(broken.to_string());
+                    }
                 }
             }
             // ENOENT: a request was interrupted before we took it.
@@ -55,17 +81,22 @@ pub(super) fn requests(device: &OwnedFd, port: &OwnedFd, gate: &Gate) -> End {
     }
 }
 
+/// The `unique` of a request that the host answers at once, most likely.
+fn answered_soon(message: &[u8]) -> Option<u64> {
+    let (opcode, unique) = super::gate::awaits_reply(message)?;
+    // `fuse_read_in.size`
+    let reads = message.get(56..60).and_then(|size| size.try_into().ok()).map(u32::from_ne_bytes);
+    let long_read = opcode == READ && reads.is_some_and(|size| size as usize > SHORT_BYTES_MAX);
+    let soon = !LONG.contains(&opcode) && message.len() <= SHORT_BYTES_MAX && !long_read;
+    soon.then_some(unique)
+}
+
 /// From the host to the kernel, until the file system is unmounted.
-pub(super) fn replies(
-    device: &OwnedFd,
-    port: &OwnedFd,
-    gate: &Gate,
-    notifications: &Notifications,
-) -> End {
+pub(super) fn replies(line: &Line, inbox: &Inbox) -> End {
     // Room for the largest message and for what lies behind it.
     let mut messages = Messages::new(FUSE_MESSAGE_BYTES_MAX + 64 * 1024);
     loop {
-        match read(port, messages.space()) {
+        match read(line.port(), messages.space()) {
             Ok(0) => {
                 messages.clear();
                 std::thread::sleep(HOST_POLL_INTERVAL);
@@ -77,24 +108,77 @@ pub(super) fn replies(
         loop {
             match messages.next() {
                 Ok(None) => break,
-                Ok(Some((0, notification))) => notifications.put(notification),
-                Ok(Some((unique, _))) if gate.takes(unique) => {}
-                Ok(Some((unique, reply))) => {
-                    if deliver(device, reply) == Err(Errno::ENODEV) {
+                Ok(Some((unique, message))) => {
+                    if inbox.take(unique, message, line) == Err(Errno::ENODEV) {
                         return End::Unmounted;
                     }
-                    gate.answered(unique);
                 }
                 Err(why) => return End::Failed(why),
             }
         }
+        // Bells are among them.
+        if let Err(broken) = line.empty(|piece| inbox.take_piece(piece, line)) {
+            return End::Failed(broken.to_string());
+        }
+    }
+}
+
+/// Where messages from the host go.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    pub(super) device: Arc<OwnedFd>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) notifications: Notifications,
+}
+
+impl Inbox {
+    /// Takes a message that came over the port. `ENODEV` where there is no file system any more.
+    fn take(&self, unique: u64, message: &[u8], line: &Line) -> Result<(), Errno> {
+        if !self.keeps(unique, message, line) {
+            deliver(|| write(&*self.device, message))?;
+            self.gate.answered(unique);
+        }
+        Ok(())
+    }
+
+    /// Takes one that came over the ring. Where there is no file system any more the other thread finds out.
+    fn take_piece(&self, piece: &Piece<'_>, line: &Line) {
+        let mut header = [0; REPLY_HEADER_BYTES];
+        if piece.copy_to(&mut header) < header.len() {
+            return say("home: the host sent less than a header");
+        }
+        let [_, _, _, _, _, _, _, _, unique @ ..] = header;
+        let unique = u64::from_ne_bytes(unique);
+        if unique == 0 {
+            let mut message = vec![0; piece.bytes().min(NOTIFICATION_BYTES_MAX + 1)];
+            piece.copy_to(&mut message);
+            self.notifications.put(&message);
+        } else if !self.keeps(unique, &header, line) {
+            let errno = |error: io::Error| {
+                Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32))
+            };
+            // The thread that reads from the kernel ends with it, too.
+            let _ = deliver(|| piece.write_to(&*self.device).map_err(errno));
+            self.gate.answered(unique);
+        }
+    }
+
+    /// True for what is not for whoever waits in the kernel.
+    fn keeps(&self, unique: u64, message: &[u8], line: &Line) -> bool {
+        match unique {
+            0 => self.notifications.put(message),
+            OFFER_UNIQUE => line.offer_answered(message.get(4..8) == Some(&[0; 4])),
+            BELL_UNIQUE => {}
+            unique => return self.gate.takes(unique),
+        }
+        true
     }
 }
 
 /// Gives one message to the kernel. `ENODEV` where there is no file system any more.
-pub(super) fn deliver(device: &OwnedFd, message: &[u8]) -> Result<(), Errno> {
+pub(super) fn deliver(write: impl Fn() -> Result<usize, Errno>) -> Result<(), Errno> {
     for _ in 0..NO_MEMORY_TRIES {
-        match write(device, message) {
+        match write() {
             Ok(_) => return Ok(()),
             // Nobody waits for it any more, or (a notification) it is not in the cache.
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENOTEMPTY) => return Ok(()),
@@ -109,18 +193,6 @@ pub(super) fn deliver(device: &OwnedFd, message: &[u8]) -> Result<(), Errno> {
         }
     }
     say("home: no memory for a message from the host");
-    Ok(())
-}
-
-/// One write moves at most 32 KiB into a port.
-pub(super) fn write_all(port: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
-    while !bytes.is_empty() {
-        match write(port, bytes) {
-            Ok(written) => bytes = &bytes[written..],
-            Err(Errno::EINTR | Errno::EAGAIN) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
     Ok(())
 }
 

@@ -108,7 +108,8 @@ impl Guest {
         let home = Arc::new(MemFs::new(Arc::new(SystemClock::new()), 1 << 30));
         let session = Arc::new(Session::new(home.clone(), Config::default()));
         let threads = Threads { kept: 2, max: 8 };
-        let channel = Channel::serve(Arc::clone(&session), started.fuse, threads).unwrap();
+        let channel =
+            Channel::serve(Arc::clone(&session), started.fuse, started.memory, threads).unwrap();
         let client = connect(&started.control, dir).await;
         let boot_time = Duration::ZERO;
         let (instance, control, dir) = (started.instance, started.control, dir.to_owned());

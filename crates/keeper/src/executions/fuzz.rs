@@ -92,7 +92,7 @@ fn answers_to_a_command() {
     let folder = tempfile::tempdir().unwrap();
     let session = Arc::new(Session::new(Arc::new(NullFs::default()), Config::default()));
     let (ours, _theirs) = UnixStream::pair().unwrap();
-    let channel = Channel::serve(session, ours, Threads { kept: 1, max: 1 }).unwrap();
+    let channel = Channel::serve(session, ours, None, Threads { kept: 1, max: 1 }).unwrap();
     let target = Target {
         name: "agent-execution",
         examples: examples(),

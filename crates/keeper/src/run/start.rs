@@ -282,7 +282,7 @@ impl Keeper {
             None => Session::new(home.clone(), config),
         });
         let threads = fuse_serve::Threads::default();
-        let channel = Channel::serve(session.clone(), started.fuse, threads)
+        let channel = Channel::serve(session.clone(), started.fuse, started.memory, threads)
             .map_err(|error| Failure::internal("serve the home to the guest", error))?;
         let line = started.control.try_clone().map(OwnedFd::from);
         let control = started

@@ -48,7 +48,7 @@ impl Runtime for Plays {
         let agent = tokio::net::UnixStream::from_std(agent).unwrap();
         let task = tokio::spawn((self.0)(agent, kernel)).abort_handle();
         let instance = Box::new(Playing { ended: watch::Sender::new(false), task, ports });
-        Ok(Started { instance, control, fuse })
+        Ok(Started { instance, control, fuse, memory: None })
     }
 
     async fn load(&self, _: &Spec) -> Result<Box<dyn Loaded>, runtime::Error> {

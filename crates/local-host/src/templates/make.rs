@@ -51,7 +51,7 @@ impl Maker {
             ..spec.instance.clone()
         };
         let started = self.runtime.start(&instance).await.map_err(|error| error.to_string())?;
-        let Started { instance, control, fuse } = started;
+        let Started { instance, control, fuse, .. } = started;
         // Other handles, so that the guest's ports are not hung up before it is saved.
         let line = control.try_clone().map_err(|error| error.to_string())?;
         let ready = tokio::select! {

@@ -21,7 +21,7 @@ use crate::Spec;
 use crate::limits::{ELF_HEADERS_MAX, ELF_NOTE_BYTES_MAX};
 
 /// Raised when the arguments for QEMU change so that an older state does not fit.
-const ARGUMENTS: u32 = 2;
+const ARGUMENTS: u32 = 3;
 
 /// What tells the frequency of the time stamp counter, in kHz.
 const CLOCK: &str = "clock";

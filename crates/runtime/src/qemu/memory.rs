@@ -22,6 +22,7 @@ use std::os::unix::fs::{OpenOptionsExt, fchown};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use guest_ring::Region;
 use serde_json::json;
 
 use super::qmp::{Qmp, migrated};
@@ -57,6 +58,18 @@ pub(crate) fn open(memory: &Memory, mib: u64, user: Option<u32>) -> Result<Optio
         fchown(&file, user, user).map_err(start_error("hand over the guest's memory"))?;
     }
     Ok(Some(file))
+}
+
+/// Where QEMU's `microvm` puts its guest's memory: what fits below 3 GiB there, the rest above 4 GiB.
+pub(crate) fn arrangement(mib: u64) -> Vec<Region> {
+    const LOW_BYTES_MAX: u64 = 3 << 30;
+    const HIGH: u64 = 4 << 30;
+    let low = (mib * MIB).min(LOW_BYTES_MAX);
+    let high = mib * MIB - low;
+    vec![
+        Region { address: 0, offset: 0, bytes: low },
+        Region { address: HIGH, offset: low, bytes: high },
+    ]
 }
 
 /// The device state that `memory` is to go on from.

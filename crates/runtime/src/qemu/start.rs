@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use base::Egress;
+use guest_ring::GuestMemory;
 
 use super::cgroup::Shares;
 use super::command_line::{Descriptors, arguments};
@@ -34,6 +35,7 @@ pub(super) struct Begun {
     instance: QemuInstance,
     control: UnixStream,
     fuse: UnixStream,
+    memory: Option<GuestMemory>,
     connecting: Connecting,
 }
 
@@ -63,12 +65,12 @@ impl Drop for Connecting {
 impl Begun {
     /// Blocks until the network is there.
     pub(super) fn go_on(self) -> Result<Started, Error> {
-        let Self { waiting, instance, control, fuse, mut connecting } = self;
+        let Self { waiting, instance, control, fuse, memory, mut connecting } = self;
         connecting.wait()?;
         if let Some(waiting) = waiting {
             waiting.go_on()?;
         }
-        Ok(Started { instance: Box::new(instance), control, fuse })
+        Ok(Started { instance: Box::new(instance), control, fuse, memory })
     }
 }
 
@@ -125,7 +127,7 @@ pub(super) fn begin(
         jail,
     };
     tracing::debug!(machine = %spec.machine, ?accelerator, tsc_khz, ?arguments, "start qemu");
-    let Files { inherited, control, fuse, console, monitor, incoming } = files;
+    let Files { inherited, memory, control, fuse, console, monitor, incoming } = files;
     let suspending = monitor.zip(spec.memory.file().map(Path::to_owned));
     let process = Process { program, arguments, confinement, place: place.clone() };
     let connecting = Connecting::begin(place);
@@ -134,7 +136,8 @@ pub(super) fn begin(
     drop((inherited, doors));
     let instance = instance?;
     let waiting = incoming.map(|(monitor, state)| memory::load(monitor, &state)).transpose()?;
-    Ok(Begun { waiting, instance, control, fuse, connecting })
+    let memory = memory.map(|file| GuestMemory::new(file, memory::arrangement(spec.memory_mib)));
+    Ok(Begun { waiting, instance, control, fuse, memory, connecting })
 }
 
 /// Refuses what cannot run, before anything is made.
@@ -171,6 +174,8 @@ fn check(spec: &Spec) -> Result<(), Error> {
 #[derive(Debug)]
 struct Files {
     inherited: Inherited,
+    /// The guest's memory, where it is in a file.
+    memory: Option<File>,
     control: UnixStream,
     fuse: UnixStream,
     console: UnixStream,
@@ -210,6 +215,8 @@ impl Files {
             (pair()?, pair()?, pair()?);
         let state = memory::open_state(&spec.memory)?;
         let memory = memory::open(&spec.memory, spec.memory_mib, user)?;
+        let ours = memory.as_ref().map(File::try_clone).transpose();
+        let ours = ours.map_err(start_error("share the guest's memory"))?;
         let (monitor, monitor_end) = memory.as_ref().map(|_| pair()).transpose()?.unzip();
         let (incoming, incoming_end) = state.as_ref().map(|_| pair()).transpose()?.unzip();
         let inherited = Inherited {
@@ -225,7 +232,7 @@ impl Files {
             incoming: incoming_end.map(OwnedFd::from),
         };
         let incoming = incoming.zip(state);
-        Ok(Self { inherited, control, fuse, console, monitor, incoming })
+        Ok(Self { inherited, memory: ours, control, fuse, console, monitor, incoming })
     }
 }
 

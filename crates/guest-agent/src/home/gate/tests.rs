@@ -10,8 +10,9 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::{read, write};
 
 use super::*;
+use crate::home::line::Line;
 use crate::home::notify::Notifications;
-use crate::home::relay;
+use crate::home::relay::{self, Inbox};
 
 const LOOKUP: u32 = 1;
 const FORGET: u32 = 2;
@@ -110,7 +111,7 @@ struct Relayed {
     kernel: Arc<OwnedFd>,
     host: UnixStream,
     /// The relay's own end.
-    port: Arc<OwnedFd>,
+    line: Arc<Line>,
     replies: Receiver<u64>,
 }
 
@@ -120,16 +121,18 @@ fn relayed() -> Relayed {
     let (device, kernel) = pair.unwrap();
     let (port, host) = UnixStream::pair().unwrap();
     host.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let (device, port, kernel) = (Arc::new(device), Arc::new(port.into()), Arc::new(kernel));
+    let (device, kernel) = (Arc::new(device), Arc::new(kernel));
+    let line = Arc::new(Line::new(port.into(), None));
     let gate = Arc::new(Gate::default());
     let (notifications, _) = Notifications::start(Arc::clone(&device)).unwrap();
+    let inbox = Arc::new(Inbox { device, gate: Arc::clone(&gate), notifications });
     thread::spawn({
-        let (device, port, gate) = (Arc::clone(&device), Arc::clone(&port), Arc::clone(&gate));
-        move || relay::requests(&device, &port, &gate)
+        let (line, inbox) = (Arc::clone(&line), Arc::clone(&inbox));
+        move || relay::requests(&line, &inbox)
     });
     thread::spawn({
-        let (port, gate) = (Arc::clone(&port), Arc::clone(&gate));
-        move || relay::replies(&device, &port, &gate, &notifications)
+        let line = Arc::clone(&line);
+        move || relay::replies(&line, &inbox)
     });
     let (sender, replies) = channel();
     let reading = Arc::clone(&kernel);
@@ -142,7 +145,7 @@ fn relayed() -> Relayed {
             }
         }
     });
-    Relayed { gate, kernel, host, port, replies }
+    Relayed { gate, kernel, host, line, replies }
 }
 
 impl Relayed {
@@ -184,7 +187,8 @@ async fn a_closed_gate_keeps_requests_and_forwards_them_when_it_opens() {
     assert_eq!(relayed.replies.recv_timeout(Duration::from_secs(20)), Ok(2));
     assert!(relayed.hears_nothing());
 
-    relay::write_all(&relayed.port, &relayed.gate.mark()).unwrap();
+    assert!(relayed.line.is_clear().unwrap());
+    relayed.line.send_over_port(&relayed.gate.mark()).unwrap();
     let (opcode, unique) = relayed.heard();
     assert_eq!(opcode, MARK_OPCODE);
     relayed.answer(unique);
@@ -203,10 +207,8 @@ async fn a_reply_that_the_kernel_refuses_is_a_reply() {
     let gate = Arc::new(Gate::default());
     let (notifications, _) = Notifications::start(Arc::new(refusing.into())).unwrap();
     let device: OwnedFd = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap().into();
-    thread::spawn({
-        let gate = Arc::clone(&gate);
-        move || relay::replies(&device, &port.into(), &gate, &notifications)
-    });
+    let inbox = Inbox { device: Arc::new(device), gate: Arc::clone(&gate), notifications };
+    thread::spawn(move || relay::replies(&Line::new(port.into(), None), &inbox));
     drop(gate.pass(&request(LOOKUP, 2)));
     gate.close();
     host.write_all(&reply(2)).unwrap();
