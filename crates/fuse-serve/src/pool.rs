@@ -49,6 +49,7 @@ use crate::session::Session;
 use eyes::Eyes;
 use lead::Lead;
 use pacing::Pacing;
+use spin::Spin;
 use state::{Mode, State};
 use watch::{Advice, TICK, Watch};
 use worker::Worker;
@@ -70,6 +71,8 @@ struct Shared {
     threads: Threads,
     lead: Lead,
     pacing: Pacing,
+    /// Of whoever leads: one who takes the lead over goes on with what the last one learned.
+    spin: Mutex<Spin>,
     state: Mutex<State>,
     /// Something that `freeze`, `wait_closed` or a leader that stands still waits for.
     changed: Condvar,
@@ -102,6 +105,7 @@ impl Pool {
             threads: threads.within_bounds(),
             lead: Lead::default(),
             pacing: Pacing::default(),
+            spin: Mutex::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
             called: Condvar::new(),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::Shared;
 use super::eyes::Seen;
 use super::pacing::Pace;
-use super::spin::{Looked, Spin};
+use super::spin::Looked;
 use super::state::{Mode, State};
 use crate::limits::{SYNCS_WAITING_MAX, THREAD_IDLE};
 use crate::link::{Message, Received};
@@ -42,13 +42,12 @@ enum Taken {
 pub(super) struct Worker {
     shared: Arc<Shared>,
     kept: bool,
-    spin: Spin,
     message: Message,
 }
 
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>, kept: bool) -> Self {
-        Self { shared, kept, spin: Spin::default(), message: Message::default() }
+        Self { shared, kept, message: Message::default() }
     }
 
     /// Until the pool is closed, or there was nothing to do for so long that the thread may leave.
@@ -243,7 +242,7 @@ impl Worker {
                 }
             }
             shared.lead.found_nothing();
-            if !looked && link.is_queue() && self.spin.is_worth_it() && self.look()? {
+            if !looked && link.is_queue() && shared.spin.lock().is_worth_it() && self.look()? {
                 return Ok(true);
             }
             looked = true;
@@ -272,7 +271,7 @@ impl Worker {
             found = shared.link.receive(&mut self.message)? == Received::Message;
             took = begun.elapsed();
         }
-        self.spin.looked(if found { Looked::Found } else { Looked::InVain }, took, look);
+        shared.spin.lock().looked(if found { Looked::Found } else { Looked::InVain }, took, look);
         Ok(found)
     }
 
