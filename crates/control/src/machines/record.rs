@@ -11,7 +11,7 @@
 //! # Not here
 //! Taking records of a lost host into the catalog ([`super::adopt`]).
 
-use base::{HomeId, MachineId, Timestamp};
+use base::{Egress, HomeId, MachineId, Timestamp};
 use bytes::Bytes;
 use catalog::{MachineRow, MachineSpec};
 use objstore::ObjectStore;
@@ -23,8 +23,10 @@ use crate::{Error, Result};
 /// All records are below it (docs/formats.md, Machine records).
 pub(crate) const PREFIX: &str = "machines/";
 
-/// The format that is written. Readers refuse larger ones.
+/// The format of a machine that may reach what any may. Readers refuse formats that they do not know.
 const FORMAT: u32 = 1;
+/// The format of one that is held to a policy: a reader that knows none would let it reach everything.
+const FORMAT_HELD: u32 = 2;
 
 /// A machine, as the store remembers it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,8 +41,9 @@ pub(crate) struct Record {
 
 impl Record {
     pub(crate) fn of(row: &MachineRow) -> Self {
+        let is_open = row.spec.egress == Egress::Open;
         Self {
-            format: FORMAT,
+            format: if is_open { FORMAT } else { FORMAT_HELD },
             machine_id: row.id.clone(),
             name: row.name.clone(),
             home_id: row.home.clone(),
@@ -89,10 +92,10 @@ pub(crate) async fn get(store: &dyn ObjectStore, key: &str) -> Result<Record> {
             .caused_by(error)
     };
     let head: Head = serde_json::from_slice(&body).map_err(corrupt)?;
-    if head.format > FORMAT {
+    if head.format > FORMAT_HELD {
         return Err(Error::new(
             base::ErrorKind::Unsupported,
-            format!("{key} has format {}; this program knows up to {FORMAT}", head.format),
+            format!("{key} has format {}; this program knows up to {FORMAT_HELD}", head.format),
         ));
     }
     let record: Record = serde_json::from_slice(&body).map_err(corrupt)?;
@@ -127,6 +130,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_machine_that_is_held_to_a_policy_is_not_for_readers_that_know_none() {
+        let mut row = test_row("one");
+        assert_eq!(Record::of(&row).format, 1, "as every reader knows it");
+        for egress in ["none", "allow=example.com"] {
+            row.spec.egress = egress.parse().unwrap();
+            let (record, store) = (Record::of(&row), MemoryStore::new());
+            assert_eq!(record.format, 2, "{egress}");
+            put(&*store, &record).await.unwrap();
+            assert_eq!(get(&*store, &key(&row.id)).await.unwrap(), record);
+        }
+        // As a program wrote it that knew policies and one format.
+        let (record, store) = (Record { format: 1, ..Record::of(&row) }, MemoryStore::new());
+        put(&*store, &record).await.unwrap();
+        assert_eq!(get(&*store, &key(&row.id)).await.unwrap().spec.egress, row.spec.egress);
+    }
+
+    #[tokio::test]
     async fn a_record_is_only_written_where_it_can_be_read_back() {
         let store = MemoryStore::new();
         let mut record = Record::of(&test_row("one"));
@@ -150,8 +170,9 @@ mod tests {
         let key = key(&record.machine_id);
         for (body, kind) in [
             ("not json".to_owned(), base::ErrorKind::Corrupt),
-            ("{\"format\": 2}".to_owned(), base::ErrorKind::Unsupported),
+            ("{\"format\": 3}".to_owned(), base::ErrorKind::Unsupported),
             ("{\"format\": 1}".to_owned(), base::ErrorKind::Corrupt),
+            ("{\"format\": 2}".to_owned(), base::ErrorKind::Corrupt),
             (
                 serde_json::to_string(&Record::of(&test_row("two"))).unwrap(),
                 base::ErrorKind::Corrupt,
