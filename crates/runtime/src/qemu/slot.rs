@@ -116,10 +116,15 @@ impl Registry {
 
     /// Waits until no other process changes slots or network.
     pub(crate) fn exclusive(&self) -> Result<Exclusive, Error> {
-        let lock = File::create(self.dir.with_extension("lock"))
+        let lock = File::create(self.beside("lock"))
             .and_then(|file| Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e.into()))
             .map_err(start_error("lock the slots of this host"))?;
         Ok(Exclusive { _lock: lock })
+    }
+
+    /// Where a file of all instances is. It stays when they go, and is changed under the lock only.
+    pub(crate) fn beside(&self, extension: &str) -> PathBuf {
+        self.dir.with_extension(extension)
     }
 
     /// True where exactly `count` slots are held. Only under the lock is that worth anything.

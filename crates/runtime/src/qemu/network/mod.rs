@@ -29,7 +29,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -64,7 +64,7 @@ pub(crate) struct Link {
     /// The host's name servers that can be reached from here.
     resolvers: Vec<Ipv4Addr>,
     /// For QEMU: names ours.
-    resolv_conf: tempfile::NamedTempFile,
+    resolv_conf: PathBuf,
     policy: EgressPolicy,
     /// What serves names, and whom it asks; without it nobody does.
     runtime: Option<Handle>,
@@ -85,8 +85,7 @@ impl Link {
     /// Makes a namespace for `slot`, which leads nowhere yet.
     pub(crate) fn new(slot: &Slot, policy: EgressPolicy) -> Result<Self, Error> {
         let resolvers = resolvers::of_host();
-        let resolv_conf = resolvers::pointing_to(*names::ADDRESS.ip());
-        let resolv_conf = resolv_conf.map_err(failed("write a resolv.conf"))?;
+        let resolv_conf = Self::resolv_conf_in(slot.registry())?;
         let outside = current_namespace().map_err(failed("open the network namespace"))?;
         let namespace = new_namespace().map_err(failed("make a network namespace"))?;
         let (slot, registry) = (slot.number(), slot.registry().clone());
@@ -147,10 +146,21 @@ impl Link {
 
     /// A file for `/etc/resolv.conf`.
     pub(crate) fn resolv_conf(&self) -> &Path {
-        self.resolv_conf.path()
+        &self.resolv_conf
     }
 
-    /// Has another policy in force when this returns. One that fails leaves the old one, or less.
+    /// It says the same for all, so one serves them all, and nobody has to take it away.
+    fn resolv_conf_in(registry: &Registry) -> Result<PathBuf, Error> {
+        let path = registry.beside("resolv.conf");
+        let address = *names::ADDRESS.ip();
+        if !resolvers::points_to(address, &path) {
+            let _exclusive = registry.exclusive()?;
+            resolvers::point_to(address, &path).map_err(failed("write a resolv.conf"))?;
+        }
+        Ok(path)
+    }
+
+    /// Has another policy in force when this returns. A change that fails leaves the old one or the new one, or less.
     pub(crate) fn set_egress(&self, egress: &Egress) -> io::Result<()> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let gate = kept.gate.clone().ok_or_else(|| io::Error::other("not connected yet"))?;

@@ -4,21 +4,33 @@
 //! open may also ask the host's servers itself, where its namespace leads there: not those on loopback
 //! (systemd-resolved on 127.0.0.53), but those behind it, which systemd writes down.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use crate::limits::{RESOLV_CONF_BYTES_MAX, RESOLVERS_MAX};
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// A `resolv.conf` that names one server, readable for everybody.
-pub(crate) fn pointing_to(address: Ipv4Addr) -> io::Result<tempfile::NamedTempFile> {
-    let readable = PermissionsExt::from_mode(0o644);
-    let mut file = tempfile::Builder::new().permissions(readable).tempfile()?;
-    writeln!(file, "nameserver {address}")?;
-    Ok(file)
+/// Whether `path` is a `resolv.conf` that names one server, `address`.
+pub(crate) fn points_to(address: Ipv4Addr, path: &Path) -> bool {
+    fs::read_to_string(path).is_ok_and(|there| there == naming(address))
+}
+
+fn naming(address: Ipv4Addr) -> String {
+    format!("nameserver {address}\n")
+}
+
+/// Makes one of it, readable for everybody. To be called by one at a time; who has the file mounted goes on with
+/// the one that it has.
+pub(crate) fn point_to(address: Ipv4Addr, path: &Path) -> io::Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, naming(address))?;
+    // Whatever the mask is.
+    fs::set_permissions(&new, Permissions::from_mode(0o644))?;
+    fs::rename(new, path)
 }
 
 /// The name servers that this host asks.
@@ -87,8 +99,21 @@ mod tests {
     }
 
     #[test]
-    fn a_file_for_a_guest_names_one_server() {
-        let file = pointing_to(Ipv4Addr::LOCALHOST).unwrap();
-        assert_eq!(std::fs::read_to_string(file.path()).unwrap(), "nameserver 127.0.0.1\n");
+    fn a_file_for_guests_names_one_server_and_is_mended_where_it_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("resolv.conf");
+        let befores = ["nameserver 127.0.0.1\n", "nameserver 192.0.2.1\n", "nameserver 127", ""];
+        for before in [None].into_iter().chain(befores.map(Some)) {
+            if let Some(before) = before {
+                fs::write(&path, before).unwrap();
+            }
+            let is_good = before == Some("nameserver 127.0.0.1\n");
+            assert_eq!(points_to(Ipv4Addr::LOCALHOST, &path), is_good, "{before:?}");
+            point_to(Ipv4Addr::LOCALHOST, &path).unwrap();
+            assert!(points_to(Ipv4Addr::LOCALHOST, &path));
+            assert_eq!(fs::read_to_string(&path).unwrap(), "nameserver 127.0.0.1\n");
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+        }
     }
 }
