@@ -6,6 +6,7 @@
 
 use std::net::Ipv4Addr;
 
+use base::Ipv4Range;
 use serde::Deserialize;
 
 use super::rules::LINK_PREFIX;
@@ -75,16 +76,44 @@ pub(crate) fn choose(slot: u16, taken: &[Block]) -> Option<Subnet> {
 struct Route {
     dst: String,
     dev: Option<String>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    table: Option<String>,
+}
+
+impl Route {
+    /// Whether it is of a link of ours.
+    fn is_ours(&self) -> bool {
+        self.dev.as_ref().is_some_and(|dev| dev.starts_with(LINK_PREFIX))
+    }
+
+    /// Whether it leads to the host itself. Other tables deliver to it what is addressed to others, for proxies.
+    fn is_local(&self) -> bool {
+        self.kind.as_deref() == Some("local") && self.table.as_deref() == Some("local")
+    }
+}
+
+/// Those that `ip -json route` shows; none for output that cannot be read.
+fn parse(routes: &[u8]) -> Vec<Route> {
+    serde_json::from_slice(routes).unwrap_or_default()
+}
+
+/// The host's own addresses as `ip -json route` shows them, but for those of links of ours: these are private.
+pub(crate) fn of_host(routes: &[u8]) -> Vec<Ipv4Range> {
+    let routes = parse(routes);
+    let local = routes.iter().filter(|route| route.is_local() && !route.is_ours());
+    let mut ranges: Vec<Ipv4Range> = local.filter_map(|route| route.dst.parse().ok()).collect();
+    ranges.sort_unstable();
+    ranges.dedup();
+    ranges
 }
 
 /// What `ip -json route` shows as in use, but for default routes and links of ours, which are unique
 /// by slot. Output that cannot be read takes nothing.
 pub(crate) fn taken(routes: &[u8]) -> Vec<Block> {
-    let routes: Vec<Route> = serde_json::from_slice(routes).unwrap_or_default();
-    let ours = |route: &Route| route.dev.as_ref().is_some_and(|dev| dev.starts_with(LINK_PREFIX));
-    routes
+    parse(routes)
         .iter()
-        .filter(|route| !ours(route) && route.dst != "0.0.0.0/0")
+        .filter(|route| !route.is_ours() && route.dst != "0.0.0.0/0")
         .filter_map(|route| Block::parse(&route.dst))
         // 0.0.0.0/1 and 128.0.0.0/1 are how VPNs spell "default".
         .filter(|block| block.last - block.first < 1 << 30)
@@ -130,5 +159,21 @@ mod tests {
         assert_eq!(taken.len(), 3, "{taken:?}");
         assert!(taken.contains(&Block::parse("10.1.0.0/16").unwrap()));
         assert!(super::taken(b"not json").is_empty());
+    }
+
+    #[test]
+    fn the_hosts_own_addresses_are_told_from_what_it_forwards() {
+        let routes = br#"[{"dst":"default","gateway":"192.0.2.1","dev":"eth0","flags":[]},
+            {"dst":"192.0.2.0/24","dev":"eth0","prefsrc":"192.0.2.2","flags":[]},
+            {"type":"local","dst":"default","dev":"lo","table":"100","flags":[]},
+            {"type":"local","dst":"198.51.100.0/24","dev":"lo","table":"100","flags":[]},
+            {"type":"local","dst":"127.0.0.0/8","dev":"lo","table":"local","flags":[]},
+            {"type":"local","dst":"192.0.2.2","dev":"eth0","table":"local","flags":[]},
+            {"type":"local","dst":"192.0.2.2","dev":"eth1","table":"local","flags":[]},
+            {"type":"local","dst":"100.64.3.1","dev":"dormouse-00c0","table":"local","flags":[]},
+            {"type":"broadcast","dst":"192.0.2.255","dev":"eth0","table":"local","flags":[]}]"#;
+        let shown: Vec<String> = of_host(routes).iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["127.0.0.0/8", "192.0.2.2/32"]);
+        assert!(of_host(b"not json").is_empty());
     }
 }

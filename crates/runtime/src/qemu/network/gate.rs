@@ -20,10 +20,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use base::{Egress, Ipv4Range, is_public};
+use base::{Egress, is_public};
 use tokio::sync::oneshot;
 
-use super::filter::{self, Grant};
+use super::filter::{self, Grant, Surroundings, Ways};
 use super::run;
 use crate::limits::{GRANT_GRACE, GRANT_MAX, GRANTS_MAX, GRANTS_WAITING_MAX, NAMES_OF_ADDRESS_MAX};
 
@@ -53,7 +53,7 @@ impl Gate {
     /// the namespace.
     pub(crate) fn begin(
         egress: Egress,
-        permitted: Vec<Ipv4Range>,
+        around: Surroundings,
         enter: impl FnOnce() -> io::Result<()> + Send + 'static,
     ) -> io::Result<Self> {
         let (orders, asked) = sync_channel(GRANTS_WAITING_MAX);
@@ -62,13 +62,8 @@ impl Gate {
         let shared = policy.clone();
         thread::Builder::new().name("egress".to_owned()).spawn(move || {
             let egress = shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let mut filter =
-                Filter { egress, permitted, generation: 0, held: HashMap::new(), shared };
-            let loaded = enter().and_then(|()| match *filter.egress {
-                // That is how a namespace begins, and most machines stay so.
-                Egress::Open => Ok(()),
-                Egress::None | Egress::Allow(_) => filter.load(filter.egress.clone()),
-            });
+            let mut filter = Filter { egress, around, generation: 0, held: HashMap::new(), shared };
+            let loaded = enter().and_then(|()| filter.load(filter.egress.clone()));
             let good = loaded.is_ok();
             if ready.send(loaded).is_ok() && good {
                 filter.serve(&asked);
@@ -105,17 +100,25 @@ impl Gate {
     }
 }
 
-/// A way that is open, or was: whoever still uses it when another policy comes that allows its name goes on.
+/// A way that is open until then, or was: whoever still uses it when another policy comes that allows its name
+/// goes on.
 #[derive(Debug)]
 struct Held {
     until: Instant,
     names: Vec<String>,
 }
 
+impl Held {
+    /// Whether `egress` allows a name that it was resolved from.
+    fn is_of(&self, egress: &Egress) -> bool {
+        self.names.iter().any(|name| egress.allows_name(name))
+    }
+}
+
 #[derive(Debug)]
 struct Filter {
     egress: Arc<Egress>,
-    permitted: Vec<Ipv4Range>,
+    around: Surroundings,
     generation: u32,
     held: HashMap<Ipv4Addr, Held>,
     shared: Arc<Mutex<Arc<Egress>>>,
@@ -153,29 +156,29 @@ impl Filter {
 
     /// Puts another policy in force, or leaves the old one.
     fn load(&mut self, egress: Arc<Egress>) -> io::Result<()> {
-        let now = Instant::now();
-        let kept = |held: &Held| held.names.iter().any(|name| egress.allows_name(name));
-        let granted: Vec<Grant> = match *egress {
-            Egress::Allow(_) => self
-                .held
-                .iter()
-                .filter(|(_, held)| kept(held))
-                .map(|(address, held)| {
-                    // Long enough for what is open to be seen by the new rules.
-                    let lasts = held.until.saturating_duration_since(now).max(GRANT_GRACE);
-                    Grant { address: *address, lasts }
-                })
-                .collect(),
-            Egress::Open | Egress::None => Vec::new(),
-        };
+        let ways = self.ways(&egress, Instant::now());
         let generation = self.generation.wrapping_add(1).max(1);
-        let table = filter::table(&egress, &self.permitted, generation, &granted);
+        let table = filter::table(&egress, &self.around, generation, &ways);
         run("nft", &["-f", "-"], &table)?;
         self.generation = generation;
-        self.held.retain(|_, held| kept(held));
+        self.held.retain(|_, held| held.is_of(&egress));
         self.egress = egress.clone();
         *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = egress;
         Ok(())
+    }
+
+    /// What was resolved so far is open under `egress` for as long as it lives still; what had begun by then goes on
+    /// after that.
+    fn ways(&self, egress: &Egress, now: Instant) -> Ways {
+        if !matches!(egress, Egress::Allow(_)) {
+            return Ways::default();
+        }
+        let kept = || self.held.iter().filter(|(_, held)| held.is_of(egress));
+        let granted = kept().filter(|(_, held)| held.until > now);
+        let granted =
+            granted.map(|(address, held)| Grant { address: *address, lasts: held.until - now });
+        let begun = kept().map(|(address, _)| *address);
+        Ways { granted: granted.collect(), begun: begun.collect() }
     }
 
     /// Notes what a name was resolved to; what the kernel does not know yet comes back.

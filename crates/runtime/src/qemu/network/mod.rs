@@ -9,7 +9,8 @@
 //!
 //! The host's loopback is out of reach, as the namespace has another. What may pass at all is in
 //! [`rules`]: public IPv4 addresses, and private ones for which policy and server allow; nothing comes in. What of
-//! that the machine's own policy lets out is in [`filter`], in the namespace, before the link is. The guest's
+//! that the machine's own policy lets out is in [`filter`], in the namespace, before the link is; it refuses the
+//! host and inner addresses by itself, as the host's rules can be flushed by others. The guest's
 //! questions for names are answered by [`names`], on the namespace's loopback.
 //! The namespace has no name: it ends with QEMU and the threads in it ([`supervise`](super::supervise), [`gate`]),
 //! and takes the veth pair along. One nftables table of the host serves all instances; the last one to go removes it.
@@ -41,6 +42,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use tokio::runtime::Handle;
 
 use self::address::{Block, Subnet, choose};
+use self::filter::Surroundings;
 use self::gate::Gate;
 use self::names::{Names, Sockets, Upstream};
 use super::find_program;
@@ -116,10 +118,17 @@ impl Link {
         })?;
         forward().map_err(failed("switch on net.ipv4.ip_forward"))?;
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        // Before there is a way out.
-        let gate = self.gate().map_err(failed("keep a machine's egress policy"))?;
         kept.private = self.private_of(&self.policy.allowed);
-        self.plug(subnet, &kept.private).map_err(failed("connect a network namespace"))?;
+        let around = self.surroundings(&routes, subnet);
+        // Both before there is a way out.
+        let (gate, ruled) = thread::scope(|scope| {
+            let gate = scope.spawn(|| self.gate(around));
+            let ruled = self.rule(&kept.private);
+            let gate = gate.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")));
+            (gate, ruled)
+        });
+        let gate = gate.map_err(failed("keep a machine's egress policy"))?;
+        ruled.and_then(|()| self.plug(subnet)).map_err(failed("connect a network namespace"))?;
         if let Some(runtime) = &self.runtime {
             let serve = || {
                 let sockets = self.inside(Sockets::bind)?;
@@ -169,10 +178,17 @@ impl Link {
         self.permit(&mut kept, egress)
     }
 
-    fn gate(&self) -> io::Result<Gate> {
+    fn surroundings(&self, routes: &[u8], subnet: Subnet) -> Surroundings {
+        let mut host = address::of_host(routes);
+        let [a, b, c, d] = subnet.host().octets();
+        host.push(Ipv4Range::new(a, b, c, d, 32));
+        let permitted = self.policy.private_ranges.clone();
+        Surroundings { permitted, resolvers: self.resolvers.clone(), host }
+    }
+
+    fn gate(&self, around: Surroundings) -> io::Result<Gate> {
         let namespace = self.namespace.try_clone()?;
-        let EgressPolicy { allowed, private_ranges } = self.policy.clone();
-        Gate::begin(allowed, private_ranges, move || {
+        Gate::begin(self.policy.allowed.clone(), around, move || {
             setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)
         })
     }
@@ -193,10 +209,14 @@ impl Link {
         Ok(())
     }
 
-    fn plug(&self, subnet: Subnet, private: &[Ipv4Range]) -> io::Result<()> {
+    /// Loads the host's rules.
+    fn rule(&self, private: &[Ipv4Range]) -> io::Result<()> {
         // In the place, too, of what a dead instance behind a link of this name was permitted.
         let rules = rules::table(&self.resolvers) + &rules::private(&self.name, private);
-        run("nft", &["-f", "-"], &rules)?;
+        run("nft", &["-f", "-"], &rules).map(drop)
+    }
+
+    fn plug(&self, subnet: Subnet) -> io::Result<()> {
         let mtu = uplink_mtu();
         let (name, host, guest) = (&self.name, subnet.host(), subnet.guest());
         // `ip` takes a path as the name of a namespace where it holds a slash.

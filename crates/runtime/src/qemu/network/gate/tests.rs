@@ -3,7 +3,7 @@ use super::*;
 fn filter(egress: &str) -> Filter {
     let egress: Arc<Egress> = Arc::new(egress.parse().unwrap());
     let shared = Arc::new(Mutex::new(egress.clone()));
-    Filter { egress, permitted: Vec::new(), generation: 0, held: HashMap::new(), shared }
+    Filter { egress, around: Surroundings::default(), generation: 0, held: HashMap::new(), shared }
 }
 
 fn resolved(name: &str, addresses: &[(Ipv4Addr, u32)]) -> Resolved {
@@ -45,6 +45,26 @@ fn a_guest_that_resolves_without_end_holds_so_many_and_no_more() {
         filter.hold(resolved(&format!("m{number}.example.com"), &[(address, 60)])).count();
     }
     assert_eq!(filter.held[&address].names.len(), NAMES_OF_ADDRESS_MAX);
+}
+
+#[test]
+fn another_policy_opens_nothing_that_had_run_out() {
+    let mut filter = filter("allow=*.example.com");
+    let (short, long) = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2));
+    filter.hold(resolved("short.example.com", &[(short, 5)])).count();
+    filter.hold(resolved("long.example.com", &[(long, 3_600)])).count();
+    let later = Instant::now() + Duration::from_secs(300);
+    let list: Egress = "allow=short.example.com,long.example.com".parse().unwrap();
+    let mut ways = filter.ways(&list, later);
+    let granted: Vec<Ipv4Addr> = ways.granted.iter().map(|grant| grant.address).collect();
+    assert_eq!(granted, [long]);
+    assert!(ways.granted[0].lasts <= Duration::from_secs(3_360), "no longer than before");
+    ways.begun.sort();
+    assert_eq!(ways.begun, [short, long], "what is connected goes on");
+    let other = filter.ways(&"allow=long.example.com".parse().unwrap(), later);
+    assert_eq!(other.begun, [long]);
+    let open = filter.ways(&Egress::Open, later);
+    assert!(open.granted.is_empty() && open.begun.is_empty());
 }
 
 #[test]

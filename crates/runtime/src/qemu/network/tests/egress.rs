@@ -1,12 +1,14 @@
 //! What a machine reaches by its policy, in a [world](super::world) of namespaces.
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::ResponseCode;
 
-use super::world::{Machine, RESOLVER, SERVERS, TIMEOUT, addresses, question, talks, within};
+use super::world::{
+    Machine, RESOLVER, SERVERS, SPEAK_LATER, TIMEOUT, addresses, question, talks, within,
+};
 
 const PUBLIC: [&str; 4] = ["203.0.113.1", "203.0.113.2", "203.0.113.3", "198.51.100.7"];
 
@@ -157,6 +159,76 @@ fn a_policy_changes_for_what_is_open_too() {
         assert!(reached(&machine).is_empty());
         machine.resolve("example.com");
         assert_eq!(reached(&machine), ["203.0.113.2"]);
+    });
+}
+
+#[test]
+fn an_open_machine_keeps_within_its_bounds_where_the_hosts_rules_are_flushed() {
+    within(|world| {
+        let machine = world.machine("open", &["10.0.0.0/8"]);
+        let host = std::net::TcpListener::bind("0.0.0.0:80").unwrap();
+        let masquerade = "flush ruleset
+            table inet other {
+              chain postrouting {
+                type nat hook postrouting priority srcnat; policy accept;
+                oifname up0 masquerade
+              }
+            }";
+        super::run("nft", &["-f", "-"], masquerade).unwrap();
+        assert_eq!(reached(&machine), PUBLIC);
+        let gateway =
+            machine.link.inside(|| super::run("ip", &["-4", "-json", "route"], "")).unwrap();
+        let gateway: serde_json::Value = serde_json::from_slice(&gateway).unwrap();
+        for address in [gateway[0]["gateway"].as_str().unwrap(), "203.0.113.254"] {
+            assert!(machine.open(address).is_err(), "the host at {address}");
+        }
+        // A policy that names all of them has no more.
+        machine.change("allow=0.0.0.0/0,10.0.0.0/8,203.0.113.254");
+        assert!(machine.open("203.0.113.254").is_err());
+        drop(host);
+    });
+}
+
+#[test]
+fn whoever_speaks_next_a_connection_goes_on_under_a_policy_that_allows_it() {
+    within(|world| {
+        for (from, to) in [
+            ("open", "allow=198.51.100.0/24"),
+            ("allow=198.51.100.7", "open"),
+            ("allow=198.51.100.7", "allow=198.51.100.0/24"),
+        ] {
+            let machine = world.machine(from, &[]);
+            let mut stream = machine.open("198.51.100.7").unwrap();
+            stream.write_all(SPEAK_LATER).unwrap();
+            machine.change(to);
+            stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+            let mut answer = [0; 4];
+            stream.read_exact(&mut answer).unwrap_or_else(|error| panic!("{from}, {to}: {error}"));
+            assert_eq!(answer, *SPEAK_LATER);
+        }
+    });
+}
+
+#[test]
+fn a_quiet_connection_outlives_the_answer_to_its_name_under_another_policy_too() {
+    within(|world| {
+        let machine = world.machine("allow=example.com", &[]);
+        machine.resolve("example.com");
+        let mut stream = machine.open("203.0.113.2").unwrap();
+        assert!(talks(&mut stream));
+        for list in ["allow=example.com,192.0.2.0/24", "allow=example.com"] {
+            machine.change(list);
+            assert_eq!(reached(&machine), ["203.0.113.2"], "what is resolved stays open");
+            // As time does.
+            let over = "flush set inet egress names";
+            machine.link.inside(|| super::run("nft", &[over], "")).unwrap();
+            assert!(reached(&machine).is_empty(), "nothing new begins");
+            if list == "allow=example.com" {
+                assert!(talks(&mut stream), "after two policies without a word");
+            }
+        }
+        machine.change("allow=other.example.com");
+        assert!(!talks(&mut stream));
     });
 }
 
