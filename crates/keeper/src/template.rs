@@ -42,13 +42,11 @@ pub type Kind = BTreeMap<String, String>;
 pub fn kind(runtime: &dyn Runtime, spec: &KeeperSpec) -> Kind {
     let instance = &spec.instance;
     let mut kind = runtime.fingerprint(instance);
-    let words: Vec<_> =
-        instance.agent_args.iter().map(|(key, value)| format!("{key}={value}")).collect();
     kind.extend(
         [
             ("kernel", instance.kernel.display().to_string()),
             ("agent", instance.initrd.display().to_string()),
-            ("words for the agent", words.join(" ")),
+            ("command line", runtime.boot_fingerprint(instance)),
             ("upper", format!("{} bytes", spec.upper.bytes)),
             (HOST, host()),
         ]

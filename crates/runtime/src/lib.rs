@@ -214,6 +214,12 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     ) -> Option<String> {
         one.keys().chain(two.keys()).find(|name| one.get(*name) != two.get(*name)).cloned()
     }
+    /// What an instance of `spec` boots with beside the files that the spec names. What it reads of that it knows for
+    /// as long as it goes on.
+    fn boot_fingerprint(&self, spec: &Spec) -> String {
+        let _ = spec;
+        String::new()
+    }
 }
 
 /// Something a runtime needs and does not find.

@@ -17,7 +17,7 @@ use std::os::fd::RawFd;
 
 use super::Accelerator;
 use crate::limits::{KERNEL_ARGS_BYTES_MAX, TRANSLATION_MIB};
-use crate::{Error, Spec};
+use crate::{Error, Purpose, Spec};
 
 /// Name of the control port in the guest.
 const CONTROL_PORT: &str = "dormouse.ctl";
@@ -118,7 +118,9 @@ pub(crate) fn arguments(
     arg("-serial", "chardev:console".to_owned());
 
     if user_network {
-        arg("-netdev", "user,id=net,ipv6=off".to_owned());
+        // A template is nobody's: it reaches nothing, also where no namespace holds it.
+        let restrict = if spec.purpose == Purpose::Template { ",restrict=on" } else { "" };
+        arg("-netdev", format!("user,id=net,ipv6=off{restrict}"));
         arg("-device", "virtio-net-device,netdev=net,guest_announce=off".to_owned());
     }
     arg("-device", "virtio-balloon-device,free-page-reporting=on".to_owned());
@@ -202,7 +204,7 @@ mod tests {
     use base::ErrorKind;
 
     use super::*;
-    use crate::{EgressPolicy, Memory, Network, Purpose};
+    use crate::{EgressPolicy, Memory, Network};
 
     const FDS: Descriptors = Descriptors {
         kernel: 3,
@@ -300,6 +302,13 @@ mod tests {
             line(&Descriptors { memory: Some(20), monitor: Some(21), incoming: Some(22), ..FDS });
         assert!(back.contains("chardev=incoming,mode=control -incoming defer -S"), "{back}");
         assert!(!back.contains("-kernel") && !back.contains("-append"), "{back}");
+    }
+
+    #[test]
+    fn a_template_reaches_nothing() {
+        let of = |purpose| line(&Spec { purpose, ..spec() }, Accelerator::Tcg, true);
+        assert!(of(Purpose::Template).contains("-netdev user,id=net,ipv6=off,restrict=on "));
+        assert!(!of(Purpose::Machine).contains("restrict"));
     }
 
     #[test]

@@ -4,8 +4,12 @@
 //! what identifies its content. The guest reads the host's time stamp counter and was told its frequency at
 //! boot, so another host has to have the same.
 //!
-//! Not here: what only a boot reads (kernel and initramfs), and what the agent tells a guest that wakes
-//! (clock, entropy). Whether disk and home are those that the memory knew is the caller's to say.
+//! Which devices there are is told by the arguments that QEMU is started with: so a version of this program that
+//! passes others has another fingerprint, without anybody having to think of it.
+//!
+//! What only a boot reads is a fingerprint of its own ([`of_boot`]). Not here: the files that it reads (kernel and
+//! initramfs), and what the agent tells a guest that wakes (clock, entropy). Whether disk and home are those that
+//! the memory knew is the caller's to say.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,12 +20,25 @@ use std::path::Path;
 use base::Digest;
 
 use super::Accelerator;
-use super::command_line::vcpus;
-use crate::Spec;
+use super::command_line::{Descriptors, arguments, vcpus};
 use crate::limits::{ELF_HEADERS_MAX, ELF_NOTE_BYTES_MAX};
+use crate::{Network, Purpose, Spec};
 
-/// Raised when the arguments for QEMU change so that an older state does not fit.
-const ARGUMENTS: u32 = 3;
+/// Any numbers do: they are the same for all.
+const BOOTS: Descriptors = Descriptors {
+    kernel: 3,
+    initrd: 4,
+    root: 5,
+    upper: 6,
+    control: 7,
+    fuse: 8,
+    console: 9,
+    memory: Some(10),
+    monitor: Some(11),
+    incoming: None,
+};
+/// Of a guest that goes on from its memory.
+const GOES_ON: Descriptors = Descriptors { incoming: Some(12), ..BOOTS };
 
 /// What tells the frequency of the time stamp counter, in kHz.
 const CLOCK: &str = "clock";
@@ -35,14 +52,11 @@ pub(crate) fn of(
     program: Option<&Path>,
     accelerator: Accelerator,
 ) -> BTreeMap<String, String> {
-    [
-        ("hypervisor", format!("{} {ARGUMENTS}", program.map_or_else(String::new, file))),
-        ("image", file(&spec.root_image)),
-    ]
-    .map(|(what, is)| (what.to_owned(), is))
-    .into_iter()
-    .chain(of_any_host(spec, accelerator))
-    .collect()
+    [("hypervisor", program.map_or_else(String::new, file)), ("image", file(&spec.root_image))]
+        .map(|(what, is)| (what.to_owned(), is))
+        .into_iter()
+        .chain(of_any_host(spec, accelerator))
+        .collect()
 }
 
 /// The same in words that mean the same on every host; none where they cannot be had.
@@ -58,7 +72,7 @@ pub(crate) fn portable(
     let name = |path: &Path| path.file_name().unwrap_or_default().display().to_string();
     let root = fs::metadata(&spec.root_image).map_or(0, |meta| meta.len());
     [
-        ("hypervisor", format!("{build} {ARGUMENTS}")),
+        ("hypervisor", build),
         // Its name is its digest.
         ("image", format!("{} {root}", name(&spec.root_image))),
         (CLOCK, khz.to_string()),
@@ -85,6 +99,23 @@ pub(crate) fn other(
     one.keys().chain(two.keys()).find(|name| !same(name)).cloned()
 }
 
+/// What a guest that boots is started with, of which it keeps some as long as it runs: its kernel's command line.
+pub(crate) fn of_boot(spec: &Spec, accelerator: Accelerator) -> String {
+    passed(spec, accelerator, &BOOTS)
+}
+
+/// A digest of what QEMU is started with, the same for all machines that differ by name and size only, which have words
+/// of their own, and for their template.
+fn passed(spec: &Spec, accelerator: Accelerator, fds: &Descriptors) -> String {
+    let spec = Spec { purpose: Purpose::Machine, vcpu: 1.0, memory_mib: 1024, ..spec.clone() };
+    let network = spec.network != Network::None;
+    // Measured at each boot of a guest, which its host tells.
+    let arguments = arguments(&spec, accelerator, network, None, fds);
+    // What cannot be started has none, and does not come to be.
+    let arguments = arguments.unwrap_or_default().join("\n");
+    Digest::of(arguments.replace(spec.machine.as_str(), "").as_bytes()).to_string()
+}
+
 fn of_any_host(
     spec: &Spec,
     accelerator: Accelerator,
@@ -102,6 +133,7 @@ fn of_any_host(
         // What the guest sees: its share of the host's time may be another one.
         ("size", format!("{} CPUs, {} MiB", vcpus(spec.vcpu, accelerator), spec.memory_mib)),
         ("network", format!("{:?}", spec.network)),
+        ("set of devices", passed(spec, accelerator, &GOES_ON)),
     ]
     .map(|(what, is)| (what.to_owned(), is))
     .into_iter()
@@ -174,9 +206,8 @@ mod tests {
     use super::*;
     use crate::Memory;
 
-    #[test]
-    fn a_share_of_a_processor_is_nothing_that_the_guest_sees() {
-        let spec = |vcpu, memory_mib| Spec {
+    fn spec(vcpu: f64, memory_mib: u64) -> Spec {
+        Spec {
             machine: "dm-01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap(),
             vcpu,
             memory_mib,
@@ -186,11 +217,42 @@ mod tests {
             upper_image: "/u".into(),
             agent_args: Vec::new(),
             memory: Memory::Anonymous,
-            network: crate::Network::None,
+            network: Network::None,
             egress: crate::EgressPolicy::default(),
-            purpose: crate::Purpose::Machine,
+            purpose: Purpose::Machine,
             log_dir: "/l".into(),
+        }
+    }
+
+    #[test]
+    fn what_qemu_is_started_with_is_told_and_not_for_whom() {
+        let one = spec(1.0, 512);
+        let template = Spec {
+            machine: base::MachineId::generate(),
+            memory: Memory::File("/m".into()),
+            purpose: Purpose::Template,
+            network: Network::User,
+            ..one.clone()
         };
+        let two = Spec { network: Network::User, ..one.clone() };
+        let (goes_on, boots) = (
+            |spec: &Spec| of(spec, None, Accelerator::Tcg),
+            |spec: &Spec| of_boot(spec, Accelerator::Tcg),
+        );
+        assert_eq!((goes_on(&template), boots(&template)), (goes_on(&two), boots(&two)));
+        assert_ne!(goes_on(&one)["set of devices"], goes_on(&two)["set of devices"]);
+        let larger = of(&spec(1.0, 640), None, Accelerator::Tcg);
+        let differs = |name: &&String| goes_on(&one).get(*name) != larger.get(*name);
+        assert_eq!(larger.keys().filter(differs).collect::<Vec<_>>(), ["size"]);
+        // Only a boot reads what the agent is told.
+        let told = Spec { agent_args: vec![("k".into(), "v".into())], ..one.clone() };
+        assert_eq!(goes_on(&one), goes_on(&told));
+        assert_ne!(boots(&one), boots(&told));
+        assert_ne!(boots(&one), of_boot(&one, Accelerator::Kvm), "its kernel's mitigations");
+    }
+
+    #[test]
+    fn a_share_of_a_processor_is_nothing_that_the_guest_sees() {
         let size = |vcpu, mib| of(&spec(vcpu, mib), None, Accelerator::Kvm)["size"].clone();
         assert_eq!(size(0.25, 512), size(1.0, 512));
         assert_ne!(size(1.0, 512), size(1.25, 512));

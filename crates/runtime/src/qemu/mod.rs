@@ -171,6 +171,10 @@ impl Runtime for Qemu {
     ) -> Option<String> {
         fingerprint::other(one, two)
     }
+
+    fn boot_fingerprint(&self, spec: &Spec) -> String {
+        fingerprint::of_boot(spec, self.accelerator())
+    }
 }
 
 async fn blocking<T: Send + 'static>(
