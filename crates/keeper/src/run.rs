@@ -9,7 +9,8 @@
 //!
 //! # Failure
 //! Before the guest runs, a home that was claimed is released again, so that another host can take it. A
-//! fenced home is not released: it is not ours any more; the guest is killed at once. A home that cannot
+//! fenced home is not released: it is not ours any more; the guest is killed at once. Memory that no guest went on from
+//! sleeps on. A home that cannot
 //! be released because the store is away stays as it is on this disk, and the last words say so.
 //!
 //! # Crash
@@ -36,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::clone::Beginning;
 use self::early::Early;
-use self::sleep::Held;
+use self::sleep::{Asleep, Held};
 use crate::asleep::SleepRecord;
 use crate::executions::runner::Runner;
 use crate::layout::MachineDir;
@@ -242,7 +243,7 @@ impl Keeper {
         let (outcome, held) = match outcome {
             Ok((Ending::Fenced(why), _)) => {
                 let error = Failure::new(ErrorKind::Fenced, why);
-                self.renew_record(&home, false).await;
+                self.renew_record(&home, Asleep::No).await;
                 return words(&self.parts, false, home.status().seq, Some(&error));
             }
             Ok((Ending::Asked, held)) => (None, held),
@@ -254,7 +255,8 @@ impl Keeper {
             self.leave_upper(epoch).await;
         }
         let released = self.release(&home).await;
-        self.renew_record(&home, held.is_some()).await;
+        let asleep = if held.is_some() { Asleep::Saved } else { self.sleeps_on(&opened) };
+        self.renew_record(&home, asleep).await;
         match released {
             Ok(seq) => words(&self.parts, true, seq, outcome.as_ref()),
             Err(error) => words(

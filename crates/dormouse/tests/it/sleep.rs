@@ -211,6 +211,30 @@ fn memory_does_not_go_on_upon_a_home_that_is_another_one() {
 }
 
 #[test]
+fn a_wake_that_comes_to_nothing_costs_no_memory() {
+    let server = Server::start(Options::default());
+    let api = server.api();
+    let machine = api.create("unlucky");
+    let pid = api.shell(&machine, COUNTER).trim().to_owned();
+    let boot = boot_id(&api, &machine);
+    let before = counted(&api, &machine, &pid);
+    api.sleep(&machine);
+    // A keeper misses it once it has claimed the home.
+    let pin = server.data().join("machines").join(&machine).join("root.sha256");
+    let aside = pin.with_extension("aside");
+    std::fs::rename(&pin, &aside).expect("set it aside");
+    api.post(&format!("/v1/machines/{machine}/wake"), "").ok();
+    let failed = api.until(&machine, "failed");
+    let why = failed["status"]["last_error"].as_str().unwrap_or_default();
+    assert!(why.contains("root.sha256"), "{why}");
+    std::fs::rename(&aside, &pin).expect("put it back");
+    api.wake(&machine);
+    assert_eq!(how(&api, &machine), ("resumed".to_owned(), String::new()));
+    assert_eq!(boot_id(&api, &machine), boot);
+    assert!(counted(&api, &machine, &pid) >= before);
+}
+
+#[test]
 fn a_machine_boots_where_it_is_asked_to() {
     let server = Server::start(Options::default());
     let api = server.api();

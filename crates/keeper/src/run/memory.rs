@@ -48,6 +48,9 @@ impl Keeper {
         give_up(early).await;
         let not_held = asleep.as_ref().map(SleepRecord::held).unwrap_or_default();
         let fetched = self.fetch_memory(stored, &opened).await?;
+        // What its kernel held goes now.
+        SleepRecord::remove(&self.dir)
+            .map_err(|error| Failure::internal("take the sleep record away", error))?;
         let held = fetched.as_ref().map(SleepRecord::held).unwrap_or_default();
         settle_pins(home, held, not_held).await?;
         let (asleep, without) = match fetched {

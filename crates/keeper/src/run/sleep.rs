@@ -16,12 +16,15 @@ use std::time::Duration;
 
 use base::Timestamp;
 use fuse_serve::Session;
-use homefs::HomeFs;
+use homefs::{HomeFs, Opened, Step};
+use vfs::Touched;
 
 use super::Keeper;
+use super::memory::may_have_run_elsewhere;
 use super::start::{Awake, close};
 use crate::asleep::{HELD_MAX, SleepRecord};
 use crate::guest::{Guest, said};
+use crate::meanwhile;
 use crate::{Failure, Result};
 
 /// How long processes in the guest have between TERM and KILL where they have to end.
@@ -40,6 +43,17 @@ const CHANNEL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many inodes the kernel may hold before its caches are dropped: each is in the record.
 const HELD_UNTRIMMED_MAX: usize = 100_000;
+
+/// What becomes of memory when a home is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asleep {
+    /// This keeper has saved it.
+    Saved,
+    /// It sleeps on as it was found, with a home of this version: the wake came to nothing before its guest ran.
+    On { found: u64 },
+    /// There is none.
+    No,
+}
 
 /// Keeps what the kernel of a sleeping guest holds, as long as it lives.
 #[derive(Debug)]
@@ -163,15 +177,30 @@ impl Keeper {
         }
     }
 
-    /// Giving a home up gives it another version, which is no change that a guest would have to know of.
-    /// `asleep`: this keeper has saved the guest. Else what is left of the guest's memory is removed.
-    pub(super) async fn renew_record(&self, home: &Arc<HomeFs>, asleep: bool) {
+    /// Whether the memory that was found here is as good as it was: no guest went on from it, none was booted, and the
+    /// home is one that it can go on upon. What else it takes the next wake looks at.
+    pub(super) fn sleeps_on(&self, opened: &Opened) -> Asleep {
+        // It is there only while no guest has run.
+        let Some(record) = SleepRecord::read(&self.dir) else { return Asleep::No };
+        let knows = *record.home() == self.spec.home
+            && opened.files_reverted == 0
+            && !may_have_run_elsewhere(opened)
+            && meanwhile::between(&self.dir, record.version(), opened.version).is_some();
+        if knows { Asleep::On { found: opened.version } } else { Asleep::No }
+    }
+
+    /// Opening a home and giving it up gives it another version, which is no change that a guest would have to know
+    /// of. Where there is no guest that sleeps, what is left of its memory is removed.
+    pub(super) async fn renew_record(&self, home: &Arc<HomeFs>, asleep: Asleep) {
         let (dir, home) = (self.dir.clone(), home.clone());
         let renewed = crate::files::blocking(move || {
-            let record = SleepRecord::read(&dir).filter(|_| asleep);
-            let done = match record {
-                Some(record) => record.at_version(home.version()).write(&dir),
-                None => SleepRecord::remove(&dir).map(|()| {
+            let done = match (asleep, SleepRecord::read(&dir)) {
+                (Asleep::Saved, Some(record)) => record.at_version(home.version()).write(&dir),
+                (Asleep::On { found }, Some(_)) => {
+                    let touched = Touched::default();
+                    meanwhile::note(&dir, Step { from: found, to: home.version(), touched })
+                }
+                _ => SleepRecord::remove(&dir).map(|()| {
                     // They hold what the guest's memory held.
                     for file in [dir.devices(), dir.memory()] {
                         std::fs::remove_file(file).ok();
