@@ -153,7 +153,8 @@ impl Upper {
         }
         self.keep(&newest).await;
         let (generation, parent) = (newest.generation, newest.parent);
-        let settle = move |state: &mut State| state.settle(begin.epoch, generation, parent);
+        let last = memory.iter().max().copied();
+        let settle = move |state: &mut State| state.settle(begin.epoch, generation, parent, last);
         let memory = match choice {
             // The very disk that is stored: others ran upon it since, and changed nothing of it. Without such memory
             // there may be some here.

@@ -89,8 +89,13 @@ pub(crate) struct State {
 pub(crate) struct MemoryNote {
     /// The run whose memory this host has stored last; 0 for none.
     pub(crate) stored: Epoch,
-    /// The last one that this host has stored, or gone on from.
+    /// The last one that this host has stored, or gone on from: it is whole, and the next one takes over what did not
+    /// change.
     pub(crate) newest: Option<Epoch>,
+    /// The newest at the last wake that asked the store, where the guest did not go on from it. The next one takes its
+    /// place, and takes nothing over.
+    #[serde(default)]
+    pub(crate) found: Option<Epoch>,
     /// Packs that no memory names, but for one that is being stored.
     pub(crate) packs: Vec<NotedPack>,
 }
@@ -174,8 +179,15 @@ impl State {
         Ok(done)
     }
 
-    /// The wake under `epoch` made the generation `newest`, which goes on from `parent`.
-    pub(crate) fn settle(&mut self, epoch: Epoch, newest: Generation, parent: Option<Generation>) {
+    /// The wake under `epoch` made the generation `newest`, which goes on from `parent`; `memory` is the run whose memory
+    /// was the newest then.
+    pub(crate) fn settle(
+        &mut self,
+        epoch: Epoch,
+        newest: Generation,
+        parent: Option<Generation>,
+        memory: Option<Epoch>,
+    ) {
         // What is stored goes on being known only where it is still the newest.
         if self.parent.is_none() || self.parent != parent {
             self.stored = None;
@@ -184,6 +196,9 @@ impl State {
         self.ahead.clear();
         // Whoever had the machine meanwhile may name them; a collector knows.
         self.memory.packs.clear();
+        // Of what this host had stored itself others may have deleted a part, and what others stored may be why the
+        // guest boots.
+        (self.memory.newest, self.memory.found) = (None, memory);
     }
 
     /// True where the file is the very disk that the run of `content` left, which all was stored.
@@ -206,6 +221,11 @@ impl State {
         self.ahead
             .iter()
             .filter_map(|(digest, born, stored)| Some((digest.parse().ok()?, *born, *stored)))
+    }
+
+    /// The memory in the store that the next one takes the place of.
+    pub(crate) fn memory_before(&self) -> Option<Epoch> {
+        self.memory.newest.or(self.memory.found)
     }
 
     /// The generation that the memory of the last run goes with: all of the upper is in it. `None` where that is
@@ -303,6 +323,7 @@ mod tests {
             memory: MemoryNote {
                 stored: Epoch(4),
                 newest: Some(Epoch(4)),
+                found: None,
                 packs: vec![NotedPack::of(Pack { digest, born: Epoch(4), len: 7 }, true)],
             },
             ..State::default()

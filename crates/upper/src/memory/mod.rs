@@ -105,8 +105,11 @@ impl Upper {
     /// Those of the disk.
     pub async fn note_memory_used(&self, memory: &StoredMemory) -> Result<()> {
         let epoch = memory.0.epoch;
-        self.note(move |state| (state.memory.stored, state.memory.newest) = (epoch, Some(epoch)))
-            .await
+        self.note(move |state| {
+            state.memory.stored = epoch;
+            (state.memory.newest, state.memory.found) = (Some(epoch), None);
+        })
+        .await
     }
 
     /// The manifest of the memory that the run of `epoch` left.

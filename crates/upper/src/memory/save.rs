@@ -2,8 +2,12 @@
 //!
 //! # Order
 //! All pieces are read and compared with those of the memory before. New ones are read again, compressed and packed,
-//! a pack while the one before it is stored. The file is looked at once more; then the manifest is created, and what
-//! only the memory before needed is deleted, its name first.
+//! a pack while the one before it is stored. The generations are looked at, and the file once more; then the manifest
+//! is created, and what only the memory before needed is deleted, its name first.
+//!
+//! # Invariants
+//! Whoever goes on with the machine elsewhere makes a generation of the upper before it reads, and may name packs of
+//! the memory before in its own. So nothing is named, and nothing deleted, by whom such a generation has overtaken.
 //!
 //! # Failure
 //! What was stored until then is noted, and taken by the next attempt, which makes the same packs; or it is deleted
@@ -18,6 +22,7 @@ use std::sync::Arc;
 use base::{Digest, Epoch};
 use bytes::Bytes;
 use futures::StreamExt;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Memory;
@@ -25,7 +30,9 @@ use super::manifest::{Image, Pack, Piece};
 use super::pack::{Packed, Source, kept};
 use crate::error::{Error, Result, blocking};
 use crate::keys::Generation;
-use crate::limits::{ABOUT_BYTES_MAX, DELETES, MEMORY_BYTES_MAX, MEMORY_STATE_BYTES_MAX};
+use crate::limits::{
+    ABOUT_BYTES_MAX, DECIDE_MAX, DELETES, MEMORY_BYTES_MAX, MEMORY_STATE_BYTES_MAX,
+};
 use crate::place::Upper;
 use crate::save::Saved;
 use crate::state::{Look, NotedPack, State};
@@ -49,8 +56,8 @@ impl Upper {
     /// returns. `Nothing` also where the upper is not stored yet.
     ///
     /// # Errors
-    /// Those of store and disk, `TooLarge`, `Changed`; `Overtaken` where somebody else stored another one in its
-    /// place. Calling again goes on from there.
+    /// Those of store and disk, `TooLarge`, `Changed`; `Overtaken` where another host has gone on with the machine, or
+    /// stored another one in its place: no later attempt can do. Else calling again goes on from there.
     pub async fn save_memory(&self, memory: Memory, stop: &CancellationToken) -> Result<Saved> {
         let state = self.state().await?;
         let Some(upper) = state.memory_goes_with() else { return Ok(Saved::Nothing) };
@@ -83,7 +90,9 @@ impl Upper {
             stored: (0, 0),
         };
         let Some(pieces) = attempt.survey().await? else { return Ok(Saved::Stopped) };
-        attempt.take_over(before.as_ref(), &pieces);
+        if attempt.state.memory.newest.is_some() {
+            attempt.take_over(before.as_ref(), &pieces);
+        }
         let packed = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(Saved::Stopped),
@@ -92,12 +101,13 @@ impl Upper {
         if !packed {
             return Ok(Saved::Stopped);
         }
+        let looked = self.not_overtaken(Some(upper)).await?;
         if looks().await? != (look, disk) {
             return Err(Error::Changed);
         }
         let image = attempt.image(upper, about, &pieces);
         self.name(&image).await?;
-        self.finish_memory(&attempt, before, &image).await?;
+        self.finish_memory(&attempt, before, &image, looked).await?;
         let (chunks, bytes) = attempt.stored;
         Ok(Saved::Stored { generation: upper, chunks, bytes })
     }
@@ -105,18 +115,21 @@ impl Upper {
     /// Deletes what this host has stored of the machine's memory: it is to be in the store no more.
     ///
     /// # Errors
-    /// Those of store and disk. Calling again goes on.
+    /// Those of store and disk; `Overtaken` where another host went on with the machine, whose it is then. Calling again
+    /// goes on.
     pub async fn unstore_memory(&self) -> Result<()> {
         let state = self.state().await?;
-        let Some(newest) = state.memory.newest else { return Ok(()) };
+        let Some(newest) = state.memory_before() else { return Ok(()) };
+        self.not_overtaken(state.parent).await?;
         let image = self.image_before(&state).await?;
         self.store.delete(&self.keys.memory(newest)).await?;
         let noted = state.memory.packs.iter().filter_map(NotedPack::pack);
         let packs = noted.chain(image.into_iter().flat_map(|image| image.packs)).collect();
         let left = self.delete_packs(None, packs).await;
         self.note(move |state| {
-            if state.memory.newest == Some(newest) {
+            if state.memory_before() == Some(newest) {
                 (state.memory.stored, state.memory.newest) = (Epoch::default(), None);
+                state.memory.found = None;
                 state.memory.packs =
                     left.into_iter().map(|pack| NotedPack::of(pack, false)).collect();
             }
@@ -126,7 +139,7 @@ impl Upper {
 
     /// The memory before, where it still counts for something: whoever stored a later one deleted its name.
     async fn image_before(&self, state: &State) -> Result<Option<Image>> {
-        let Some(epoch) = state.memory.newest else { return Ok(None) };
+        let Some(epoch) = state.memory_before() else { return Ok(None) };
         match self.stored_image(epoch).await {
             Ok(image) => Ok(Some(image)),
             Err(Error::Store(objstore::Error::NotFound { .. })) => Ok(None),
@@ -178,6 +191,12 @@ impl Upper {
         .await
     }
 
+    /// When it was looked whether `ours` is the newest generation.
+    async fn not_overtaken(&self, ours: Option<Generation>) -> Result<Instant> {
+        let looked = Instant::now();
+        if self.log().await?.newest() == ours { Ok(looked) } else { Err(Error::Overtaken) }
+    }
+
     /// Creates the manifest.
     async fn name(&self, image: &Image) -> Result<()> {
         let key = self.keys.memory(image.epoch);
@@ -192,12 +211,14 @@ impl Upper {
         }
     }
 
-    /// Notes that it is stored, and deletes what nobody needs any more. What cannot be deleted is noted.
+    /// Notes that it is stored, and deletes what nobody needs any more, unless somebody may have come since it was
+    /// looked. What is not deleted is noted.
     async fn finish_memory(
         &self,
         attempt: &Attempt,
         before: Option<Image>,
         image: &Image,
+        looked: Instant,
     ) -> Result<()> {
         let named: HashSet<Pack> = image.packs.iter().copied().collect();
         let noted = self.state().await?.memory.packs;
@@ -206,6 +227,9 @@ impl Upper {
         let doomed: HashSet<Pack> =
             noted.chain(of_before).filter(|pack| !named.contains(pack)).collect();
         self.note_memory(attempt, doomed.iter().copied().collect()).await?;
+        if looked.elapsed() > DECIDE_MAX {
+            return Ok(());
+        }
         let old = before.filter(|before| before.epoch != image.epoch);
         let left = self.delete_packs(old.map(|old| old.epoch), doomed).await;
         self.note_memory(attempt, left).await
@@ -216,7 +240,7 @@ impl Upper {
         self.note(move |state| {
             if state.is_same_sleep(&of) {
                 state.memory.stored = epoch;
-                state.memory.newest = Some(epoch);
+                (state.memory.newest, state.memory.found) = (Some(epoch), None);
                 state.memory.packs =
                     packs.into_iter().map(|pack| NotedPack::of(pack, false)).collect();
             }

@@ -7,5 +7,6 @@ mod faults;
 mod garbage;
 mod hosts;
 mod memory;
+mod overtaken;
 mod random;
 mod support;

@@ -18,12 +18,12 @@ const PIECE: u64 = 256 << 10;
 const LEN: u64 = 200 * PIECE + 4096;
 
 impl Host {
-    fn memory(&self) -> PathBuf {
+    pub(crate) fn memory(&self) -> PathBuf {
         self.dir.path().join("memory")
     }
 
     /// What a guest leaves: noise in pages of these pieces, the same for the same seed.
-    fn remember(&self, pieces: impl Iterator<Item = u64>, seed: u64) {
+    pub(crate) fn remember(&self, pieces: impl Iterator<Item = u64>, seed: u64) {
         let mut options = OpenOptions::new();
         let file = options.write(true).create(true).truncate(false).open(self.memory()).unwrap();
         file.set_len(LEN).unwrap();
@@ -41,50 +41,50 @@ impl Host {
         }
     }
 
-    fn to_store(&self) -> Memory {
+    pub(crate) fn to_store(&self) -> Memory {
         let about = b"about it".to_vec();
         Memory { file: self.memory(), state: noise(77, 300_000), about }
     }
 
-    async fn save_memory(&self) -> Result<Saved, Error> {
+    pub(crate) async fn save_memory(&self) -> Result<Saved, Error> {
         self.upper.save_memory(self.to_store(), &CancellationToken::new()).await
     }
 
     /// A run that changes upper and memory, both stored; packs that this took.
-    async fn run_with_memory(&self, world: &World, seed: u64) -> u64 {
+    pub(crate) async fn run_with_memory(&self, world: &World, seed: u64) -> u64 {
         self.run(world, 0, &noise(seed, 64)).await;
         self.save_all(world).await;
         self.remember(0..120, seed);
         self.memory_stored().await
     }
 
-    async fn memory_stored(&self) -> u64 {
+    pub(crate) async fn memory_stored(&self) -> u64 {
         match self.save_memory().await.unwrap() {
             Saved::Stored { chunks, .. } => chunks,
             other => panic!("{other:?}"),
         }
     }
 
-    async fn take(&self, memory: &StoredMemory) -> Result<Vec<u8>, Error> {
+    pub(crate) async fn take(&self, memory: &StoredMemory) -> Result<Vec<u8>, Error> {
         let fetched = self.upper.fetch_memory(memory, &Progress::default()).await?;
         fetched.place(&self.memory())
     }
 
-    fn memory_bytes(&self) -> Vec<u8> {
+    pub(crate) fn memory_bytes(&self) -> Vec<u8> {
         std::fs::read(self.memory()).unwrap()
     }
 }
 
 /// What a wake elsewhere is offered.
-fn offered(begun: Begun) -> Result<StoredMemory, String> {
+pub(crate) fn offered(begun: Begun) -> Result<StoredMemory, String> {
     begun.memory.expect("the store was asked")
 }
 
-async fn packs(world: &World) -> Vec<String> {
+pub(crate) async fn packs(world: &World) -> Vec<String> {
     world.keys().await.into_iter().filter(|key| key.contains("/memory/")).collect()
 }
 
-async fn memories(world: &World) -> Vec<String> {
+pub(crate) async fn memories(world: &World) -> Vec<String> {
     let names = world.generations().await;
     names.into_iter().filter(|name| name.ends_with("-memory")).collect()
 }
@@ -222,8 +222,8 @@ async fn what_did_not_change_is_not_stored_again_and_what_is_not_needed_goes() {
     let Saved::Stored { chunks, bytes, .. } = one.save_memory().await.unwrap() else { panic!() };
     assert!(chunks == 1 && bytes < 12 * (70 << 10), "{chunks} packs, {bytes} bytes");
     let cost = one.meter.counts().since(&before);
-    // Word, chunk, pack; two manifests.
-    assert_eq!((cost.put.requests, cost.create.requests, cost.list.requests), (3, 2, 0));
+    // Word, chunk, pack; two manifests; a look whether another host has gone on.
+    assert_eq!((cost.put.requests, cost.create.requests, cost.list.requests), (3, 2, 1));
     assert_eq!(memories(&world).await.len(), 1);
     assert_eq!(packs(&world).await.len(), first.len() + 1);
     // All of it: nothing of what was is left.
@@ -390,7 +390,7 @@ async fn a_collector_takes_what_no_later_memory_needs() {
     let world = World::new();
     let (one, two) = (world.host(), world.host());
     one.run_with_memory(&world, 1).await;
-    // Stored on another host, which knows nothing of the first one's.
+    // Stored on another host, which cannot delete the first one's.
     let epoch = world.claim();
     let memory = offered(two.begin(epoch).await.unwrap()).unwrap();
     drop(memory);
@@ -401,6 +401,7 @@ async fn a_collector_takes_what_no_later_memory_needs() {
     two.upper.collect(generation).await.unwrap();
     assert_eq!(memories(&world).await.len(), 1);
     two.remember(0..120, 2);
+    two.store.inject(Verb::Delete, "uppers/", 1, Injection::Before);
     two.memory_stored().await;
     assert_eq!(memories(&world).await.len(), 2);
     let both = packs(&world).await.len();
