@@ -30,6 +30,12 @@ pub(crate) const HYPERVISOR_MIB: u64 = 256;
 /// 8 of EPT, 18 more (reverse map, write tracking, a nested EPT) where the guest runs guests. Dirty bitmaps are
 /// a bit each.
 pub(crate) const PAGE_METADATA_SHARE: u64 = 24;
+/// CPUs that a hypervisor may use beside those of its guest: disks, files of the home, network. One thread does
+/// nearly all of it, so that more would not be used.
+pub(crate) const HYPERVISOR_CPUS: f64 = 1.0;
+/// How long the threads of virtual CPUs are waited for: QEMU makes them within some 30 ms, on an overloaded host
+/// within seconds.
+pub(crate) const VCPU_THREADS_PATIENCE: Duration = Duration::from_secs(30);
 /// Threads of a hypervisor: virtual CPUs, and up to 64 that wait for a disk.
 pub(crate) const THREADS_MAX: u32 = 512;
 /// How many instances one host may run at a time: one slot each.

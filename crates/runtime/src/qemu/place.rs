@@ -54,6 +54,13 @@ impl Place {
         doors.map_err(start_error("open a control group"))
     }
 
+    /// Has virtual CPUs, `count`, have the guest's share of CPU time, and the hypervisor's other threads a bound
+    /// of their own. Blocks until they are there, or the hypervisor is not.
+    pub(crate) fn hold_vcpus(&self, count: u32) -> Result<(), Error> {
+        let held = self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.hold_vcpus(count));
+        held.map_err(start_error("hold the guest to its share of CPU time"))
+    }
+
     /// Connects the namespace to the world; that of a template leads nowhere.
     pub(crate) fn connect(&self) -> Result<(), Error> {
         if self.purpose == Purpose::Template {

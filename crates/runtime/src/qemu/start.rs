@@ -3,7 +3,8 @@
 //! # Order
 //! Check; claim a place on this host; open files and channels; spawn QEMU. The network is connected (`ip` and
 //! `nft`, some 50 ms) while QEMU begins: its namespace is there before it, and leads nowhere until the rules
-//! are in place. A guest that boots runs as soon as QEMU does; one that was saved is loaded and waits.
+//! are in place. Meanwhile, too, its virtual CPUs are moved to the group that holds the guest to its share.
+//! A guest that boots runs as soon as QEMU does; one that was saved is loaded and waits for all of this.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -17,7 +18,7 @@ use base::Egress;
 use guest_ring::GuestMemory;
 
 use super::cgroup::Shares;
-use super::command_line::{Descriptors, arguments};
+use super::command_line::{Descriptors, arguments, vcpus};
 use super::jail::{self, Jail};
 use super::network::Link;
 use super::place::Place;
@@ -36,37 +37,48 @@ pub(super) struct Begun {
     control: UnixStream,
     fuse: UnixStream,
     memory: Option<GuestMemory>,
-    connecting: Connecting,
+    connecting: Beside,
+    /// Ends with the instance at the latest, which is why it comes after it.
+    holding: Beside,
 }
 
-/// Connects the network. It holds the instance's place, which is free again once this is over.
+/// Something that is done while QEMU begins. It holds the instance's place, which is free again once this is
+/// over.
 #[derive(Debug)]
-struct Connecting(Option<JoinHandle<Result<(), Error>>>);
+struct Beside {
+    what: &'static str,
+    thread: Option<JoinHandle<Result<(), Error>>>,
+}
 
-impl Connecting {
-    fn begin(place: Arc<Place>) -> Self {
-        Self(Some(std::thread::spawn(move || place.connect())))
+impl Beside {
+    fn begin(
+        what: &'static str,
+        place: Arc<Place>,
+        work: impl FnOnce(&Place) -> Result<(), Error> + Send + 'static,
+    ) -> Self {
+        Self { what, thread: Some(std::thread::spawn(move || work(&place))) }
     }
 
     fn wait(&mut self) -> Result<(), Error> {
-        let connected = self.0.take().map_or(Ok(Ok(())), JoinHandle::join);
-        connected.map_err(|_| Error::Start("connect the network".to_owned()))?
+        let done = self.thread.take().map_or(Ok(Ok(())), JoinHandle::join);
+        done.map_err(|_| Error::Start(self.what.to_owned()))?
     }
 }
 
-impl Drop for Connecting {
+impl Drop for Beside {
     fn drop(&mut self) {
         if let Err(error) = self.wait() {
-            tracing::warn!(%error, "connect the network of an instance that was given up");
+            tracing::warn!(what = self.what, %error, "an instance that was given up");
         }
     }
 }
 
 impl Begun {
-    /// Blocks until the network is there.
-    pub(super) fn go_on(self) -> Result<Started, Error> {
-        let Self { waiting, instance, control, fuse, memory, mut connecting } = self;
-        connecting.wait()?;
+    /// Blocks until the network is there and the guest is held to its share.
+    pub(super) fn go_on(mut self) -> Result<Started, Error> {
+        self.connecting.wait()?;
+        self.holding.wait()?;
+        let Self { waiting, instance, control, fuse, memory, .. } = self;
         if let Some(waiting) = waiting {
             waiting.go_on()?;
         }
@@ -130,14 +142,18 @@ pub(super) fn begin(
     let Files { inherited, memory, control, fuse, console, monitor, incoming } = files;
     let suspending = monitor.zip(spec.memory.file().map(Path::to_owned));
     let process = Process { program, arguments, confinement, place: place.clone() };
-    let connecting = Connecting::begin(place);
+    let connecting = Beside::begin("connect the network", place.clone(), Place::connect);
     let instance = QemuInstance::spawn(process, console, &spec.log_dir, suspending);
     // Only now: QEMU has its own copies.
     drop((inherited, doors));
     let instance = instance?;
-    let waiting = incoming.map(|(monitor, state)| memory::load(monitor, &state)).transpose()?;
     let memory = memory.map(|file| GuestMemory::new(file, memory::arrangement(spec.memory_mib)));
-    Ok(Begun { waiting, instance, control, fuse, memory, connecting })
+    let count = vcpus(spec.vcpu, accelerator);
+    let hold = move |place: &Place| place.hold_vcpus(count);
+    let holding = Beside::begin("hold the guest to its share", place, hold);
+    let mut begun = Begun { waiting: None, instance, control, fuse, memory, connecting, holding };
+    begun.waiting = incoming.map(|(monitor, state)| memory::load(monitor, &state)).transpose()?;
+    Ok(begun)
 }
 
 /// Refuses what cannot run, before anything is made.

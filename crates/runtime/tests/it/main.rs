@@ -7,4 +7,5 @@
 mod boot;
 mod guest;
 mod jail;
+mod shares;
 mod suspend;

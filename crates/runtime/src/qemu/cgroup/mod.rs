@@ -2,7 +2,8 @@
 //!
 //! Each instance has a control group of its own, `dormouse/SLOT` at the root of the host's hierarchy, or of
 //! the container's. QEMU enters it between fork and exec ([`super::spawn`]), so that everything it ever uses
-//! is counted. The guest's memory is part of that, also where it lies in a file.
+//! is counted. The guest's memory is part of that, also where it lies in a file. The threads of its virtual
+//! CPUs go on to a group in it ([`vcpus`]), where the guest's share of CPU time is.
 //!
 //! # Failure
 //! A host that gives us no control groups still runs machines: they are not held to their shares then, and that
@@ -17,6 +18,7 @@
 //! A group outlives its processes; the next sweep of the slots removes it.
 
 mod shares;
+mod vcpus;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -42,6 +44,10 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(4);
 #[derive(Debug)]
 pub(crate) struct Cgroup {
     dirs: Vec<PathBuf>,
+    /// The one of these that counts CPU time.
+    cpu: PathBuf,
+    hierarchy: Hierarchy,
+    shares: Shares,
 }
 
 impl Cgroup {
@@ -56,7 +62,8 @@ impl Cgroup {
     fn create_below(root: &Path, name: &str, shares: &Shares) -> io::Result<Self> {
         let hierarchy = Hierarchy::of(root);
         prepare(root, hierarchy)?;
-        let mut group = Self { dirs: Vec::new() };
+        let cpu = parent_of(root, hierarchy, "cpu").join(name);
+        let mut group = Self { dirs: Vec::new(), cpu, hierarchy, shares: *shares };
         for parent in parents(root, hierarchy) {
             let dir = parent.join(name);
             // One that a killed holder left; nobody runs in it, as the slot is ours.
@@ -65,15 +72,13 @@ impl Cgroup {
             group.dirs.push(dir);
         }
         for Setting { controller, file, value, may_lack } in shares.settings(hierarchy) {
-            let dir = match hierarchy {
-                Hierarchy::Unified => root.join(PARENT),
-                Hierarchy::Split => root.join(controller).join(PARENT),
-            };
-            match fs::write(dir.join(name).join(file), value) {
+            let dir = parent_of(root, hierarchy, controller).join(name);
+            match fs::write(dir.join(file), value) {
                 Err(error) if may_lack && error.kind() == io::ErrorKind::PermissionDenied => (),
                 written => written?,
             }
         }
+        vcpus::create(&group.cpu, hierarchy, shares)?;
         Ok(group)
     }
 
@@ -127,7 +132,7 @@ pub(crate) fn remove(slot: u16) -> io::Result<()> {
 }
 
 fn remove_below(root: &Path, name: &str) -> io::Result<()> {
-    parents(root, Hierarchy::of(root)).iter().try_for_each(|dir| remove_dir(&dir.join(name)))
+    parents(root, Hierarchy::of(root)).iter().try_for_each(|dir| remove_group(&dir.join(name)))
 }
 
 /// Makes the groups that hold those of instances, and gives them their controllers.
@@ -168,8 +173,16 @@ fn parents(root: &Path, hierarchy: Hierarchy) -> Vec<PathBuf> {
     match hierarchy {
         Hierarchy::Unified => vec![root.join(PARENT)],
         Hierarchy::Split => {
-            shares::CONTROLLERS.iter().map(|name| root.join(name).join(PARENT)).collect()
+            shares::CONTROLLERS.iter().map(|name| parent_of(root, hierarchy, name)).collect()
         }
+    }
+}
+
+/// What holds the groups of instances that `controller` counts.
+fn parent_of(root: &Path, hierarchy: Hierarchy, controller: &str) -> PathBuf {
+    match hierarchy {
+        Hierarchy::Unified => root.join(PARENT),
+        Hierarchy::Split => root.join(controller).join(PARENT),
     }
 }
 
@@ -185,11 +198,17 @@ fn remove_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes an instance's group, and that of its virtual CPUs first.
+fn remove_group(dir: &Path) -> io::Result<()> {
+    vcpus::remove(dir)?;
+    remove_dir(dir)
+}
+
 /// Removes a group whose last process has just ended.
 fn remove_patiently(dir: &Path) -> io::Result<()> {
     let mut tries = 0;
     loop {
-        match remove_dir(dir) {
+        match remove_group(dir) {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy && tries < REMOVE_TRIES => {
                 tries += 1;
                 thread::sleep(REMOVE_PAUSE);

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use super::super::Accelerator;
-use crate::limits::{HYPERVISOR_MIB, PAGE_METADATA_SHARE, THREADS_MAX, TRANSLATION_MIB};
+use crate::limits::{
+    HYPERVISOR_CPUS, HYPERVISOR_MIB, PAGE_METADATA_SHARE, THREADS_MAX, TRANSLATION_MIB,
+};
 use crate::{Purpose, Spec};
 
 /// What counts the use of what.
@@ -17,7 +19,7 @@ const TEMPLATE_WEIGHT: f64 = 0.1;
 /// An instance's share of its host.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Shares {
-    /// CPUs: of the guest's, and of what the hypervisor does for it.
+    /// CPUs of the guest. What the hypervisor does for it has a bound of its own.
     pub(crate) vcpu: f64,
     /// CPUs that count where there are too few for all.
     pub(crate) weight: f64,
@@ -81,40 +83,63 @@ impl Shares {
         Self { vcpu: spec.vcpu, weight, memory_bytes: mib << 20, threads: THREADS_MAX }
     }
 
+    /// Of the group that all threads of the hypervisor enter, those of virtual CPUs too at first.
     pub(super) fn settings(&self, hierarchy: Hierarchy) -> Vec<Setting> {
-        let quota = self.quota_micros();
         let setting =
             |controller, file, value| Setting { controller, file, value, may_lack: false };
         let swap = |file, value| Setting { controller: "memory", file, value, may_lack: true };
         let (memory, threads) = (self.memory_bytes.to_string(), self.threads.to_string());
-        match hierarchy {
+        let rest = match hierarchy {
             Hierarchy::Unified => vec![
-                weight(hierarchy, self.weight),
-                setting("cpu", "cpu.max", format!("{quota} {PERIOD_MICROS}")),
                 setting("memory", "memory.max", memory),
                 swap("memory.swap.max", "0".to_owned()),
                 setting("pids", "pids.max", threads),
             ],
             Hierarchy::Split => vec![
-                weight(hierarchy, self.weight),
-                setting("cpu", "cpu.cfs_period_us", PERIOD_MICROS.to_string()),
-                setting("cpu", "cpu.cfs_quota_us", quota.to_string()),
                 setting("memory", "memory.limit_in_bytes", memory.clone()),
                 // Of both together, so that it cannot be less.
                 swap("memory.memsw.limit_in_bytes", memory),
                 setting("pids", "pids.max", threads),
             ],
-        }
+        };
+        let cpu = quota(hierarchy, self.vcpu + HYPERVISOR_CPUS);
+        [vec![weight(hierarchy, self.weight)], cpu, rest].concat()
     }
 
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "between 1,000 and 5,100,000: the kernel takes no less than a millisecond"
-    )]
-    fn quota_micros(&self) -> u32 {
-        (self.vcpu * f64::from(PERIOD_MICROS)).clamp(1_000.0, 255.0 * 20_000.0) as u32
+    /// Of the group of virtual CPUs, which is in the other one.
+    pub(super) fn settings_of_vcpus(&self, hierarchy: Hierarchy) -> Vec<Setting> {
+        // Against the hypervisor's other threads, each of which counts as one CPU.
+        let weight = weight(hierarchy, self.vcpu.max(1.0));
+        [vec![weight], quota(hierarchy, self.vcpu)].concat()
     }
+
+    /// What holds the guest to its share where its virtual CPUs are in no group of their own: the hypervisor's
+    /// work counts as the guest's then.
+    pub(super) fn quota_of_both(&self, hierarchy: Hierarchy) -> Vec<Setting> {
+        quota(hierarchy, self.vcpu)
+    }
+}
+
+/// CPU time that is not exceeded, however much of it there is.
+fn quota(hierarchy: Hierarchy, cpus: f64) -> Vec<Setting> {
+    let quota = quota_micros(cpus);
+    let setting = |file, value| Setting { controller: "cpu", file, value, may_lack: false };
+    match hierarchy {
+        Hierarchy::Unified => vec![setting("cpu.max", format!("{quota} {PERIOD_MICROS}"))],
+        Hierarchy::Split => vec![
+            setting("cpu.cfs_period_us", PERIOD_MICROS.to_string()),
+            setting("cpu.cfs_quota_us", quota.to_string()),
+        ],
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "between 1,000 and 5,120,000: the kernel takes no less than a millisecond"
+)]
+fn quota_micros(cpus: f64) -> u32 {
+    (cpus * f64::from(PERIOD_MICROS)).clamp(1_000.0, 256.0 * 20_000.0) as u32
 }
 
 #[cfg(test)]
@@ -163,18 +188,29 @@ mod tests {
     #[test]
     fn shares_become_what_either_version_takes() {
         let shares = Shares { vcpu: 0.25, weight: 0.25, memory_bytes: 1 << 30, threads: 99 };
-        let text = |hierarchy| {
-            let settings = shares.settings(hierarchy).into_iter();
+        let text = |settings: Vec<Setting>| {
+            let settings = settings.into_iter();
             settings.map(|s| format!("{}={}", s.file, s.value)).collect::<Vec<_>>().join(" ")
         };
+        let (unified, split) = (Hierarchy::Unified, Hierarchy::Split);
         assert_eq!(
-            text(Hierarchy::Unified),
-            "cpu.weight=25 cpu.max=5000 20000 memory.max=1073741824 memory.swap.max=0 pids.max=99"
+            text(shares.settings(unified)),
+            "cpu.weight=25 cpu.max=25000 20000 memory.max=1073741824 memory.swap.max=0 pids.max=99"
         );
         assert_eq!(
-            text(Hierarchy::Split),
-            "cpu.shares=256 cpu.cfs_period_us=20000 cpu.cfs_quota_us=5000 memory.limit_in_bytes=1073741824 \
+            text(shares.settings(split)),
+            "cpu.shares=256 cpu.cfs_period_us=20000 cpu.cfs_quota_us=25000 memory.limit_in_bytes=1073741824 \
              memory.memsw.limit_in_bytes=1073741824 pids.max=99"
+        );
+        assert_eq!(text(shares.settings_of_vcpus(unified)), "cpu.weight=100 cpu.max=5000 20000");
+        assert_eq!(
+            text(shares.settings_of_vcpus(split)),
+            "cpu.shares=1024 cpu.cfs_period_us=20000 cpu.cfs_quota_us=5000"
+        );
+        assert_eq!(text(shares.quota_of_both(unified)), "cpu.max=5000 20000");
+        assert_eq!(
+            text(shares.quota_of_both(split)),
+            "cpu.cfs_period_us=20000 cpu.cfs_quota_us=5000"
         );
         assert!(
             shares.settings(Hierarchy::Split).iter().all(|s| CONTROLLERS.contains(&s.controller))
@@ -190,8 +226,7 @@ mod tests {
 
     #[test]
     fn no_share_is_too_small_for_the_kernel() {
-        let shares = Shares { vcpu: 0.001, weight: 0.001, memory_bytes: 1, threads: 1 };
-        assert_eq!(shares.quota_micros(), 1_000);
-        assert_eq!(Shares { vcpu: 255.0, ..shares }.quota_micros(), 5_100_000);
+        assert_eq!(quota_micros(0.001), 1_000);
+        assert_eq!(quota_micros(255.0 + HYPERVISOR_CPUS), 5_120_000);
     }
 }

@@ -2,14 +2,16 @@
 //! passes without.
 
 use std::os::unix::fs::symlink;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use super::super::spawn::{Confinement, spawn};
+use super::vcpus::LOOK_EVERY;
 use super::*;
+use crate::limits::VCPU_THREADS_PATIENCE;
 
 /// Slots that no machine beside these tests is likely to have, one for each test.
-const SLOTS: [u16; 3] = [0xfff1, 0xfff2, 0xfff3];
+const SLOTS: [u16; 4] = [0xfff1, 0xfff2, 0xfff3, 0xfff4];
 
 fn shares(vcpu: f64, memory_mib: u64) -> Shares {
     Shares { vcpu, weight: vcpu, memory_bytes: memory_mib << 20, threads: 20 }
@@ -27,6 +29,13 @@ fn usable() -> bool {
     }
 }
 
+/// One that is nothing but this folder.
+fn group_at(dir: &Path) -> Cgroup {
+    let dirs = vec![dir.to_owned()];
+    let (hierarchy, shares) = (Hierarchy::Unified, shares(1.0, 64));
+    Cgroup { dirs, cpu: dir.to_owned(), hierarchy, shares }
+}
+
 fn behind(doors: &[File]) -> Confinement {
     Confinement {
         user: None,
@@ -37,13 +46,17 @@ fn behind(doors: &[File]) -> Confinement {
     }
 }
 
-/// Runs a shell in `group`; its standard output.
-fn run_in(group: &Cgroup, script: &str) -> (Option<i32>, String) {
+/// Starts a shell in `group`.
+fn begin_in(group: &Cgroup, script: &str) -> Child {
     let doors = group.doors().unwrap();
-    let confinement = behind(&doors);
     let mut command = Command::new("/bin/sh");
     command.args(["-c", script]).stdout(Stdio::piped()).stderr(Stdio::null());
-    let output = spawn(&mut command, &confinement).unwrap().wait_with_output().unwrap();
+    spawn(&mut command, &behind(&doors)).unwrap()
+}
+
+/// Runs a shell in `group`; its standard output.
+fn run_in(group: &Cgroup, script: &str) -> (Option<i32>, String) {
+    let output = begin_in(group, script).wait_with_output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
@@ -52,23 +65,114 @@ fn a_quarter_of_a_cpu_is_a_quarter() {
     if !usable() {
         return;
     }
-    let group = Cgroup::create(SLOTS[0], &shares(0.25, 256)).unwrap();
-    let begun = Instant::now();
-    // Busy for two to three seconds, by the clock; then the CPU time of the shell and that of all the `date`s
-    // which it ran, each as user and system time.
-    let script = "end=$(($(date +%s) + 3)); while [ $(date +%s) -lt $end ]; do :; done; times";
-    let (code, said) = run_in(&group, script);
+    // As a virtual CPU that is found, and as all there is where none is found.
+    for (name, patience) in [("CPU 0/TCG", VCPU_THREADS_PATIENCE), ("sh", LOOK_EVERY)] {
+        let group = Cgroup::create(SLOTS[0], &shares(0.25, 256)).unwrap();
+        let begun = Instant::now();
+        // Busy for two to three seconds, by the clock; then the CPU time of the shell and that of all the
+        // `date`s which it ran, each as user and system time.
+        let script = format!(
+            "printf '{name}' >/proc/$$/comm; end=$(($(date +%s) + 3)); \
+             while [ $(date +%s) -lt $end ]; do :; done; times"
+        );
+        let running = begin_in(&group, &script);
+        group.hold_vcpus_within(1, patience).unwrap();
+        let output = running.wait_with_output().unwrap();
+        let elapsed = begun.elapsed().as_secs_f64();
+        assert_eq!(output.status.code(), Some(0));
+        let said = String::from_utf8(output.stdout).unwrap();
+        let used: f64 = said
+            .split_whitespace()
+            .map(|word| {
+                let (minutes, seconds) = word.trim_end_matches('s').split_once('m').unwrap();
+                minutes.parse::<f64>().unwrap() * 60.0 + seconds.parse::<f64>().unwrap()
+            })
+            .sum();
+        assert!(used <= elapsed * 0.30 + 0.1, "{name}: {used} s of CPU in {elapsed} s");
+        assert!(used > 0.0, "{said}");
+    }
+}
+
+/// A shell that keeps a CPU busy, in `group`.
+fn busy(group: &Cgroup, name: &str) -> Child {
+    let script = format!("printf '{name}' >/proc/$$/comm; while :; do :; done");
+    begin_in(group, &script)
+}
+
+/// CPU time that a process has used, in ticks of the kernel.
+fn ticks(process: &Child) -> u32 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
+    let fields = stat.rsplit_once(')').unwrap().1;
+    fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u32>().unwrap()).sum()
+}
+
+#[test]
+fn what_a_hypervisor_does_is_not_its_guests_share() {
+    if !usable() {
+        return;
+    }
+    let group = Cgroup::create(SLOTS[3], &shares(0.25, 256)).unwrap();
+    let (mut vcpu, mut other) = (busy(&group, "CPU 0/TCG"), busy(&group, "qemu"));
+    group.hold_vcpus(1).unwrap();
+    let (begun, before) = (Instant::now(), [ticks(&vcpu), ticks(&other)]);
+    thread::sleep(Duration::from_secs(3));
+    let used = [ticks(&vcpu) - before[0], ticks(&other) - before[1]].map(|t| f64::from(t) / 100.0);
     let elapsed = begun.elapsed().as_secs_f64();
-    assert_eq!(code, Some(0));
-    let used: f64 = said
-        .split_whitespace()
-        .map(|word| {
-            let (minutes, seconds) = word.trim_end_matches('s').split_once('m').unwrap();
-            minutes.parse::<f64>().unwrap() * 60.0 + seconds.parse::<f64>().unwrap()
-        })
-        .sum();
-    assert!(used <= elapsed * 0.30 + 0.1, "{used} s of CPU in {elapsed} s");
-    assert!(used > 0.0, "{said}");
+    for process in [&mut vcpu, &mut other] {
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+    eprintln!("CPU time in {elapsed} s: {used:?}");
+    assert!(used[0] <= elapsed * 0.30 + 0.1, "{used:?} s of CPU in {elapsed} s");
+    // With one quota for both it would have as much. On a host that does nothing else it has a whole CPU.
+    assert!(used[1] > used[0] * 1.3, "{used:?} s of CPU in {elapsed} s");
+    let dirs = group.dirs.clone();
+    drop(group);
+    assert!(dirs.iter().all(|dir| !dir.exists()), "{dirs:?}");
+}
+
+#[test]
+fn threads_are_moved_by_name_or_all_of_them_are_held() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("cgroup.controllers"), "cpuset cpu io memory pids").unwrap();
+    for dir in ["", "dormouse"] {
+        let enabled = root.path().join(dir).join("cgroup.subtree_control");
+        fs::create_dir_all(enabled.parent().unwrap()).unwrap();
+        fs::write(enabled, "cpu memory pids").unwrap();
+    }
+    let group = Cgroup::create_below(root.path(), "0007", &shares(0.5, 64)).unwrap();
+    let file = |name: &str| group.cpu.join(name);
+    let read = |name: &str| fs::read_to_string(file(name)).unwrap();
+    let moment = Duration::from_millis(20);
+
+    fs::write(file("cgroup.threads"), "").unwrap();
+    group.hold_vcpus_within(1, moment).unwrap();
+    assert_eq!(read("cpu.max"), "30000 20000", "nobody is there any more");
+
+    let (tell, told) = std::sync::mpsc::channel();
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let vcpu = thread::Builder::new().name("CPU 1/KVM".to_owned()).spawn(move || {
+        tell.send(nix::unistd::gettid()).unwrap();
+        ended.recv().ok();
+    });
+    let vcpu_id = told.recv().unwrap();
+    fs::write(file("cgroup.threads"), format!("{}\n{vcpu_id}\n", nix::unistd::gettid())).unwrap();
+    group.hold_vcpus_within(1, moment).unwrap();
+    assert_eq!(read("vcpu/cgroup.threads"), vcpu_id.to_string());
+    assert_eq!(read("cpu.max"), "30000 20000");
+
+    fs::write(file("cgroup.threads"), nix::unistd::gettid().to_string()).unwrap();
+    group.hold_vcpus_within(1, moment).unwrap();
+    assert_eq!(read("cpu.max"), "10000 20000", "one that is not found");
+    fs::write(file("cpu.max"), "").unwrap();
+    fs::write(file("cgroup.threads"), vcpu_id.to_string()).unwrap();
+    fs::remove_dir_all(file("vcpu")).unwrap();
+    group.hold_vcpus_within(1, moment).unwrap();
+    assert_eq!(read("cpu.max"), "10000 20000", "one that cannot be moved");
+    drop(end);
+    vcpu.unwrap().join().unwrap();
+    // These are files here, so that the directory cannot be removed.
+    std::mem::forget(group);
 }
 
 #[test]
@@ -99,7 +203,10 @@ fn a_unified_hierarchy_is_set_up_once() {
     let read = |path: &str| fs::read_to_string(at(path)).unwrap();
     assert_eq!(read("cgroup.subtree_control"), "+cpu +pids");
     assert_eq!(read("dormouse/cgroup.subtree_control"), "cpu memory pids", "as it was");
-    assert_eq!(read("dormouse/0007/cpu.max"), "30000 20000");
+    assert_eq!(read("dormouse/0007/cpu.max"), "50000 20000");
+    assert_eq!(read("dormouse/0007/cgroup.subtree_control"), "+cpu");
+    assert_eq!(read("dormouse/0007/vcpu/cgroup.type"), "threaded");
+    assert_eq!(read("dormouse/0007/vcpu/cpu.max"), "30000 20000");
     assert_eq!(read("dormouse/0007/memory.max"), "67108864");
     assert_eq!(read("dormouse/0007/pids.max"), "20");
     // These are files here, so that the directory cannot be removed.
@@ -115,7 +222,7 @@ fn a_host_without_groups_says_so() {
 #[test]
 fn a_group_that_nobody_can_enter_is_none() {
     let dir = tempfile::tempdir().unwrap();
-    let group = || Cgroup { dirs: vec![dir.path().to_owned()] };
+    let group = || group_at(dir.path());
     fs::write(dir.path().join("keep"), "").unwrap();
     assert_eq!(group().tried().unwrap_err().kind(), io::ErrorKind::NotFound);
     // Opens, and refuses what is written.
@@ -128,7 +235,7 @@ fn a_group_that_nobody_can_enter_is_none() {
 #[test]
 fn who_cannot_enter_its_group_does_not_run() {
     let dir = tempfile::tempdir().unwrap();
-    let group = Cgroup { dirs: vec![dir.path().to_owned()] };
+    let group = group_at(dir.path());
     symlink("/dev/full", dir.path().join("cgroup.procs")).unwrap();
     let doors = group.doors().unwrap();
     let ran = dir.path().join("ran");
