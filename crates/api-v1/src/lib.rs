@@ -55,6 +55,9 @@ fn endpoints() -> Vec<Endpoint> {
         route(M::POST, "/v1/machines/{machine}/wake", MachineWrite, machines::wake)
             .says("Wake a machine").query("cold", "true: boot it; the memory that it sleeps with is thrown away")
             .query("at", "not now but then, if it sleeps then: an RFC 3339 time, or never to take that back").gives::<MachineBody>(&[200, 202]),
+        route(M::POST, "/v1/machines/{machine}/reboot", MachineWrite, machines::reboot)
+            .says("Boot a machine; files stay, processes and memory are lost").query("force", "true: end the guest at once, without its cooperation")
+            .gives::<MachineBody>(&[200, 202]),
         route(M::GET, "/v1/machines/{machine}/status/stream", MachineRead, status_stream::watch)
             .says("Follow a machine until it is where it was asked to be").sends(Sends::Events),
 

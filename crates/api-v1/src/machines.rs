@@ -119,6 +119,28 @@ pub(crate) async fn wake(
     }
 }
 
+/// How a machine reboots.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct RebootParams {
+    /// Without the guest's cooperation.
+    #[serde(default)]
+    force: bool,
+}
+
+pub(crate) async fn reboot(
+    State(ctx): State<Ctx>,
+    Target(machine): Target,
+    Query(how): Query<RebootParams>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let asked = ctx.control.machines().reboot(&machine, how.force, &if_match(&headers)?).await?;
+    let machine = settle(&ctx, asked, &headers).await;
+    match machine.fenced() {
+        Some(error) => Err(error.into()),
+        None => Ok(outcome(machine)),
+    }
+}
+
 /// The revision that a client believes in. Absent means any: newer clients never send it.
 fn if_match(headers: &HeaderMap) -> Result<IfMatch, ApiError> {
     let text = headers.get(IF_MATCH).map(|value| value.to_str()).transpose();

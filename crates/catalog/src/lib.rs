@@ -29,7 +29,7 @@ pub use executions::WaitingExecution;
 pub use idempotency::KeptReply;
 pub use look::{By, look_up};
 pub use model::{
-    Alarm, Desired, Fsync, MachineChange, MachineRow, MachineSpec, Observation, Phase,
+    Alarm, Desired, Fsync, MachineChange, MachineRow, MachineSpec, Observation, Phase, Reboot,
 };
 
 use std::path::Path;

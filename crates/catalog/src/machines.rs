@@ -4,7 +4,7 @@ use base::{Egress, HomeId, MachineId, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 
 use crate::model::{
-    Alarm, Desired, Fsync, MachineChange, MachineRow, MachineSpec, Observation, Phase,
+    Alarm, Desired, Fsync, MachineChange, MachineRow, MachineSpec, Observation, Phase, Reboot,
 };
 use crate::{Catalog, Error, Result, int, moment, nanos, parsed, uint};
 
@@ -53,6 +53,9 @@ CREATE INDEX machine_alarm ON machine (min(ifnull(wake_at, guest_wake_at), ifnul
 pub(crate) const EGRESS: &str =
     "ALTER TABLE machine ADD COLUMN egress TEXT NOT NULL DEFAULT 'open';";
 
+/// Format 6: how far a reboot is, so that one that was accepted is finished after a crash.
+pub(crate) const REBOOT: &str = "ALTER TABLE machine ADD COLUMN reboot TEXT;";
+
 /// SQL that holds for the rows of `machine_alarm` that are due at `?1`; the words are those of the index.
 const DUE: &str = "ifnull(wake_at, guest_wake_at) IS NOT NULL
      AND min(ifnull(wake_at, guest_wake_at), ifnull(guest_wake_at, wake_at)) <= ?1";
@@ -77,7 +80,7 @@ impl Catalog {
                 "INSERT INTO machine VALUES (:id, :name, :vcpu, :memory_mib, :storage_gib,
                 :autosleep_seconds, :image, :home, :desired, :phase, :reason, :retryable,
                 :last_error, :take_over, :recorded, :revision, :created_at, :transition_at, :progress_at,
-                :fsync, :forked_from, :wake_at, :guest_wake_at, :egress)",
+                :fsync, :forked_from, :wake_at, :guest_wake_at, :egress, :reboot)",
                 row,
             )
         })
@@ -214,7 +217,8 @@ impl Catalog {
                 retryable = :retryable, last_error = :last_error, take_over = :take_over, recorded = :recorded,
                 revision = :revision, created_at = :created_at, transition_at = :transition_at,
                 progress_at = :progress_at, fsync = :fsync, forked_from = :forked_from,
-                wake_at = :wake_at, guest_wake_at = :guest_wake_at, egress = :egress WHERE id = :id",
+                wake_at = :wake_at, guest_wake_at = :guest_wake_at, egress = :egress,
+                reboot = :reboot WHERE id = :id",
                 &after,
             )?;
             Ok(Ok(after))
@@ -242,7 +246,8 @@ impl Catalog {
 
 fn apply(before: &MachineRow, change: MachineChange) -> MachineRow {
     let mut after = before.clone();
-    let MachineChange { name, spec, desired, observed, take_over, recorded, alarm } = change;
+    let MachineChange { name, spec, desired, observed, take_over, recorded, alarm, reboot } =
+        change;
     after.name = name.unwrap_or(after.name);
     after.spec = spec.unwrap_or(after.spec);
     after.desired = desired.unwrap_or(after.desired);
@@ -250,6 +255,7 @@ fn apply(before: &MachineRow, change: MachineChange) -> MachineRow {
     after.take_over = take_over.unwrap_or(after.take_over);
     after.recorded = recorded.unwrap_or(after.recorded);
     after.alarm = alarm.unwrap_or(after.alarm);
+    after.reboot = reboot.unwrap_or(after.reboot);
     after
 }
 
@@ -286,6 +292,7 @@ fn store(db: &Connection, sql: &str, row: &MachineRow) -> Result<()> {
         ":progress_at": nanos(row.progress_at),
         ":wake_at": row.alarm.asked.map(nanos),
         ":guest_wake_at": row.alarm.guest.map(nanos),
+        ":reboot": row.reboot.map(Reboot::as_str),
     })?;
     Ok(())
 }
@@ -327,6 +334,7 @@ fn read_row(row: &Row<'_>) -> Result<MachineRow> {
         take_over: row.get("take_over")?,
         recorded: row.get("recorded")?,
         alarm: Alarm { asked: later(row, "wake_at")?, guest: later(row, "guest_wake_at")? },
+        reboot: reboot(row)?,
         revision: uint(row, "revision")?,
         created_at: moment(row, "created_at")?,
         transition_at: moment(row, "transition_at")?,
@@ -354,6 +362,15 @@ fn egress(row: &Row<'_>) -> Result<Egress> {
         tracing::error!(machine, %error, "an egress policy cannot be read: the machine reaches nothing");
         Egress::None
     }))
+}
+
+fn reboot(row: &Row<'_>) -> Result<Option<Reboot>> {
+    // As below.
+    if row.as_ref().column_index("reboot").is_err() {
+        return Ok(None);
+    }
+    let text: Option<String> = row.get("reboot")?;
+    text.map(|text| Reboot::parse(&text).ok_or(Error::Corrupt { column: "reboot" })).transpose()
 }
 
 /// A time of format 4.
@@ -401,6 +418,7 @@ pub(crate) mod tests {
             observed: Observation::of(Phase::Accepted, "accepted"),
             take_over: false,
             alarm: Alarm::default(),
+            reboot: None,
             recorded: false,
             revision: 1,
             created_at: at,
@@ -426,6 +444,7 @@ pub(crate) mod tests {
         row.observed.last_error = Some("no luck; try again".to_owned());
         row.take_over = true;
         row.forked_from = Some(HomeId::generate());
+        row.reboot = Some(Reboot::Forced);
         catalog.insert_machine(&row, 10).unwrap();
         assert_eq!(catalog.machine(&row.id).unwrap(), Some(row.clone()));
         assert_eq!(catalog.machine_by_name("one").unwrap(), Some(row));

@@ -13,6 +13,7 @@ const STEPS: &[&[&str]] = &[
     &[crate::machines::FORKED_FROM, crate::snapshots::TABLE],
     &[crate::machines::ALARM],
     &[crate::machines::EGRESS],
+    &[crate::machines::REBOOT],
 ];
 
 /// The newest format.

@@ -81,6 +81,18 @@ text_enum!(
     }
 );
 
+text_enum!(
+    /// How far a reboot is that was asked for.
+    Reboot {
+        /// The guest is to be stopped in order.
+        Orderly = "orderly",
+        /// The guest is to be ended at once.
+        Forced = "forced",
+        /// It has ended, and what it had in memory is thrown away; the next one comes up.
+        Booting = "booting",
+    }
+);
+
 impl Default for Fsync {
     /// The one that loses nothing.
     fn default() -> Self {
@@ -177,6 +189,8 @@ pub struct MachineRow {
     pub recorded: bool,
     /// When it is to be woken.
     pub alarm: Alarm,
+    /// The reboot that is under way.
+    pub reboot: Option<Reboot>,
     /// Counts changes, from 1.
     pub revision: u64,
     /// When it was created.
@@ -204,4 +218,6 @@ pub struct MachineChange {
     pub recorded: Option<bool>,
     /// See [`MachineRow::alarm`].
     pub alarm: Option<Alarm>,
+    /// See [`MachineRow::reboot`].
+    pub reboot: Option<Option<Reboot>>,
 }

@@ -243,6 +243,16 @@ impl Client {
         machine(self.json(request.timeout(SETTLE_MAX)).await?)
     }
 
+    /// Boots a machine, from whatever state it is in; with `force` its guest is not asked.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub async fn reboot(&self, name: &str, force: bool) -> Result<Machine> {
+        let force = if force { "true" } else { "false" };
+        let request = self.request(Method::POST, &at(name, "/reboot")).query(&[("force", force)]);
+        machine(self.json(request.timeout(SETTLE_MAX)).await?)
+    }
+
     /// Has a machine woken at a time, if it sleeps then; `never` takes that back, and what its
     /// guest asked for.
     ///

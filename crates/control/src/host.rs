@@ -270,6 +270,12 @@ pub trait KeeperLink: FileCalls {
     /// # Errors
     /// `Unreachable` where it does not answer.
     async fn sleep(&self) -> Result<()>;
+    /// Asks it to stop the guest in order and to end, keeping nothing of the guest's memory: what is left behind boots.
+    /// Otherwise as [`Self::sleep`]; one of an older version just puts the machine to sleep.
+    ///
+    /// # Errors
+    /// `Unreachable` where it does not answer.
+    async fn shut_down(&self) -> Result<()>;
     /// Has another egress policy in force when this returns; the guest goes on. Idempotent.
     ///
     /// # Errors

@@ -230,6 +230,7 @@ async fn make_fork(inner: &Arc<Inner>, from: &MachineRef, fork: ForkMachine) -> 
         take_over: false,
         recorded: false,
         alarm: catalog::Alarm::default(),
+        reboot: None,
         revision: 1,
         created_at: now,
         transition_at: now,

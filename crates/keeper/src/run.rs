@@ -25,6 +25,7 @@ mod start;
 mod upper;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base::{Clock, Entropy, ErrorKind, Timestamp};
@@ -179,6 +180,7 @@ impl Keeper {
             status: status_of(self.standing.clone()),
             moved: self.moved.subscribe(),
             stop: self.stop.clone(),
+            forget: AtomicBool::new(false),
         });
         let end = CancellationToken::new();
         let server = tokio::spawn(server::serve(listener, shared.clone(), end.clone()));
@@ -334,7 +336,8 @@ impl Keeper {
             // A change or a command that does not end could come to its end unheard of by the guest.
             let quiet = shared.door.empty(CALLS_PATIENCE).await;
             let quiet = runner.end_all(EXECUTION_GRACE).await && quiet;
-            self.put_to_sleep(home, awake, quiet).await?
+            let keeps = quiet && !shared.forget.load(Ordering::SeqCst);
+            self.put_to_sleep(home, awake, keeps).await?
         } else {
             awake.end(Duration::ZERO).await?;
             None

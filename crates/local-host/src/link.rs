@@ -131,7 +131,11 @@ impl KeeperLink for LocalLink {
     }
 
     async fn sleep(&self) -> Result<()> {
-        self.client.stop().await.map(drop).map_err(convert::failure)
+        self.client.stop(false).await.map(drop).map_err(convert::failure)
+    }
+
+    async fn shut_down(&self) -> Result<()> {
+        self.client.stop(true).await.map(drop).map_err(convert::failure)
     }
 
     async fn kill(&self) -> Result<()> {

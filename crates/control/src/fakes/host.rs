@@ -113,7 +113,10 @@ impl Host for FakeHost {
         Arc::new(FakeRecords { machine: machine.clone(), host: self.clone() })
     }
 
-    async fn forget_memory(&self, _machine: &MachineId) -> Result<()> {
+    async fn forget_memory(&self, machine: &MachineId) -> Result<()> {
+        let mut state = self.state.lock();
+        assert!(!state.keepers.contains_key(machine), "its guest has its memory");
+        state.forgotten += 1;
         Ok(())
     }
 
@@ -202,6 +205,10 @@ impl KeeperLink for FakeLink {
             self.keeper.finish_stopping(&self.host);
         }
         Ok(())
+    }
+
+    async fn shut_down(&self) -> Result<()> {
+        self.sleep().await
     }
 
     async fn set_egress(&self, egress: &Egress) -> Result<()> {

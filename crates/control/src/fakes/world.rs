@@ -87,6 +87,7 @@ pub(crate) struct State {
     pub(crate) hold_starting: bool,
     pub(crate) hold_stopping: bool,
     pub(crate) starts: u32,
+    pub(crate) forgotten: u32,
     pub(crate) took_over: bool,
     pub(crate) collected: u32,
     pub(crate) started_with: Option<crate::host::KeeperSpec>,
@@ -179,6 +180,12 @@ impl FakeHost {
     #[must_use]
     pub fn starts(&self) -> u32 {
         self.state.lock().starts
+    }
+
+    /// How often a machine's memory was thrown away.
+    #[must_use]
+    pub fn forgotten(&self) -> u32 {
+        self.state.lock().forgotten
     }
 
     /// How often a home was collected.

@@ -102,6 +102,7 @@ async fn insert(inner: &Inner, record: Record, take_over: bool) -> Result<Machin
         take_over,
         recorded: true,
         alarm: catalog::Alarm::default(),
+        reboot: None,
         revision: 1,
         created_at: record.created_at,
         transition_at: now,

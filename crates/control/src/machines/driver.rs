@@ -225,7 +225,7 @@ impl Driver {
             None => Keeper::Absent(self.left(row).await?),
         };
         let (phase, recorded) = (row.observed.phase, row.recorded);
-        let observed = Observed { phase, recorded, keeper, egress_differs };
+        let observed = Observed { phase, recorded, keeper, egress_differs, reboot: row.reboot };
         Ok(Seen { observed, link, failure })
     }
 

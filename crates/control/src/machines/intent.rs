@@ -1,7 +1,7 @@
 //! What callers may want of a machine in each state. Pure; the catalog runs these in the
 //! transaction that writes the change, so check and change cannot come apart.
 
-use catalog::{Desired, MachineChange, MachineRow, Observation, Phase};
+use catalog::{Desired, MachineChange, MachineRow, Observation, Phase, Reboot};
 
 use super::types::{IfMatch, UpdateMachine};
 use super::validate;
@@ -40,6 +40,28 @@ pub(crate) fn check_asleep(row: &MachineRow, if_match: &IfMatch) -> Result<()> {
     .with_detail("current_desired_state", row.desired)
     .with_detail("current_observed_state", row.observed.phase)
     .with_detail("expected_observed_state", Phase::Sleeping))
+}
+
+/// What `reboot` changes. One that is under way is all that a second one wants, unless that one is to be forced. A
+/// machine that sleeps or has failed boots; there is no state in which one that is to stay is refused.
+pub(crate) fn reboot(row: &MachineRow, if_match: &IfMatch, force: bool) -> Result<MachineChange> {
+    check_revision(row, if_match)?;
+    refuse_destroyed(row, Desired::Running)?;
+    let how = if force { Reboot::Forced } else { Reboot::Orderly };
+    let under_way = match row.reboot {
+        Some(Reboot::Orderly) => !force,
+        Some(Reboot::Forced | Reboot::Booting) => true,
+        None => false,
+    };
+    if under_way {
+        return Ok(MachineChange::default());
+    }
+    let phase = match row.observed.phase {
+        Phase::Starting | Phase::Running | Phase::Stopping => Phase::Stopping,
+        _ => Phase::Accepted,
+    };
+    let observed = Observation::of(phase, "reboot_requested");
+    Ok(MachineChange { reboot: Some(Some(how)), ..wanted(Desired::Running, observed) })
 }
 
 /// What `sleep` changes. Asleep or on the way: nothing. A machine that is still starting is put to
@@ -101,8 +123,14 @@ pub(crate) fn check(row: &MachineRow, if_match: &IfMatch, target: Desired) -> Re
     refuse_destroyed(row, target)
 }
 
+/// A new wish; it takes the place of a reboot that is under way.
 fn wanted(desired: Desired, observed: Observation) -> MachineChange {
-    MachineChange { desired: Some(desired), observed: Some(observed), ..MachineChange::default() }
+    MachineChange {
+        desired: Some(desired),
+        observed: Some(observed),
+        reboot: Some(None),
+        ..MachineChange::default()
+    }
 }
 
 fn check_revision(row: &MachineRow, if_match: &IfMatch) -> Result<()> {
@@ -213,6 +241,55 @@ mod tests {
         let limits = SizeLimits::default();
         assert!(update(&gone, &UpdateMachine::default(), &IfMatch::Any, &limits).is_err());
         assert_eq!(delete(&gone, &IfMatch::Any).unwrap(), MachineChange::default());
+    }
+
+    #[test]
+    fn a_reboot_is_taken_in_every_phase_and_once() {
+        for phase in Phase::ALL.iter().filter(|phase| **phase != Phase::Destroyed) {
+            for desired in [Desired::Running, Desired::Sleeping] {
+                let before = row(desired, *phase);
+                let change = reboot(&before, &IfMatch::Any, false).unwrap();
+                assert_eq!(change.desired, Some(Desired::Running));
+                assert_eq!(change.reboot, Some(Some(Reboot::Orderly)));
+                let observed = change.observed.unwrap();
+                assert!(matches!(observed.phase, Phase::Stopping | Phase::Accepted), "{phase}");
+                assert!(
+                    observed.phase == Phase::Accepted || before.observed.phase != Phase::Sleeping
+                );
+            }
+        }
+        let under_way = |reboot| MachineRow { reboot, ..row(Desired::Running, Phase::Stopping) };
+        let none = MachineChange::default();
+        for (reboot, force, changes) in [
+            (Reboot::Orderly, false, false),
+            (Reboot::Orderly, true, true),
+            (Reboot::Forced, false, false),
+            (Reboot::Forced, true, false),
+            (Reboot::Booting, false, false),
+            (Reboot::Booting, true, false),
+        ] {
+            let change = super::reboot(&under_way(Some(reboot)), &IfMatch::Any, force).unwrap();
+            assert_eq!(change != none, changes, "{reboot} {force}");
+        }
+        let stale =
+            reboot(&row(Desired::Running, Phase::Running), &IfMatch::parse(Some("9")), true);
+        assert_eq!(stale.unwrap_err().code, "REVISION_MISMATCH");
+        let gone = reboot(&row(Desired::Destroyed, Phase::Destroying), &IfMatch::Any, true);
+        assert_eq!(gone.unwrap_err().code, "INVALID_STATE");
+    }
+
+    #[test]
+    fn another_wish_takes_the_place_of_a_reboot() {
+        let row =
+            MachineRow { reboot: Some(Reboot::Orderly), ..row(Desired::Running, Phase::Stopping) };
+        assert_eq!(
+            wake(&row, &IfMatch::Any).unwrap(),
+            MachineChange::default(),
+            "it will be awake"
+        );
+        for change in [sleep(&row, &IfMatch::Any, "asked"), delete(&row, &IfMatch::Any)] {
+            assert_eq!(change.unwrap().reboot, Some(None));
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! - Nothing starts before the machine's record is in the store: a host may be lost at any time.
 //! - From `failed` nothing moves by itself; only a caller's new wish does (`intent`).
 
-use catalog::{Desired, Phase};
+use catalog::{Desired, Phase, Reboot};
 
 /// The keeper, as seen now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub(crate) struct Observed {
     pub(crate) keeper: Keeper,
     /// Whether a keeper that is ready holds the guest to another egress policy than the row's.
     pub(crate) egress_differs: bool,
+    /// The reboot that is under way.
+    pub(crate) reboot: Option<Reboot>,
 }
 
 /// What to do next.
@@ -58,6 +60,10 @@ pub(crate) enum Step {
     AwaitReady,
     /// Ask the keeper to put the machine to sleep.
     AskSleep,
+    /// Ask the keeper to stop the guest in order and end, keeping nothing of its memory.
+    AskStop,
+    /// Throw away what the guest had in memory, and note that it is.
+    ForgetMemory,
     /// Wait until the keeper has ended.
     AwaitEnd,
     /// Have the keeper hold the guest to the row's egress policy.
@@ -94,6 +100,9 @@ pub(crate) fn next_step(desired: Desired, seen: Observed) -> Step {
 }
 
 fn towards_running(seen: Observed) -> Step {
+    if let Some(how @ (Reboot::Orderly | Reboot::Forced)) = seen.reboot {
+        return towards_boot(seen.keeper, how);
+    }
     match (seen.keeper, seen.phase) {
         (Keeper::Failed, _) => Step::ReportFailure,
         (Keeper::Stopping, _) => Step::AwaitEnd,
@@ -107,6 +116,17 @@ fn towards_running(seen: Observed) -> Step {
         (Keeper::Absent(Left::Held), Phase::Running) => Step::ReportLost,
         (Keeper::Absent(_), _) if !seen.recorded => Step::Record,
         (Keeper::Absent(_), _) => Step::StartKeeper,
+    }
+}
+
+/// The guest ends first, whatever state it is in.
+fn towards_boot(keeper: Keeper, how: Reboot) -> Step {
+    match keeper {
+        Keeper::Absent(_) => Step::ForgetMemory,
+        Keeper::Failed => Step::KillKeeper,
+        _ if how == Reboot::Forced => Step::KillKeeper,
+        Keeper::Stopping => Step::AwaitEnd,
+        Keeper::Ready | Keeper::Starting => Step::AskStop,
     }
 }
 
@@ -148,7 +168,10 @@ mod tests {
         [WHOLE, HELD, Keeper::Starting, Keeper::Ready, Keeper::Stopping, Keeper::Failed];
 
     fn step(desired: Desired, phase: Phase, keeper: Keeper) -> Step {
-        next_step(desired, Observed { phase, recorded: true, keeper, egress_differs: false })
+        next_step(
+            desired,
+            Observed { phase, recorded: true, keeper, egress_differs: false, reboot: None },
+        )
     }
 
     #[test]
@@ -214,8 +237,13 @@ mod tests {
         for desired in Desired::ALL {
             for phase in Phase::ALL {
                 for keeper in KEEPERS {
-                    let seen =
-                        Observed { phase: *phase, recorded: false, keeper, egress_differs: false };
+                    let seen = Observed {
+                        phase: *phase,
+                        recorded: false,
+                        keeper,
+                        egress_differs: false,
+                        reboot: None,
+                    };
                     assert_ne!(next_step(*desired, seen), Step::StartKeeper, "{seen:?}");
                 }
             }
@@ -228,8 +256,13 @@ mod tests {
             for phase in Phase::ALL {
                 for keeper in KEEPERS {
                     for recorded in [true, false] {
-                        let same =
-                            Observed { phase: *phase, recorded, keeper, egress_differs: false };
+                        let same = Observed {
+                            phase: *phase,
+                            recorded,
+                            keeper,
+                            egress_differs: false,
+                            reboot: None,
+                        };
                         let step = next_step(*desired, Observed { egress_differs: true, ..same });
                         if (*desired, keeper) == (Desired::Running, Keeper::Ready) {
                             assert_eq!(step, Step::SetEgress, "{phase}");
@@ -239,6 +272,40 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_reboot_ends_the_guest_then_forgets_it_then_starts_another() {
+        let seen = |keeper, phase, reboot| Observed {
+            phase,
+            recorded: true,
+            keeper,
+            egress_differs: true,
+            reboot,
+        };
+        for phase in Phase::ALL {
+            let step =
+                |keeper, reboot| next_step(Desired::Running, seen(keeper, *phase, Some(reboot)));
+            for keeper in [Keeper::Ready, Keeper::Starting] {
+                assert_eq!(step(keeper, Reboot::Orderly), Step::AskStop);
+            }
+            assert_eq!(step(Keeper::Stopping, Reboot::Orderly), Step::AwaitEnd);
+            for keeper in [Keeper::Ready, Keeper::Starting, Keeper::Stopping, Keeper::Failed] {
+                assert_eq!(step(keeper, Reboot::Forced), Step::KillKeeper);
+            }
+            for keeper in [WHOLE, HELD] {
+                assert_eq!(step(keeper, Reboot::Orderly), Step::ForgetMemory);
+                assert_eq!(step(keeper, Reboot::Forced), Step::ForgetMemory);
+            }
+            for keeper in KEEPERS {
+                let without = next_step(Desired::Running, seen(keeper, *phase, None));
+                assert_eq!(step(keeper, Reboot::Booting), without, "{phase} {keeper:?}");
+            }
+        }
+        for keeper in [WHOLE, HELD] {
+            let seen = seen(keeper, Phase::Accepted, Some(Reboot::Booting));
+            assert_eq!(next_step(Desired::Running, seen), Step::StartKeeper);
         }
     }
 

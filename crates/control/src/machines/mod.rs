@@ -66,6 +66,7 @@ impl Machines {
             take_over: false,
             recorded: false,
             alarm: catalog::Alarm::default(),
+            reboot: None,
             revision: 1,
             created_at: now,
             transition_at: now,
@@ -153,6 +154,21 @@ impl Machines {
         intent::check_asleep(&row, if_match)?;
         self.inner.parts.host.forget_memory(&row.id).await?;
         self.wake(machine, if_match).await
+    }
+
+    /// Asks for the machine to be awake, booted, from whatever state it is in: its guest is stopped in order, or
+    /// with `force` at once, and its memory thrown away. Files that were acknowledged stay.
+    ///
+    /// # Errors
+    /// As [`wake`](Self::wake).
+    pub async fn reboot(
+        &self,
+        machine: &MachineRef,
+        force: bool,
+        if_match: &IfMatch,
+    ) -> Result<Machine> {
+        let if_match = if_match.clone();
+        self.wish(machine, move |row| intent::reboot(row, &if_match, force)).await
     }
 
     /// Has the machine woken at a time, if it sleeps then. What its guest asked for stands beside it: the
@@ -363,6 +379,8 @@ fn gone(mut machine: Machine) -> Machine {
 mod egress_tests;
 #[cfg(test)]
 mod lifecycle_tests;
+#[cfg(test)]
+mod reboot_tests;
 
 #[cfg(test)]
 pub(crate) fn test_row(name: &str) -> MachineRow {
@@ -386,6 +404,7 @@ pub(crate) fn test_row(name: &str) -> MachineRow {
         take_over: false,
         recorded: true,
         alarm: catalog::Alarm::default(),
+        reboot: None,
         revision: 1,
         created_at: at,
         transition_at: at,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::ErrorKind;
-use catalog::{Alarm, Desired, MachineChange, MachineRow, Observation, Phase};
+use catalog::{Alarm, Desired, MachineChange, MachineRow, Observation, Phase, Reboot};
 use tokio::time::Instant;
 
 use super::driver::Nudge;
@@ -53,6 +53,8 @@ pub(crate) async fn take(
             }
             ask_sleep(inner, row, &*link).await
         }
+        (Step::AskStop, Some(link)) => ask_stop(&*link).await,
+        (Step::ForgetMemory, None) => forget_memory(inner, row).await,
         (Step::AwaitEnd, Some(link)) => await_end(inner, row, &*link, since, nudge).await,
         (Step::ReportFailure, Some(link)) => report_failure(inner, row, &*link, seen.failure).await,
         (Step::KillKeeper, Some(link)) => link.kill().await,
@@ -69,8 +71,8 @@ pub(crate) async fn take(
             report_failed(inner, row, &error).await
         }
         (Step::Destroy, _) => destroy(inner, row).await,
-        // The keeper ended between the look and the step: look again.
-        (_, None) | (Step::Rest, _) => Ok(()),
+        // The keeper ended or began between the look and the step: look again.
+        (_, None) | (Step::Rest | Step::ForgetMemory, _) => Ok(()),
     }
 }
 
@@ -248,6 +250,26 @@ async fn ask_sleep(inner: &Inner, row: &MachineRow, link: &dyn KeeperLink) -> Re
     Ok(())
 }
 
+async fn ask_stop(link: &dyn KeeperLink) -> Result<()> {
+    link.shut_down().await?;
+    // As above.
+    tokio::time::sleep(LOOK_EVERY.0).await;
+    Ok(())
+}
+
+/// The memory goes first: a crash in between throws it away once more.
+async fn forget_memory(inner: &Inner, row: &MachineRow) -> Result<()> {
+    // It may be on its way to the store.
+    uppers::hold(inner, &row.id).await;
+    inner.parts.host.forget_memory(&row.id).await?;
+    let change = MachineChange {
+        observed: Some(Observation::of(Phase::Accepted, "rebooting")),
+        reboot: Some(Some(Reboot::Booting)),
+        ..MachineChange::default()
+    };
+    edit_if_wanted(inner, row, move |_| change).await
+}
+
 /// A keeper that takes long to store its home is never ended for it: what it holds may be nowhere
 /// else. The row says that it takes long.
 async fn await_end(
@@ -287,7 +309,6 @@ async fn report_running(
     link: Option<&dyn KeeperLink>,
 ) -> Result<()> {
     inner.activity.touch(&row.id);
-    let desired = row.desired;
     let (woken, behind) = match link {
         Some(link) => {
             let status = link.status().await?;
@@ -298,10 +319,10 @@ async fn report_running(
     let change = MachineChange {
         observed: Some(awake(woken, behind)),
         take_over: Some(false),
+        reboot: Some(None),
         ..MachineChange::default()
     };
-    inner.edit(&row.id, move |now| Ok(if_wanted(now, desired, change))).await?;
-    Ok(())
+    edit_if_wanted(inner, row, move |_| change).await
 }
 
 /// How a machine that is awake came up.
@@ -338,36 +359,25 @@ async fn report_sleeping(inner: &Inner, row: &MachineRow) -> Result<()> {
     // The guest's word for it; what has passed by now was no wish when it was made.
     let now = inner.parts.clock.now();
     let guest = words.and_then(|words| words.wake_at).filter(|at| *at > now);
-    let desired = row.desired;
-    inner
-        .edit(&row.id, move |now| {
-            let change = MachineChange {
-                observed: Some(Observation::of(Phase::Sleeping, "asleep")),
-                alarm: Some(Alarm { guest, ..now.alarm }),
-                ..MachineChange::default()
-            };
-            Ok(if_wanted(now, desired, change))
-        })
-        .await?;
-    Ok(())
+    let change = move |now: &MachineRow| MachineChange {
+        observed: Some(Observation::of(Phase::Sleeping, "asleep")),
+        alarm: Some(Alarm { guest, ..now.alarm }),
+        ..MachineChange::default()
+    };
+    edit_if_wanted(inner, row, change).await
 }
 
 async fn report_powered_off(inner: &Arc<Inner>, row: &MachineRow) -> Result<()> {
     inner.activity.forget(&row.id);
     uppers::asleep(inner, &row.id);
-    inner
-        .edit(&row.id, move |now| {
-            let change = MachineChange {
-                desired: Some(Desired::Sleeping),
-                observed: Some(Observation::of(Phase::Sleeping, "guest_powered_off")),
-                // Nobody asked it this time.
-                alarm: Some(Alarm { guest: None, ..now.alarm }),
-                ..MachineChange::default()
-            };
-            Ok(if_wanted(now, Desired::Running, change))
-        })
-        .await?;
-    Ok(())
+    let change = |now: &MachineRow| MachineChange {
+        desired: Some(Desired::Sleeping),
+        observed: Some(Observation::of(Phase::Sleeping, "guest_powered_off")),
+        // Nobody asked it this time.
+        alarm: Some(Alarm { guest: None, ..now.alarm }),
+        ..MachineChange::default()
+    };
+    edit_if_wanted(inner, row, change).await
 }
 
 async fn report_failure(
@@ -404,33 +414,37 @@ async fn destroy(inner: &Inner, row: &MachineRow) -> Result<()> {
 
 /// Writes down where the machine is, unless it is wanted elsewhere by now.
 async fn report(inner: &Inner, row: &MachineRow, observed: Observation) -> Result<()> {
-    let desired = row.desired;
     let change = MachineChange { observed: Some(observed), ..MachineChange::default() };
-    inner.edit(&row.id, move |now| Ok(if_wanted(now, desired, change))).await?;
-    Ok(())
+    edit_if_wanted(inner, row, move |_| change).await
 }
 
-fn if_wanted(now: &MachineRow, desired: Desired, change: MachineChange) -> MachineChange {
-    if now.desired == desired { change } else { MachineChange::default() }
+/// Changes a row, unless by now something else is wanted than when it was looked at.
+async fn edit_if_wanted(
+    inner: &Inner,
+    row: &MachineRow,
+    change: impl FnOnce(&MachineRow) -> MachineChange + Send + 'static,
+) -> Result<()> {
+    let wish = (row.desired, row.reboot);
+    let decide = move |now: &MachineRow| {
+        let still = (now.desired, now.reboot) == wish;
+        Ok(if still { change(now) } else { MachineChange::default() })
+    };
+    inner.edit(&row.id, decide).await.map(drop)
 }
 
 /// The phase stays; the reason and the message say what is waited for.
 pub(crate) async fn report_trouble(inner: &Inner, row: &MachineRow, error: &Error) -> Result<()> {
     let (reason, message) = (reason(error), error.message.clone());
-    let desired = row.desired;
-    inner
-        .edit(&row.id, move |now| {
-            let observed = Observation {
-                phase: now.observed.phase,
-                reason,
-                retryable: true,
-                last_error: Some(message),
-            };
-            let change = MachineChange { observed: Some(observed), ..MachineChange::default() };
-            Ok(if_wanted(now, desired, change))
-        })
-        .await?;
-    Ok(())
+    let change = move |now: &MachineRow| {
+        let observed = Observation {
+            phase: now.observed.phase,
+            reason,
+            retryable: true,
+            last_error: Some(message),
+        };
+        MachineChange { observed: Some(observed), ..MachineChange::default() }
+    };
+    edit_if_wanted(inner, row, change).await
 }
 
 /// The machine is where nobody wants it, and stays until somebody asks again.
@@ -441,7 +455,9 @@ pub(crate) async fn report_failed(inner: &Inner, row: &MachineRow, error: &Error
         retryable: error.is_retryable(),
         last_error: Some(error.message.clone()),
     };
-    report(inner, row, observed).await
+    let change =
+        MachineChange { observed: Some(observed), reboot: Some(None), ..MachineChange::default() };
+    edit_if_wanted(inner, row, move |_| change).await
 }
 
 fn reason(error: &Error) -> String {

@@ -243,12 +243,20 @@ pub(super) async fn wake(args: WakeArgs) -> Result<u8, Failure> {
     finish(&client.settled(&args.machine.name).await?, args.machine.json)
 }
 
-pub(super) async fn reboot(args: NameArgs) -> Result<u8, Failure> {
-    let client = args.server.client()?;
-    client.transition(&args.name, "sleep").await?;
-    client.settled(&args.name).await?;
-    client.wake_cold(&args.name).await?;
-    finish(&client.settled(&args.name).await?, args.json)
+/// Arguments of `reboot`.
+#[derive(Debug, Args)]
+pub(crate) struct RebootArgs {
+    #[command(flatten)]
+    machine: NameArgs,
+    /// End the guest at once: what it has not written back is lost.
+    #[arg(long)]
+    force: bool,
+}
+
+pub(super) async fn reboot(args: RebootArgs) -> Result<u8, Failure> {
+    let client = args.machine.server.client()?;
+    client.reboot(&args.machine.name, args.force).await?;
+    finish(&client.settled(&args.machine.name).await?, args.machine.json)
 }
 
 pub(super) async fn publish(args: NameArgs) -> Result<u8, Failure> {

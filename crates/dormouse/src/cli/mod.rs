@@ -47,8 +47,8 @@ pub(crate) enum ClientCommand {
     Sleep(machines::NameArgs),
     /// Wake a machine.
     Wake(machines::WakeArgs),
-    /// Stop a machine's processes and boot it.
-    Reboot(machines::NameArgs),
+    /// Stop a machine's processes and boot it; one that sleeps is booted.
+    Reboot(machines::RebootArgs),
     /// Publish what was written to a sleeping machine.
     Publish(machines::NameArgs),
     /// Keep the state that a machine's home has now.

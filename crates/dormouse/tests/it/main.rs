@@ -21,6 +21,7 @@ mod hostile;
 mod kills;
 mod mount;
 mod posix;
+mod reboot;
 mod sdk;
 mod sleep;
 mod snapshots;

@@ -62,20 +62,20 @@ pub(super) struct Held {
 }
 
 impl Keeper {
-    /// Puts the guest to sleep. It does not run when this returns. `quiet`: nothing but the guest itself
-    /// changes its home or starts something any more; else its memory is not kept.
+    /// Puts the guest to sleep. It does not run when this returns. `keeps`: its memory is wanted, and nothing but
+    /// the guest itself changes its home or starts something any more; else the memory is not kept.
     pub(super) async fn put_to_sleep(
         &self,
         home: &Arc<HomeFs>,
         awake: Awake,
-        quiet: bool,
+        keeps: bool,
     ) -> Result<Option<Held>> {
         self.ask_when_to_wake(&awake.guest).await;
         if !answers(&awake.guest).await {
             awake.end(Duration::ZERO).await?;
             return Ok(None);
         }
-        if self.spec.keep_memory && awake.keeps_memory && quiet {
+        if self.spec.keep_memory && awake.keeps_memory && keeps {
             match self.freeze(home, &awake).await {
                 Ok(record) => return self.save(home, awake, record).await,
                 Err(why) => tracing::warn!(%why, "the guest is stopped: its memory is not kept"),

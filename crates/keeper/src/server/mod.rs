@@ -18,6 +18,7 @@ mod states;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
@@ -41,7 +42,7 @@ pub(crate) mod wire {
     pub(crate) use super::files::{
         DirArgs, GetArgs, GetInfo, ImportArgs, ListArgs, PathArgs, PutArgs, RemoveArgs,
     };
-    pub(crate) use super::standing::NextArgs;
+    pub(crate) use super::standing::{NextArgs, StopArgs};
     pub(crate) use super::states::{ForkArgs, SnapshotArgs};
 }
 
@@ -58,6 +59,8 @@ pub(crate) struct Shared {
     /// Heard when the keeper's stage changes.
     pub(crate) moved: watch::Receiver<()>,
     pub(crate) stop: CancellationToken,
+    /// Nobody wants the guest's memory any more.
+    pub(crate) forget: AtomicBool,
 }
 
 impl Shared {

@@ -1,5 +1,6 @@
 //! How the keeper stands, and the call that has it end.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Json;
@@ -47,8 +48,17 @@ pub(super) async fn next(
     Json((shared.status)())
 }
 
-/// Asks the keeper to put the machine to sleep and end.
-pub(super) async fn stop(State(shared): Ctx) -> Json<Status> {
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StopArgs {
+    pub(crate) forget: bool,
+}
+
+/// Asks the keeper to put the machine to sleep and end. Whoever wants nothing but that gives no arguments.
+pub(super) async fn stop(State(shared): Ctx, Args(args): Args<Option<StopArgs>>) -> Json<Status> {
+    if args.is_some_and(|args| args.forget) {
+        // It stays so: who does not want the memory any more throws it away.
+        shared.forget.store(true, Ordering::SeqCst);
+    }
     shared.stop.cancel();
     Json((shared.status)())
 }

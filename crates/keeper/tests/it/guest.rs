@@ -185,7 +185,7 @@ impl Machine {
 
     /// Puts it to sleep.
     pub(crate) async fn sleep(self) -> LastWords {
-        self.client.stop().await.unwrap();
+        self.client.stop(false).await.unwrap();
         self.end().await
     }
 
