@@ -193,7 +193,7 @@ impl Client {
         machine(self.json(self.request(Method::GET, &at(name, ""))).await?)
     }
 
-    /// Changes a machine. Sizes and `fsync` reach it when it next wakes, the rest at once.
+    /// Changes a machine. Memory and `fsync` reach it when it next wakes, the rest at once.
     ///
     /// # Errors
     /// Those of the server.

@@ -49,6 +49,8 @@ pub(crate) struct Inner {
     pub(crate) in_flight: InFlight,
     pub(crate) prober: Prober,
     pub(crate) uppers: Uppers,
+    /// Memory in MiB that guests began with, of machines that are awake.
+    memory: Mutex<HashMap<MachineId, u64>>,
     /// Held while a waiting execution changes.
     pub(crate) waiting: tokio::sync::Mutex<()>,
     pub(crate) shutdown: CancellationToken,
@@ -81,6 +83,7 @@ impl Control {
             in_flight: InFlight::default(),
             prober: Prober::default(),
             uppers: Uppers::default(),
+            memory: Mutex::default(),
             waiting: tokio::sync::Mutex::default(),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -163,6 +166,20 @@ impl Inner {
     ) -> Result<T> {
         let catalog = self.catalog.clone();
         blocking(move || Ok(work(&catalog)?)).await
+    }
+
+    /// Notes how much memory a guest has; none of a machine that is not awake.
+    pub(crate) fn note_memory(&self, machine: &MachineId, mib: Option<u64>) {
+        let mut memory = self.memory.lock();
+        match mib {
+            Some(mib) => memory.insert(machine.clone(), mib),
+            None => memory.remove(machine),
+        };
+    }
+
+    /// How much memory a guest has in MiB, as far as that is known.
+    pub(crate) fn memory_of(&self, machine: &MachineId) -> Option<u64> {
+        self.memory.lock().get(machine).copied()
     }
 
     /// Changes a machine's row and tells its watchers.

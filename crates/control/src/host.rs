@@ -89,8 +89,19 @@ pub enum Woken {
     BootedWithoutTemplate(String),
 }
 
+/// How large a machine is.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Sizes {
+    /// Virtual CPUs.
+    pub vcpu: f64,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Size of the home in GiB.
+    pub storage_gib: u64,
+}
+
 /// What a keeper says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KeeperStatus {
     /// Where it is.
     pub phase: KeeperPhase,
@@ -112,6 +123,9 @@ pub struct KeeperStatus {
     /// The egress policy in force; one of a version that knew of none is open.
     #[serde(default)]
     pub egress: Egress,
+    /// The sizes in force; none of a version that cannot change them.
+    #[serde(default)]
+    pub sizes: Option<Sizes>,
     /// True once it has claimed the home; a right to take it over is used up then.
     pub home_claimed: bool,
 }
@@ -282,6 +296,12 @@ pub trait KeeperLink: FileCalls {
     /// `Unavailable` where it could not be put in force: the old one is, or less; `Unsupported` of a
     /// keeper that knows of no policies.
     async fn set_egress(&self, egress: &Egress) -> Result<()>;
+    /// Has other sizes in force when this returns, but for the memory, which is what the guest began with; the guest
+    /// goes on. Idempotent.
+    ///
+    /// # Errors
+    /// `Unavailable` where they could not be put in force: each of them is the old or the new one.
+    async fn set_sizes(&self, sizes: &Sizes) -> Result<()>;
     /// Ends keeper and guest now, without storing anything; what was acknowledged stays on this
     /// host's disk. Returns once the process is gone. Idempotent.
     ///

@@ -22,7 +22,6 @@ use crate::heat::Heat;
 use crate::layout::wal_of;
 use crate::meta::tx::{Shared, Tx};
 use crate::meta::writer::{OnCommit, Start, Writer};
-use crate::pins::Pins;
 use crate::pressure::Pressure;
 use crate::recover::Mended;
 use crate::whole::Whole;
@@ -99,7 +98,7 @@ impl Engine {
         if !clean {
             whole.note_all();
         }
-        let shared = Arc::new(Shared { pins: Pins::default(), spool, bytes_max, whole });
+        let shared = Arc::new(Shared::new(spool, bytes_max, whole));
         held.into_iter().for_each(|ino| shared.pins.pin(ino));
         let database = dir.database();
         let start = Start {

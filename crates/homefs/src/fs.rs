@@ -157,7 +157,7 @@ impl FileSystem for Engine {
     }
 
     fn statfs(&self) -> Result<StatFs> {
-        Ok(self.front.statfs(self.shared.bytes_max))
+        Ok(self.front.statfs(self.shared.bytes_max()))
     }
 
     fn sync_local(&self) -> Result<()> {

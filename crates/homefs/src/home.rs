@@ -140,6 +140,12 @@ impl HomeFs {
         unnamed.into_iter().for_each(|ino| self.engine.unpin(ino));
     }
 
+    /// Lets it hold more bytes, at once. Less than it may hold already changes nothing.
+    pub fn grow(&self, bytes_max: u64) {
+        self.engine.shared.grow(bytes_max);
+        self.engine.writer.look_for_room();
+    }
+
     /// How it is doing. Cheap enough to be asked every second.
     #[must_use]
     pub fn status(&self) -> HomeStatus {

@@ -28,15 +28,15 @@ use crate::server::wire::{
     RemoveArgs, SnapshotArgs, StartArgs, StopArgs, WaitArgs,
 };
 use crate::server::{ARGS_HEADER, INFO_HEADER, encode_header};
-use crate::{Failure, Result, Stage, Status};
+use crate::{Failure, Result, Sizes, Stage, Status};
 use connections::{Connections, RequestBody};
 
 /// Largest JSON answer that is believed, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// How long a keeper may take to say how it stands. One that does not is stuck.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a keeper may take to put an egress policy in force.
-const EGRESS_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a keeper may take to put an egress policy or sizes in force.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A body of up to this many bytes goes out together with its head.
 const AT_ONCE_BYTES_MAX: usize = 64 << 10;
 
@@ -91,7 +91,18 @@ impl Client {
         let body = serde_json::to_vec(egress)
             .map_err(|error| Failure::internal("encode an egress policy", error))?;
         let body = Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync();
-        within(EGRESS_TIMEOUT, self.json(Method::PUT, "/egress", &(), body)).await
+        within(CHANGE_TIMEOUT, self.json(Method::PUT, "/egress", &(), body)).await
+    }
+
+    /// Has other sizes in force when this returns, but for the memory.
+    ///
+    /// # Errors
+    /// `Unavailable` where they could not be put in force.
+    pub async fn set_sizes(&self, sizes: &Sizes) -> Result<Status> {
+        let body =
+            serde_json::to_vec(sizes).map_err(|error| Failure::internal("encode sizes", error))?;
+        let body = Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync();
+        within(CHANGE_TIMEOUT, self.json(Method::PUT, "/sizes", &(), body)).await
     }
 
     /// See [`Files::stat`](crate::files::Files::stat).

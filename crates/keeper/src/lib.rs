@@ -42,4 +42,4 @@ pub use client::Client;
 pub use error::{Failure, Result};
 pub use run::{Parts, refuse, run};
 pub use spec::{KeeperSpec, UpperSpec, has_room_for_memory};
-pub use status::{KeeperState, LastWords, Stage, Status};
+pub use status::{KeeperState, LastWords, Sizes, Stage, Status};

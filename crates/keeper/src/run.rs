@@ -43,8 +43,8 @@ use crate::asleep::SleepRecord;
 use crate::executions::runner::Runner;
 use crate::layout::MachineDir;
 use crate::lock::Lock;
-use crate::server::{self, Door, Policy, Shared};
-use crate::{Failure, KeeperSpec, KeeperState, LastWords, Result, Status};
+use crate::server::{self, Door, Policy, Shared, SizesInForce};
+use crate::{Failure, KeeperSpec, KeeperState, LastWords, Result, Sizes, Status};
 
 /// How often the home is asked whether it is still ours.
 const FENCE_POLL: Duration = Duration::from_millis(500);
@@ -82,6 +82,7 @@ struct Standing {
     /// What the guest said before it was put to sleep.
     wake_at: Option<Timestamp>,
     egress: Arc<Policy>,
+    sizes: Arc<SizesInForce>,
     home: Option<Arc<HomeFs>>,
     runner: Option<Arc<Runner>>,
 }
@@ -158,6 +159,11 @@ impl Keeper {
             restoring: ::upper::Progress::default(),
             wake_at: None,
             egress: Arc::new(Policy::new(spec.instance.egress.allowed.clone())),
+            sizes: Arc::new(SizesInForce::new(Sizes {
+                vcpu: spec.instance.vcpu,
+                memory_mib: spec.instance.memory_mib,
+                storage_bytes_max: spec.storage_bytes_max,
+            })),
             home: None,
             runner: None,
         };
@@ -171,12 +177,17 @@ impl Keeper {
             Ok(listener) => listener,
             Err(error) => return words(&self.parts, false, 0, Some(&error)),
         };
+        let (egress, sizes) = {
+            let standing = self.standing.lock();
+            (standing.egress.clone(), standing.sizes.clone())
+        };
         let shared = Arc::new(Shared {
             door: Door::default(),
             home: std::sync::OnceLock::new(),
             files: std::sync::OnceLock::new(),
             runner: std::sync::OnceLock::new(),
-            egress: self.standing.lock().egress.clone(),
+            egress,
+            sizes,
             status: status_of(self.standing.clone()),
             moved: self.moved.subscribe(),
             stop: self.stop.clone(),
@@ -327,6 +338,7 @@ impl Keeper {
         shared.home.set(home.clone()).ok();
         shared.runner.set(runner.clone()).ok();
         shared.egress.holds(&awake.instance);
+        shared.sizes.are_of(&awake.instance, home);
         self.standing.lock().runner = Some(runner.clone());
         self.enter(KeeperState::Running);
         let ending = self.until_end(home, &awake.instance).await;
@@ -432,6 +444,7 @@ fn status_of(standing: Arc<Mutex<Standing>>) -> Box<dyn Fn() -> Status + Send + 
             upper_behind: standing.upper_behind.clone(),
             restoring: standing.restoring.bytes(),
             egress: standing.egress.in_force(),
+            sizes: Some(standing.sizes.in_force()),
             home_seq: home.as_ref().map_or(0, |home| home.seq),
             unreplicated_bytes: home.as_ref().map_or(0, |home| home.unreplicated_bytes),
             unreplicated_ops: home.as_ref().map_or(0, |home| home.unreplicated_ops),

@@ -17,8 +17,19 @@ pub enum KeeperState {
     Stopping,
 }
 
+/// How large a machine is.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Sizes {
+    /// CPUs.
+    pub vcpu: f64,
+    /// Memory in MiB, as the guest began with; it is not changed while it runs.
+    pub memory_mib: u64,
+    /// Most bytes that the home may hold; only grows.
+    pub storage_bytes_max: u64,
+}
+
 /// The answer to `GET /status`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Where it stands.
     pub state: KeeperState,
@@ -44,6 +55,9 @@ pub struct Status {
     /// The egress policy in force.
     #[serde(default)]
     pub egress: Egress,
+    /// The sizes in force; none of a version that could not change them.
+    #[serde(default)]
+    pub sizes: Option<Sizes>,
     /// The last commit in the store.
     pub home_seq: u64,
     /// Bytes that the store does not have yet.

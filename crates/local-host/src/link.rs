@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use agent_proto::{FrameKind, FrameReader, FrameWriter, Signal};
 use async_trait::async_trait;
-use base::{Egress, ErrorKind, ExecutionId, HomeId, MachineId, SnapshotId};
+use base::{Egress, ErrorKind, ExecutionId, GIB, HomeId, MachineId, SnapshotId};
 use bytes::Bytes;
 use control::executions::{AttachInput, AttachOutput, Attachment, Execution, NewExecution};
 use control::files::{
@@ -12,7 +12,7 @@ use control::files::{
     RangeSpec,
 };
 use control::homes::HomeSnapshot;
-use control::host::{ExecutionRecords, KeeperLink, KeeperPhase, KeeperStatus, Woken};
+use control::host::{ExecutionRecords, KeeperLink, KeeperPhase, KeeperStatus, Sizes, Woken};
 use control::{Error, Page, PageQuery, Result};
 use futures::StreamExt;
 use keeper::layout::MachineDir;
@@ -68,6 +68,7 @@ impl LocalLink {
                     upper_behind: None,
                     restoring: None,
                     egress: Egress::default(),
+                    sizes: None,
                     home_claimed: false,
                 });
             }
@@ -88,6 +89,11 @@ impl LocalLink {
             upper_behind: status.upper_behind,
             restoring: status.restoring,
             egress: status.egress,
+            sizes: status.sizes.map(|sizes| Sizes {
+                vcpu: sizes.vcpu,
+                memory_mib: sizes.memory_mib,
+                storage_gib: sizes.storage_bytes_max / GIB,
+            }),
         })
     }
 }
@@ -115,6 +121,15 @@ impl KeeperLink for LocalLink {
             }
             status => self.told(status),
         }
+    }
+
+    async fn set_sizes(&self, sizes: &Sizes) -> Result<()> {
+        let sizes = keeper::Sizes {
+            vcpu: sizes.vcpu,
+            memory_mib: sizes.memory_mib,
+            storage_bytes_max: sizes.storage_gib.saturating_mul(GIB),
+        };
+        self.client.set_sizes(&sizes).await.map(drop).map_err(convert::failure)
     }
 
     async fn set_egress(&self, egress: &Egress) -> Result<()> {

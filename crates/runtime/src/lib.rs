@@ -181,6 +181,12 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// `Egress`: the old policy is in force, or nothing is let out that either refuses. Can be repeated.
     async fn set_egress(&self, egress: &Egress) -> Result<(), Error>;
+    /// Gives the guest another share of CPU time, in force when this returns; it goes on, with as many virtual CPUs as
+    /// it booted with, which is the most that it can use. Can be repeated.
+    ///
+    /// # Errors
+    /// `Shares`: it has the old share, or the smaller of both.
+    async fn set_vcpu(&self, vcpu: f64) -> Result<(), Error>;
     /// The last lines of the guest's console, for an error message.
     fn console_tail(&self) -> String;
 }
@@ -258,6 +264,9 @@ pub enum Error {
     /// Its egress policy is not the one that was asked for.
     #[error("change the egress policy: {0}")]
     Egress(String),
+    /// It does not have the share of CPU time that was asked for.
+    #[error("change the share of CPU time: {0}")]
+    Shares(String),
     /// It has ended without being saved.
     #[error("suspend the guest: {0}")]
     Suspend(String),
@@ -271,7 +280,7 @@ impl Error {
             Self::Missing { .. } => ErrorKind::Unavailable,
             Self::Spec(_) => ErrorKind::InvalidArgument,
             Self::Start(_) | Self::Resume(_) | Self::Suspend(_) => ErrorKind::Unreachable,
-            Self::NotSuspended(_) | Self::Egress(_) => ErrorKind::Unavailable,
+            Self::NotSuspended(_) | Self::Egress(_) | Self::Shares(_) => ErrorKind::Unavailable,
         }
     }
 }

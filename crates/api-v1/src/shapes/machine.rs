@@ -63,6 +63,9 @@ pub(crate) struct StatusBody {
     last_error: Option<String>,
     /// Memory in MiB that was granted.
     memory_configured_mib: u64,
+    /// Memory in MiB that the guest has, of a machine that is awake: what was granted reaches it at its next wake.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_assigned_mib: Option<u64>,
     /// Of a sleeping machine: `stored` where all that it has outside of its home is in the object store,
     /// `storing` where it is on its way.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,6 +106,7 @@ impl From<Machine> for MachineBody {
                 last_progress_at: status.last_progress_at,
                 last_error: status.last_error,
                 memory_configured_mib: status.memory_configured_mib,
+                memory_assigned_mib: status.memory_assigned_mib,
                 upper: status.upper.map(in_the_store),
                 memory: status.memory.map(in_the_store),
                 wake_at: status.wake_at,

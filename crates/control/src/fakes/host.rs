@@ -31,7 +31,7 @@ use crate::files::{
 use crate::homes::{DraftChanges, DraftPublished, HomeAt, HomeHead, HomeSnapshot, Homes};
 use crate::host::{
     ExecutionRecords, Host, KeeperLink, KeeperPhase, KeeperSpec, KeeperStatus, LastWords,
-    MemoryStanding, UpperStanding, UpperStored,
+    MemoryStanding, Sizes, UpperStanding, UpperStored,
 };
 use crate::{Error, Page, PageQuery, Result};
 
@@ -94,6 +94,11 @@ impl Host for FakeHost {
             tree,
             phase: Mutex::new(phase),
             egress: Mutex::new(spec.egress.clone()),
+            sizes: Mutex::new(Sizes {
+                vcpu: spec.vcpu,
+                memory_mib: spec.memory_mib,
+                storage_gib: spec.storage_gib,
+            }),
             ended: watch::Sender::new(false),
         };
         state.keepers.insert(spec.machine.clone(), Arc::new(keeper));
@@ -194,6 +199,7 @@ impl KeeperLink for FakeLink {
             upper_behind: state.uppers.missing.clone(),
             restoring: state.uppers.restoring,
             egress: self.keeper.egress.lock().clone(),
+            sizes: Some(*self.keeper.sizes.lock()),
             home_claimed: true,
         })
     }
@@ -216,6 +222,12 @@ impl KeeperLink for FakeLink {
             return Err(Error::new(kind, what));
         }
         *self.keeper.egress.lock() = egress.clone();
+        Ok(())
+    }
+
+    async fn set_sizes(&self, sizes: &Sizes) -> Result<()> {
+        let mut in_force = self.keeper.sizes.lock();
+        *in_force = Sizes { memory_mib: in_force.memory_mib, ..*sizes };
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::FakeTree;
 use super::world::FakeHost;
-use crate::host::{KeeperPhase, LastWords};
+use crate::host::{KeeperPhase, LastWords, Sizes};
 
 /// A keeper in memory.
 #[derive(Debug)]
@@ -16,6 +16,7 @@ pub(crate) struct FakeKeeper {
     pub(super) tree: FakeTree,
     pub(super) phase: Mutex<KeeperPhase>,
     pub(super) egress: Mutex<Egress>,
+    pub(super) sizes: Mutex<Sizes>,
     pub(super) ended: watch::Sender<bool>,
 }
 

@@ -118,6 +118,12 @@ impl FakeHost {
         self.state.lock().keepers.get(machine).map(|keeper| keeper.egress())
     }
 
+    /// The sizes that a machine's keeper has in force.
+    #[must_use]
+    pub fn sizes_of(&self, machine: &MachineId) -> Option<crate::host::Sizes> {
+        self.state.lock().keepers.get(machine).map(|keeper| *keeper.sizes.lock())
+    }
+
     /// The next keepers end while starting, saying this.
     pub fn die_while_starting(&self, failures: &[KeeperFailure]) {
         self.state.lock().dies_while_starting.extend(failures.iter().cloned());

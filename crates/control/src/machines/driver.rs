@@ -204,13 +204,20 @@ impl Driver {
     }
 
     async fn observe(&self, row: &MachineRow, link: Option<Arc<dyn KeeperLink>>) -> Result<Seen> {
-        let (mut failure, mut egress_differs) = (None, false);
+        let (mut failure, mut egress_differs, mut sizes_differ) = (None, false, false);
+        let mut assigned = None;
         let keeper = match &link {
             Some(link) => match link.status().await {
                 Ok(status) => {
                     failure = status.failure;
                     egress_differs =
                         status.phase == KeeperPhase::Ready && status.egress != row.spec.egress;
+                    if status.phase == KeeperPhase::Ready
+                        && let Some(sizes) = status.sizes
+                    {
+                        sizes_differ = !steps::is_in_force(sizes, steps::sizes_of(row));
+                        assigned = Some(sizes.memory_mib);
+                    }
                     match status.phase {
                         KeeperPhase::Starting => Keeper::Starting,
                         KeeperPhase::Ready => Keeper::Ready,
@@ -224,8 +231,9 @@ impl Driver {
             },
             None => Keeper::Absent(self.left(row).await?),
         };
-        let (phase, recorded) = (row.observed.phase, row.recorded);
-        let observed = Observed { phase, recorded, keeper, egress_differs, reboot: row.reboot };
+        self.inner.note_memory(&self.machine, assigned);
+        let (phase, recorded, reboot) = (row.observed.phase, row.recorded, row.reboot);
+        let observed = Observed { phase, recorded, keeper, egress_differs, sizes_differ, reboot };
         Ok(Seen { observed, link, failure })
     }
 

@@ -45,6 +45,8 @@ pub(crate) struct Observed {
     pub(crate) keeper: Keeper,
     /// Whether a keeper that is ready holds the guest to another egress policy than the row's.
     pub(crate) egress_differs: bool,
+    /// The same of sizes that can be changed while it runs.
+    pub(crate) sizes_differ: bool,
     /// The reboot that is under way.
     pub(crate) reboot: Option<Reboot>,
 }
@@ -68,6 +70,8 @@ pub(crate) enum Step {
     AwaitEnd,
     /// Have the keeper hold the guest to the row's egress policy.
     SetEgress,
+    /// Have the keeper give the machine the row's sizes.
+    SetSizes,
     /// Report `running`.
     ReportRunning,
     /// Report `sleeping`.
@@ -108,6 +112,8 @@ fn towards_running(seen: Observed) -> Step {
         (Keeper::Stopping, _) => Step::AwaitEnd,
         // Before anybody is told that it runs, and before all that can wait.
         (Keeper::Ready, _) if seen.egress_differs => Step::SetEgress,
+        // Nobody waits longer for a machine because it grows.
+        (Keeper::Ready, Phase::Running) if seen.sizes_differ => Step::SetSizes,
         (Keeper::Ready, Phase::Running) => rest(seen),
         (Keeper::Ready, _) => Step::ReportRunning,
         (Keeper::Starting, _) => Step::AwaitReady,
@@ -170,7 +176,14 @@ mod tests {
     fn step(desired: Desired, phase: Phase, keeper: Keeper) -> Step {
         next_step(
             desired,
-            Observed { phase, recorded: true, keeper, egress_differs: false, reboot: None },
+            Observed {
+                phase,
+                recorded: true,
+                keeper,
+                egress_differs: false,
+                sizes_differ: false,
+                reboot: None,
+            },
         )
     }
 
@@ -242,6 +255,7 @@ mod tests {
                         recorded: false,
                         keeper,
                         egress_differs: false,
+                        sizes_differ: false,
                         reboot: None,
                     };
                     assert_ne!(next_step(*desired, seen), Step::StartKeeper, "{seen:?}");
@@ -261,6 +275,7 @@ mod tests {
                             recorded,
                             keeper,
                             egress_differs: false,
+                            sizes_differ: false,
                             reboot: None,
                         };
                         let step = next_step(*desired, Observed { egress_differs: true, ..same });
@@ -276,12 +291,43 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_that_runs_is_given_its_sizes() {
+        for desired in Desired::ALL {
+            for phase in Phase::ALL {
+                for keeper in KEEPERS {
+                    let seen = |sizes_differ| Observed {
+                        phase: *phase,
+                        recorded: true,
+                        keeper,
+                        egress_differs: false,
+                        sizes_differ,
+                        reboot: None,
+                    };
+                    let step = next_step(*desired, seen(true));
+                    if (*desired, *phase, keeper)
+                        == (Desired::Running, Phase::Running, Keeper::Ready)
+                    {
+                        assert_eq!(step, Step::SetSizes);
+                    } else {
+                        assert_eq!(
+                            step,
+                            next_step(*desired, seen(false)),
+                            "{desired} {phase} {keeper:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_reboot_ends_the_guest_then_forgets_it_then_starts_another() {
         let seen = |keeper, phase, reboot| Observed {
             phase,
             recorded: true,
             keeper,
             egress_differs: true,
+            sizes_differ: true,
             reboot,
         };
         for phase in Phase::ALL {

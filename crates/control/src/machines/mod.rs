@@ -8,8 +8,8 @@ pub(crate) mod alarm;
 pub(crate) mod auto_sleep;
 pub(crate) mod driver;
 mod duration;
-mod egress;
 pub(crate) mod idle_ticker;
+mod in_force;
 pub(crate) mod intent;
 pub(crate) mod lifecycle;
 pub(crate) mod record;
@@ -96,11 +96,12 @@ impl Machines {
         Ok(Page::cut(machines, length, |machine: &Machine| machine.machine_id.to_string()))
     }
 
-    /// Changes name, sizes, autosleep or what the machine may reach. Name and sizes reach the guest at its next
-    /// wake; an egress policy is in force when this returns.
+    /// Changes name, sizes, autosleep or what the machine may reach. Name and memory reach the guest at its next
+    /// wake; all else is in force when this returns: CPU time of a machine that runs up to as many whole CPUs as it
+    /// booted with, and more than that when it next wakes.
     ///
     /// # Errors
-    /// `Unavailable` for an egress policy that is written down and not in force yet; `NotFound`, `InvalidArgument`, `AlreadyExists` for a taken name, `Conflict` with
+    /// `Unavailable` for what is written down and not in force yet; `NotFound`, `InvalidArgument`, `AlreadyExists` for a taken name, `Conflict` with
     /// `REVISION_MISMATCH` or `INVALID_STATE`.
     pub async fn update(
         &self,
@@ -110,10 +111,14 @@ impl Machines {
     ) -> Result<Machine> {
         let limits = self.inner.settings.limits.clone();
         let (if_match, with_egress) = (if_match.clone(), update.egress.is_some());
+        let with_sizes = update.vcpu.is_some() || update.storage_gib.is_some();
         let decide = move |row: &MachineRow| intent::update(row, &update, &if_match, &limits);
         let updated = self.wish(machine, decide).await?;
         if with_egress {
-            egress::in_force(&self.inner, &updated).await?;
+            in_force::egress(&self.inner, &updated).await?;
+        }
+        if with_sizes {
+            in_force::sizes(&self.inner, &updated).await?;
         }
         Ok(updated)
     }
@@ -350,6 +355,7 @@ pub(crate) fn shape(row: &MachineRow) -> Machine {
             last_progress_at: row.progress_at,
             last_error: row.observed.last_error.clone(),
             memory_configured_mib: row.spec.memory_mib,
+            memory_assigned_mib: None,
             upper: None,
             memory: None,
             wake_at: row.alarm.next(),
@@ -363,6 +369,8 @@ fn shape_now(inner: &Inner, row: &MachineRow) -> Machine {
     let standing = inner.uppers.status(row);
     machine.status.upper = standing.upper;
     machine.status.memory = standing.memory;
+    let awake = row.observed.phase == Phase::Running;
+    machine.status.memory_assigned_mib = if awake { inner.memory_of(&row.id) } else { None };
     machine.status.last_error = machine.status.last_error.or(standing.trouble);
     machine
 }
@@ -381,6 +389,8 @@ mod egress_tests;
 mod lifecycle_tests;
 #[cfg(test)]
 mod reboot_tests;
+#[cfg(test)]
+mod sizes_tests;
 
 #[cfg(test)]
 pub(crate) fn test_row(name: &str) -> MachineRow {

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::ErrorKind;
-use catalog::{Alarm, Desired, MachineChange, MachineRow, Observation, Phase, Reboot};
+use catalog::{Alarm, Desired, MachineChange, MachineRow, MachineSpec, Observation, Phase, Reboot};
 use tokio::time::Instant;
 
 use super::driver::Nudge;
 use super::lifecycle::{Observed, Step};
 use super::record::{self, Record};
 use crate::control::Inner;
-use crate::host::{KeeperFailure, KeeperLink, KeeperPhase, KeeperSpec, KeeperStatus, Woken};
+use crate::host::{KeeperFailure, KeeperLink, KeeperPhase, KeeperSpec, KeeperStatus, Sizes, Woken};
 use crate::{Error, Result, uppers};
 
 /// How long a keeper that no longer answers may take to end.
@@ -59,6 +59,7 @@ pub(crate) async fn take(
         (Step::ReportFailure, Some(link)) => report_failure(inner, row, &*link, seen.failure).await,
         (Step::KillKeeper, Some(link)) => link.kill().await,
         (Step::SetEgress, Some(link)) => link.set_egress(&row.spec.egress).await,
+        (Step::SetSizes, Some(link)) => link.set_sizes(&sizes_of(row)).await,
         (Step::ReportRunning, link) => report_running(inner, row, link.as_deref()).await,
         (Step::ReportSleeping, _) => {
             inner.activity.forget(&row.id);
@@ -74,6 +75,17 @@ pub(crate) async fn take(
         // The keeper ended or began between the look and the step: look again.
         (_, None) | (Step::Rest | Step::ForgetMemory, _) => Ok(()),
     }
+}
+
+/// The sizes that a row grants.
+pub(crate) fn sizes_of(row: &MachineRow) -> Sizes {
+    let MachineSpec { vcpu, memory_mib, storage_gib, .. } = row.spec;
+    Sizes { vcpu, memory_mib, storage_gib }
+}
+
+/// Whether `in_force` are the sizes of `wanted` as far as they can be changed while a machine runs.
+pub(crate) fn is_in_force(in_force: Sizes, wanted: Sizes) -> bool {
+    in_force == Sizes { memory_mib: in_force.memory_mib, ..wanted }
 }
 
 /// Puts home and record into the store and notes that they are there, unless the row changed meanwhile.

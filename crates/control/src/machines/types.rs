@@ -69,6 +69,9 @@ pub struct MachineStatus {
     pub last_error: Option<String>,
     /// Memory in MiB that the machine was granted.
     pub memory_configured_mib: u64,
+    /// Memory in MiB that its guest has, of a machine that is awake: what was granted reaches it at its next wake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_assigned_mib: Option<u64>,
     /// Of a sleeping machine: whether what it has outside of its home is in the store. Not there where that is
     /// not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -179,8 +182,8 @@ pub struct EgressWish {
     pub allow: Option<Vec<String>>,
 }
 
-/// What to change; `None` leaves it as it is. Sizes and `fsync` take effect at the next wake, an egress
-/// policy at once; storage only grows.
+/// What to change; `None` leaves it as it is. Memory and `fsync` take effect at the next wake, the rest at once;
+/// storage only grows.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct UpdateMachine {
     /// A unique name.

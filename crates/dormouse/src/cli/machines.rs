@@ -58,13 +58,13 @@ pub(crate) struct SetArgs {
     /// Another name.
     #[arg(long, value_name = "NAME", group = "change")]
     rename: Option<String>,
-    /// Virtual CPUs, in quarter steps; from the next wake.
+    /// Virtual CPUs, in quarter steps; at once, up to the whole CPUs that the machine booted with.
     #[arg(long, group = "change")]
     vcpu: Option<f64>,
     /// Memory in MiB; from the next wake.
     #[arg(long, value_name = "MIB", group = "change")]
     memory: Option<u64>,
-    /// Size of the home in GiB, more than now; from the next wake.
+    /// Size of the home in GiB, more than now; at once.
     #[arg(long, value_name = "GIB", group = "change")]
     storage: Option<u64>,
     /// Idle time before sleep: 30s, 15m, 2h, never.

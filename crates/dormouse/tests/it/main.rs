@@ -23,6 +23,7 @@ mod mount;
 mod posix;
 mod reboot;
 mod sdk;
+mod sizes;
 mod sleep;
 mod snapshots;
 mod start_and_stop;

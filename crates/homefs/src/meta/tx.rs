@@ -15,6 +15,7 @@ mod reads;
 mod spooling;
 
 use std::cell::{Cell, RefCell};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -38,10 +39,26 @@ pub(crate) struct Shared {
     pub(crate) pins: Pins,
     /// Local files with bytes that are not sealed yet.
     pub(crate) spool: Spool,
-    /// The most bytes of content.
-    pub(crate) bytes_max: u64,
+    bytes_max: AtomicU64,
     /// Files whose names a commit has with all of their content.
     pub(crate) whole: Whole,
+}
+
+impl Shared {
+    pub(crate) fn new(spool: Spool, bytes_max: u64, whole: Whole) -> Self {
+        Self { pins: Pins::default(), spool, bytes_max: AtomicU64::new(bytes_max), whole }
+    }
+
+    /// The most bytes of content.
+    pub(crate) fn bytes_max(&self) -> u64 {
+        // Nothing else is read that would have to be as new.
+        self.bytes_max.load(Ordering::Relaxed)
+    }
+
+    /// Raises the bound; it is never lowered.
+    pub(crate) fn grow(&self, bytes_max: u64) {
+        self.bytes_max.fetch_max(bytes_max, Ordering::Relaxed);
+    }
 }
 
 /// What a change did. Kept from one to the next, for its room.
@@ -165,7 +182,7 @@ impl<'a> Tx<'a> {
     /// Refuses to go on where `more` bytes would not fit.
     pub(crate) fn check_space(&self, more: u64) -> Result<()> {
         let after = self.counters.bytes_used.saturating_add(more);
-        if more > 0 && after > self.shared.bytes_max {
+        if more > 0 && after > self.shared.bytes_max() {
             return Err(FsError::new(Errno::ENOSPC));
         }
         Ok(())

@@ -288,6 +288,11 @@ impl Writer {
         self.inner.changes.lock().journal.faults.clone()
     }
 
+    /// Its bound may be another one now: the next change is let in, and tells.
+    pub(crate) fn look_for_room(&self) {
+        self.inner.full.store(false, Ordering::Relaxed);
+    }
+
     /// Leaves the database file whole, with an empty log and no journal. Nobody makes changes.
     pub(crate) fn close(&self) -> Result<()> {
         self.inner.fold()?;

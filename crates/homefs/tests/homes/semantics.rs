@@ -54,6 +54,22 @@ fn space_is_bounded_and_given_back() {
 }
 
 #[test]
+fn a_home_grows_while_it_is_written_to() {
+    let mut world = World::new();
+    world.bytes_max = 1 << 20;
+    let (home, _) = world.open("a");
+    let ino = put(&home, "f", &noise(1 << 20, 1));
+    let more = || home.write(ino, 1 << 20, &noise(1 << 20, 2));
+    assert_eq!(more().unwrap_err().errno(), Errno::ENOSPC);
+    home.grow(2 << 20);
+    assert_eq!(home.statfs().unwrap().bytes_max, 2 << 20);
+    more().unwrap();
+    home.grow(1 << 20);
+    assert_eq!(home.statfs().unwrap().bytes_max, 2 << 20, "it never shrinks");
+    assert_eq!(home.write(ino, 2 << 20, b"x").unwrap_err().errno(), Errno::ENOSPC);
+}
+
+#[test]
 fn allocating_far_into_a_small_file_counts_what_lies_before() {
     let mut world = World::new();
     world.bytes_max = 1 << 20;

@@ -12,6 +12,7 @@ mod egress;
 mod executions;
 mod files;
 mod reply;
+mod sizes;
 mod standing;
 mod states;
 
@@ -34,6 +35,7 @@ use crate::{Failure, Result, Status};
 pub(crate) use door::Door;
 pub(crate) use egress::Policy;
 pub(crate) use reply::{ARGS_HEADER, INFO_HEADER, decode_header, encode_header};
+pub(crate) use sizes::SizesInForce;
 pub use states::Kept;
 
 /// Argument types, shared with the client.
@@ -55,6 +57,7 @@ pub(crate) struct Shared {
     pub(crate) home: std::sync::OnceLock<Arc<homefs::HomeFs>>,
     pub(crate) runner: std::sync::OnceLock<Arc<Runner>>,
     pub(crate) egress: Arc<Policy>,
+    pub(crate) sizes: Arc<SizesInForce>,
     pub(crate) status: Box<dyn Fn() -> Status + Send + Sync>,
     /// Heard when the keeper's stage changes.
     pub(crate) moved: watch::Receiver<()>,
@@ -92,6 +95,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/status/next", get(standing::next))
         .route("/stop", post(standing::stop))
         .route("/egress", put(egress::set))
+        .route("/sizes", put(sizes::set))
         .route("/files/stat", get(files::stat))
         .route("/files/content", get(files::get).merge(put(files::put)).delete(files::remove))
         .route("/files/list", get(files::list))

@@ -95,6 +95,10 @@ impl Instance for Playing {
         Ok(())
     }
 
+    async fn set_vcpu(&self, _: f64) -> Result<(), runtime::Error> {
+        Ok(())
+    }
+
     fn console_tail(&self) -> String {
         String::new()
     }

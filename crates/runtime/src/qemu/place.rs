@@ -9,6 +9,7 @@ use super::cgroup::{self, Cgroup, Shares};
 use super::network::{self, Link};
 use super::slot::{Registry, Slot};
 use super::{is_root, start_error};
+use crate::limits::VCPU_MAX;
 use crate::{Error, Network, Purpose, Spec};
 
 /// See the module. All of it goes when it is dropped.
@@ -59,6 +60,14 @@ impl Place {
     pub(crate) fn hold_vcpus(&self, count: u32) -> Result<(), Error> {
         let held = self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.hold_vcpus(count));
         held.map_err(start_error("hold the guest to its share of CPU time"))
+    }
+
+    /// Gives the guest another share of CPU time. Where nothing holds it to one, any is.
+    pub(crate) fn set_vcpu(&self, vcpu: f64) -> io::Result<()> {
+        if !(vcpu > 0.0 && vcpu <= VCPU_MAX) {
+            return Err(io::Error::other(format!("{vcpu} CPUs; up to {VCPU_MAX} are possible")));
+        }
+        self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.set_vcpu(vcpu))
     }
 
     /// Connects the namespace to the world; that of a template leads nowhere.

@@ -151,6 +151,14 @@ impl Instance for QemuInstance {
             .map_err(|error| Error::Egress(error.to_string()))
     }
 
+    async fn set_vcpu(&self, vcpu: f64) -> Result<(), Error> {
+        let place = self.place.upgrade();
+        let place = place.ok_or_else(|| Error::Shares("the instance has ended".to_owned()))?;
+        blocking(move || place.set_vcpu(vcpu))
+            .await
+            .map_err(|error| Error::Shares(error.to_string()))
+    }
+
     fn console_tail(&self) -> String {
         self.console.lock().unwrap_or_else(PoisonError::into_inner).text()
     }

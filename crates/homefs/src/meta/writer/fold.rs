@@ -105,7 +105,7 @@ impl Inner {
     /// What follows every commit to the database.
     pub(super) fn followed(&self, database: &mut Database) -> Result<()> {
         database.pages.after_commit()?;
-        let bound = metadata_bytes_max(self.shared.bytes_max);
+        let bound = metadata_bytes_max(self.shared.bytes_max());
         let full = database.pages.database_bytes() > bound && {
             // Pages on the free list can be used again.
             let free: i64 = sql::first(&database.conn, "PRAGMA freelist_count", [], |r| r.get(0))?

@@ -24,6 +24,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
@@ -47,7 +48,15 @@ pub(crate) struct Cgroup {
     /// The one of these that counts CPU time.
     cpu: PathBuf,
     hierarchy: Hierarchy,
+    cpu_time: Mutex<CpuTime>,
+}
+
+/// How CPU time is shared.
+#[derive(Debug)]
+struct CpuTime {
     shares: Shares,
+    /// Virtual CPUs are in a group of their own, or will be.
+    apart: bool,
 }
 
 impl Cgroup {
@@ -63,7 +72,8 @@ impl Cgroup {
         let hierarchy = Hierarchy::of(root);
         prepare(root, hierarchy)?;
         let cpu = parent_of(root, hierarchy, "cpu").join(name);
-        let mut group = Self { dirs: Vec::new(), cpu, hierarchy, shares: *shares };
+        let cpu_time = Mutex::new(CpuTime { shares: *shares, apart: true });
+        let mut group = Self { dirs: Vec::new(), cpu, hierarchy, cpu_time };
         for parent in parents(root, hierarchy) {
             let dir = parent.join(name);
             // One that a killed holder left; nobody runs in it, as the slot is ours.

@@ -83,6 +83,11 @@ impl Shares {
         Self { vcpu: spec.vcpu, weight, memory_bytes: mib << 20, threads: THREADS_MAX }
     }
 
+    /// The same with another share of CPU time.
+    pub(super) fn with_vcpu(self, vcpu: f64) -> Self {
+        Self { vcpu, weight: self.weight / self.vcpu * vcpu, ..self }
+    }
+
     /// Of the group that all threads of the hypervisor enter, those of virtual CPUs too at first.
     pub(super) fn settings(&self, hierarchy: Hierarchy) -> Vec<Setting> {
         let setting =
@@ -102,8 +107,15 @@ impl Shares {
                 setting("pids", "pids.max", threads),
             ],
         };
-        let cpu = quota(hierarchy, self.vcpu + HYPERVISOR_CPUS);
-        [vec![weight(hierarchy, self.weight)], cpu, rest].concat()
+        [self.settings_of_cpu(hierarchy, true), rest].concat()
+    }
+
+    /// Those of them that are of CPU time. Where virtual CPUs are not `apart`, in no group of their own, the
+    /// hypervisor's work counts as the guest's.
+    pub(super) fn settings_of_cpu(&self, hierarchy: Hierarchy, apart: bool) -> Vec<Setting> {
+        let more = if apart { HYPERVISOR_CPUS } else { 0.0 };
+        let weight = weight(hierarchy, self.weight);
+        [vec![weight], quota(hierarchy, self.vcpu + more)].concat()
     }
 
     /// Of the group of virtual CPUs, which is in the other one.
@@ -111,12 +123,6 @@ impl Shares {
         // Against the hypervisor's other threads, each of which counts as one CPU.
         let weight = weight(hierarchy, self.vcpu.max(1.0));
         [vec![weight], quota(hierarchy, self.vcpu)].concat()
-    }
-
-    /// What holds the guest to its share where its virtual CPUs are in no group of their own: the hypervisor's
-    /// work counts as the guest's then.
-    pub(super) fn quota_of_both(&self, hierarchy: Hierarchy) -> Vec<Setting> {
-        quota(hierarchy, self.vcpu)
     }
 }
 
@@ -207,11 +213,17 @@ mod tests {
             text(shares.settings_of_vcpus(split)),
             "cpu.shares=1024 cpu.cfs_period_us=20000 cpu.cfs_quota_us=5000"
         );
-        assert_eq!(text(shares.quota_of_both(unified)), "cpu.max=5000 20000");
         assert_eq!(
-            text(shares.quota_of_both(split)),
-            "cpu.cfs_period_us=20000 cpu.cfs_quota_us=5000"
+            text(shares.settings_of_cpu(unified, false)),
+            "cpu.weight=25 cpu.max=5000 20000"
         );
+        assert_eq!(
+            text(shares.settings_of_cpu(split, false)),
+            "cpu.shares=256 cpu.cfs_period_us=20000 cpu.cfs_quota_us=5000"
+        );
+        let more = shares.with_vcpu(1.5);
+        assert_eq!(text(more.settings_of_cpu(unified, true)), "cpu.weight=150 cpu.max=50000 20000");
+        assert_eq!(Shares { vcpu: 0.25, weight: 0.25, ..more }, shares);
         assert!(
             shares.settings(Hierarchy::Split).iter().all(|s| CONTROLLERS.contains(&s.controller))
         );

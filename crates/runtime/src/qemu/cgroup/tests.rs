@@ -32,8 +32,8 @@ fn usable() -> bool {
 /// One that is nothing but this folder.
 fn group_at(dir: &Path) -> Cgroup {
     let dirs = vec![dir.to_owned()];
-    let (hierarchy, shares) = (Hierarchy::Unified, shares(1.0, 64));
-    Cgroup { dirs, cpu: dir.to_owned(), hierarchy, shares }
+    let cpu_time = Mutex::new(CpuTime { shares: shares(1.0, 64), apart: true });
+    Cgroup { dirs, cpu: dir.to_owned(), hierarchy: Hierarchy::Unified, cpu_time }
 }
 
 fn behind(doors: &[File]) -> Confinement {
@@ -118,6 +118,10 @@ fn what_a_hypervisor_does_is_not_its_guests_share() {
     thread::sleep(Duration::from_secs(3));
     let used = [ticks(&vcpu) - before[0], ticks(&other) - before[1]].map(|t| f64::from(t) / 100.0);
     let elapsed = begun.elapsed().as_secs_f64();
+    // Up and down: the kernel refuses what comes in the wrong order.
+    for vcpu in [3.0, 0.25, 1.0] {
+        group.set_vcpu(vcpu).unwrap();
+    }
     for process in [&mut vcpu, &mut other] {
         process.kill().unwrap();
         process.wait().unwrap();
@@ -160,6 +164,12 @@ fn threads_are_moved_by_name_or_all_of_them_are_held() {
     group.hold_vcpus_within(1, moment).unwrap();
     assert_eq!(read("vcpu/cgroup.threads"), vcpu_id.to_string());
     assert_eq!(read("cpu.max"), "30000 20000");
+    for (vcpu, all, own) in
+        [(2.0, "60000 20000", "40000 20000"), (0.5, "30000 20000", "10000 20000")]
+    {
+        group.set_vcpu(vcpu).unwrap();
+        assert_eq!((read("cpu.max").as_str(), read("vcpu/cpu.max").as_str()), (all, own));
+    }
 
     fs::write(file("cgroup.threads"), nix::unistd::gettid().to_string()).unwrap();
     group.hold_vcpus_within(1, moment).unwrap();
@@ -169,6 +179,8 @@ fn threads_are_moved_by_name_or_all_of_them_are_held() {
     fs::remove_dir_all(file("vcpu")).unwrap();
     group.hold_vcpus_within(1, moment).unwrap();
     assert_eq!(read("cpu.max"), "10000 20000", "one that cannot be moved");
+    group.set_vcpu(0.75).unwrap();
+    assert_eq!(read("cpu.max"), "15000 20000", "still all of them");
     drop(end);
     vcpu.unwrap().join().unwrap();
     // These are files here, so that the directory cannot be removed.

@@ -22,6 +22,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::PoisonError;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -50,7 +51,32 @@ impl Cgroup {
         let Err(error) = self.move_vcpus(count, patience) else { return Ok(()) };
         let dir = self.cpu.display();
         tracing::warn!(%dir, %error, "what the hypervisor does for its guest counts as the guest's");
-        write(&self.cpu, self.shares.quota_of_both(self.hierarchy))
+        let mut cpu_time = self.cpu_time.lock().unwrap_or_else(PoisonError::into_inner);
+        cpu_time.apart = false;
+        write(&self.cpu, cpu_time.shares.settings_of_cpu(self.hierarchy, false))
+    }
+
+    /// Gives the guest another share of CPU time.
+    ///
+    /// # Errors
+    /// It has the old one then, or the smaller of both; can be repeated.
+    pub(crate) fn set_vcpu(&self, vcpu: f64) -> io::Result<()> {
+        let mut cpu_time = self.cpu_time.lock().unwrap_or_else(PoisonError::into_inner);
+        let shares = cpu_time.shares.with_vcpu(vcpu);
+        let all = || write(&self.cpu, shares.settings_of_cpu(self.hierarchy, cpu_time.apart));
+        let own = self.cpu.join(NAME);
+        let vcpus = || {
+            let settings = shares.settings_of_vcpus(self.hierarchy);
+            if own.exists() { write(&own, settings) } else { Ok(()) }
+        };
+        // Version 1 refuses a group more time than the one around it has.
+        if vcpu > cpu_time.shares.vcpu {
+            all().and_then(|()| vcpus())
+        } else {
+            vcpus().and_then(|()| all())
+        }?;
+        cpu_time.shares = shares;
+        Ok(())
     }
 
     fn move_vcpus(&self, count: u32, patience: Duration) -> io::Result<()> {
@@ -100,7 +126,7 @@ fn set_up(dir: &Path, hierarchy: Hierarchy, shares: &Shares) -> io::Result<()> {
     let own = dir.join(NAME);
     fs::create_dir(&own)?;
     if hierarchy == Hierarchy::Unified {
-        // In this order: a group that gives a controller away can no longer get threaded ones.
+        // The instance's group becomes a threaded domain: it gives a controller away and has processes all the same.
         fs::write(own.join("cgroup.type"), "threaded")?;
         fs::write(dir.join("cgroup.subtree_control"), "+cpu")?;
     }
