@@ -7,6 +7,7 @@ mod host;
 mod keeper;
 #[cfg(test)]
 pub(crate) mod life;
+mod records;
 mod store;
 mod tree;
 mod uppers;
