@@ -69,6 +69,10 @@ pub(crate) trait Link: Debug + Send + Sync + 'static {
     /// True where every read is a whole message or, at once, nothing: then `receive` may be tried
     /// without waiting first, and many threads may receive at a time.
     fn is_queue(&self) -> bool;
+    /// True where other threads may receive beside the one that waits.
+    fn takes_help(&self) -> bool {
+        self.is_queue()
+    }
     /// Reads one message. Only one thread at a time calls it, unless the link is a queue.
     fn receive(&self, message: &mut Message) -> io::Result<Received>;
     /// Writes one message, which is in these parts, whole. Many threads call it.

@@ -258,7 +258,7 @@ impl Shared {
             let mut spawn = false;
             match watch.tick(self.lead.look()) {
                 Advice::Replace(turn) => spawn = self.lead.end(turn) && self.depose(&mut state),
-                Advice::Help if self.link.is_queue() && state.idle > 0 => {
+                Advice::Help if self.link.takes_help() && state.idle > 0 => {
                     state.help_wanted = true;
                     self.called.notify_one();
                 }

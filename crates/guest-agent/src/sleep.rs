@@ -150,10 +150,10 @@ impl Sleep {
     /// Thaws for the shutdown, in which everything has to run once more; also what the user froze.
     pub(crate) async fn end(&self) {
         let mut frozen = self.frozen.lock().await;
-        *frozen = false;
-        if let Ok(parts) = self.parts()
-            && let Err(error) = parts.release()
-        {
+        let was = std::mem::take(&mut *frozen);
+        let Ok(parts) = self.parts() else { return };
+        let released = if was { parts.release() } else { parts.freezer.thaw() };
+        if let Err(error) = released {
             say(&error.to_string());
         }
     }

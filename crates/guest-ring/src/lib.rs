@@ -25,7 +25,7 @@
 //!   [begins](Receiver::new) takes them from there.
 //!
 //! # Failure
-//! The host maps the file that the guest's memory lies in. Who can shorten that file (the hypervisor, where a
+//! The host maps the file that the guest's memory lies in; it has all of an area then. Who can shorten that file (the hypervisor, where a
 //! guest has broken out) ends the process that serves the guest, and with it this guest alone.
 //!
 //! # Not here

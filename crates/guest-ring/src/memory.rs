@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io;
 
+use rustix::fs::{FallocateFlags, fallocate};
+
 use crate::area::{AREA_BYTES, Area};
 
 /// Where a piece of a guest's memory lies in its file.
@@ -38,6 +40,9 @@ impl GuestMemory {
         let offset = self.offset(address).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidInput, "no memory of the guest for a ring there")
         })?;
+        // Nothing that is missing in the file may be asked for only when it is written: the disk may be full then.
+        let bytes = AREA_BYTES as u64;
+        fallocate(&self.file, FallocateFlags::empty(), offset, bytes)?;
         Area::of_file(self.file.try_clone()?, offset)
     }
 

@@ -22,8 +22,9 @@ use crate::link::{Link, Message, Received};
 /// A guest whose processor is emulated needs some hundred microseconds between a reply and the next request, and to be
 /// rung for costs both sides more than that.
 const LOOK: Duration = Duration::from_millis(1);
-/// How often the guest is looked at that takes nothing out of a full ring.
+/// How often the guest is looked at that takes nothing out of a full ring: at first, and in the end.
 const ROOM_POLL: Duration = Duration::from_micros(100);
+const ROOM_POLL_MAX: Duration = Duration::from_millis(50);
 
 /// See the module.
 #[derive(Debug)]
@@ -124,6 +125,11 @@ impl Link for GuestLink {
         self.ring.get().is_some()
     }
 
+    fn takes_help(&self) -> bool {
+        // A ring has one receiver: another could take the message, or the bell, that the one who sleeps was to wake of.
+        false
+    }
+
     fn receive(&self, message: &mut Message) -> io::Result<Received> {
         let received = match self.ring.get() {
             None => self.port.receive(message)?,
@@ -148,13 +154,17 @@ impl Link for GuestLink {
     fn send(&self, parts: &[&[u8]]) -> io::Result<()> {
         let Some(ring) = self.ring.get() else { return self.port.send(parts) };
         let mut replies = ring.replies.lock();
+        let mut pause = ROOM_POLL;
         let asleep = loop {
             match replies.send(parts)? {
                 Some(asleep) => break asleep,
                 None if self.shut.load(Ordering::Relaxed) => {
                     return Err(io::ErrorKind::BrokenPipe.into());
                 }
-                None => thread::sleep(ROOM_POLL),
+                None => {
+                    thread::sleep(pause);
+                    pause = (2 * pause).min(ROOM_POLL_MAX);
+                }
             }
         };
         drop(replies);
@@ -166,6 +176,10 @@ impl Link for GuestLink {
     }
 
     fn may_sleep(&self) -> io::Result<bool> {
+        // A bell and what came right behind it were read at once: the port will not become readable for that.
+        if self.port.has_buffered() {
+            return Ok(false);
+        }
         let Some(ring) = self.ring.get() else { return Ok(true) };
         let mut requests = ring.requests.lock();
         requests.asleep = requests.receiver.sleep()?;

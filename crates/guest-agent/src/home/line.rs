@@ -72,6 +72,10 @@ impl Line {
             Err(TryLockError::WouldBlock) => return Ok(()),
         };
         ring.agreed.store(false, Ordering::SeqCst);
+        // Nobody is there, or nobody reads: the one thread that hears the host must not wait for that.
+        if !port::takes_more(&self.port) {
+            return Ok(());
+        }
         write_all(&self.port, &ring.offer.encode())
     }
 

@@ -197,6 +197,40 @@ fn an_offer_that_cannot_be_leaves_the_port() {
 }
 
 #[test]
+fn what_comes_right_behind_an_offer_or_a_bell_does_not_wait() {
+    let (_channel, mut guest) = connect();
+    let init = message(Opcode::Init, 1, 0, &init_body(38, u32::MAX));
+    guest.send_over_port(&[&OFFER.encode()[..], &init].concat());
+    assert_eq!(guest.heard_over_port().unique, OFFER_UNIQUE);
+    let begun = Instant::now();
+    assert_eq!(guest.waits_for_answer().unique, 1);
+    for unique in 2..50 {
+        std::thread::sleep(Duration::from_millis(2));
+        guest.send_over_port(&[&bell_to_host()[..], &lookup(unique)].concat());
+        assert_eq!(guest.waits_for_answer().unique, unique);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn half_a_message_over_the_port_keeps_no_freeze_waiting() {
+    let (channel, mut guest) = connect();
+    assert_eq!(guest.offer(OFFER), 0);
+    guest.send(&message(Opcode::Init, 1, 0, &init_body(38, u32::MAX)));
+    guest.waits_for_answer();
+    for unique in 0..40 {
+        guest.send(&lookup(10 + unique));
+    }
+    guest.send_over_port(&lookup(99)[..9]);
+    let begun = Instant::now();
+    // Whether it had begun to read that half is chance.
+    let frozen = channel.freeze(Duration::from_millis(300));
+    eprintln!("{frozen:?}");
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    drop(channel);
+}
+
+#[test]
 fn a_ring_that_breaks_closes_the_channel() {
     let (channel, mut guest) = connect();
     assert_eq!(guest.offer(OFFER), 0);
