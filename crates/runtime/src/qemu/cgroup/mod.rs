@@ -28,8 +28,8 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
+use self::shares::Hierarchy;
 pub(crate) use self::shares::Shares;
-use self::shares::{Hierarchy, Setting};
 use super::spawn::try_to_enter;
 
 const ROOT: &str = "/sys/fs/cgroup";
@@ -81,12 +81,8 @@ impl Cgroup {
             fs::create_dir(&dir)?;
             group.dirs.push(dir);
         }
-        for Setting { controller, file, value, may_lack } in shares.settings(hierarchy) {
-            let dir = parent_of(root, hierarchy, controller).join(name);
-            match fs::write(dir.join(file), value) {
-                Err(error) if may_lack && error.kind() == io::ErrorKind::PermissionDenied => (),
-                written => written?,
-            }
+        for setting in shares.settings(hierarchy) {
+            setting.write(&parent_of(root, hierarchy, setting.controller).join(name))?;
         }
         vcpus::create(&group.cpu, hierarchy, shares)?;
         Ok(group)
@@ -127,7 +123,7 @@ impl Drop for Cgroup {
 /// # Errors
 /// Why not.
 pub(crate) fn probe() -> io::Result<()> {
-    let shares = Shares { vcpu: 1.0, weight: 1.0, memory_bytes: 64 << 20, threads: 16 };
+    let shares = Shares { vcpu: 1.0, cpus: 1, weight: 1.0, memory_bytes: 64 << 20, threads: 16 };
     // Others may probe at the same time, threads of ours too.
     let name = format!("probe-{}", nix::unistd::gettid());
     Cgroup::create_below(Path::new(ROOT), &name, &shares)?.tried().map(drop)

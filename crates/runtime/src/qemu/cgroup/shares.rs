@@ -1,8 +1,10 @@
 //! From what a machine was promised to what the kernel is told. Pure.
 
 use std::path::Path;
+use std::{fs, io};
 
 use super::super::Accelerator;
+use super::super::command_line::vcpus;
 use crate::limits::{
     HYPERVISOR_CPUS, HYPERVISOR_MIB, PAGE_METADATA_SHARE, THREADS_MAX, TRANSLATION_MIB,
 };
@@ -13,6 +15,10 @@ pub(super) const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 /// In which a share of CPU time is given out. Short, so that a guest that has used its own waits little.
 const PERIOD_MICROS: u32 = 20_000;
 
+/// File of a quota in version 1, and what means none there.
+const QUOTA: &str = "cpu.cfs_quota_us";
+const NO_QUOTA: &str = "-1";
+
 /// What a template counts of a machine of its size where machines need the time.
 const TEMPLATE_WEIGHT: f64 = 0.1;
 
@@ -21,6 +27,9 @@ const TEMPLATE_WEIGHT: f64 = 0.1;
 pub(crate) struct Shares {
     /// CPUs of the guest. What the hypervisor does for it has a bound of its own.
     pub(crate) vcpu: f64,
+    /// Threads that the guest's virtual CPUs are. Where each of them has a whole CPU, none is held: a quota that
+    /// nobody can exceed still stops threads for moments, by the way in which kernels count.
+    pub(crate) cpus: u32,
     /// CPUs that count where there are too few for all.
     pub(crate) weight: f64,
     /// Memory: the guest's, what the kernel knows of its pages, and the hypervisor's own. More is not swapped
@@ -47,6 +56,22 @@ pub(super) struct Setting {
     pub(super) value: String,
     /// Kernels that do not count swap lack the file.
     pub(super) may_lack: bool,
+}
+
+impl Setting {
+    /// Writes it to its file in `dir`. Version 1 refuses a group more time than one around it has (a container's, say):
+    /// it then has what that one has.
+    pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
+        match fs::write(dir.join(self.file), &self.value) {
+            Err(error) if self.may_lack && error.kind() == io::ErrorKind::PermissionDenied => {
+                Ok(())
+            }
+            Err(error) if self.file == QUOTA && error.kind() == io::ErrorKind::InvalidInput => {
+                fs::write(dir.join(QUOTA), NO_QUOTA)
+            }
+            written => written,
+        }
+    }
 }
 
 impl Hierarchy {
@@ -80,7 +105,8 @@ impl Shares {
             Purpose::Machine => spec.vcpu,
             Purpose::Template => spec.vcpu * TEMPLATE_WEIGHT,
         };
-        Self { vcpu: spec.vcpu, weight, memory_bytes: mib << 20, threads: THREADS_MAX }
+        let cpus = vcpus(spec.vcpu, accelerator);
+        Self { vcpu: spec.vcpu, cpus, weight, memory_bytes: mib << 20, threads: THREADS_MAX }
     }
 
     /// The same with another share of CPU time.
@@ -115,26 +141,30 @@ impl Shares {
     pub(super) fn settings_of_cpu(&self, hierarchy: Hierarchy, apart: bool) -> Vec<Setting> {
         let more = if apart { HYPERVISOR_CPUS } else { 0.0 };
         let weight = weight(hierarchy, self.weight);
-        [vec![weight], quota(hierarchy, self.vcpu + more)].concat()
+        [vec![weight], quota(hierarchy, Some(self.vcpu + more))].concat()
     }
 
     /// Of the group of virtual CPUs, which is in the other one.
     pub(super) fn settings_of_vcpus(&self, hierarchy: Hierarchy) -> Vec<Setting> {
         // Against the hypervisor's other threads, each of which counts as one CPU.
         let weight = weight(hierarchy, self.vcpu.max(1.0));
-        [vec![weight], quota(hierarchy, self.vcpu)].concat()
+        let held = self.vcpu < f64::from(self.cpus);
+        [vec![weight], quota(hierarchy, held.then_some(self.vcpu))].concat()
     }
 }
 
-/// CPU time that is not exceeded, however much of it there is.
-fn quota(hierarchy: Hierarchy, cpus: f64) -> Vec<Setting> {
-    let quota = quota_micros(cpus);
+/// CPU time that is not exceeded, however much of it there is; as much as there is where it is `None`.
+fn quota(hierarchy: Hierarchy, cpus: Option<f64>) -> Vec<Setting> {
+    let quota = cpus.map(|cpus| quota_micros(cpus).to_string());
     let setting = |file, value| Setting { controller: "cpu", file, value, may_lack: false };
     match hierarchy {
-        Hierarchy::Unified => vec![setting("cpu.max", format!("{quota} {PERIOD_MICROS}"))],
+        Hierarchy::Unified => vec![setting(
+            "cpu.max",
+            format!("{} {PERIOD_MICROS}", quota.as_deref().unwrap_or("max")),
+        )],
         Hierarchy::Split => vec![
             setting("cpu.cfs_period_us", PERIOD_MICROS.to_string()),
-            setting("cpu.cfs_quota_us", quota.to_string()),
+            setting(QUOTA, quota.as_deref().unwrap_or(NO_QUOTA).to_owned()),
         ],
     }
 }
@@ -192,8 +222,28 @@ mod tests {
     }
 
     #[test]
+    fn a_quota_is_given_only_where_it_can_be_exceeded() {
+        let of = |vcpu, cpus| {
+            let shares = Shares { vcpu, cpus, weight: 1.0, memory_bytes: 1 << 30, threads: 99 };
+            let values = |hierarchy| {
+                shares
+                    .settings_of_vcpus(hierarchy)
+                    .last()
+                    .map(|setting| setting.value.clone())
+                    .unwrap()
+            };
+            (values(Hierarchy::Unified), values(Hierarchy::Split))
+        };
+        let (none, text) = (("max 20000".to_owned(), "-1".to_owned()), str::to_owned);
+        assert_eq!((of(1.0, 1), of(2.0, 1), of(2.0, 2)), (none.clone(), none.clone(), none));
+        assert_eq!(of(1.0, 2), (text("20000 20000"), text("20000")), "shrunk while it runs");
+        assert_eq!(of(1.5, 2), (text("30000 20000"), text("30000")));
+    }
+
+    #[test]
     fn shares_become_what_either_version_takes() {
-        let shares = Shares { vcpu: 0.25, weight: 0.25, memory_bytes: 1 << 30, threads: 99 };
+        let shares =
+            Shares { vcpu: 0.25, cpus: 1, weight: 0.25, memory_bytes: 1 << 30, threads: 99 };
         let text = |settings: Vec<Setting>| {
             let settings = settings.into_iter();
             settings.map(|s| format!("{}={}", s.file, s.value)).collect::<Vec<_>>().join(" ")

@@ -6,15 +6,17 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use super::super::spawn::{Confinement, spawn};
+use super::shares::Setting;
 use super::vcpus::LOOK_EVERY;
 use super::*;
 use crate::limits::VCPU_THREADS_PATIENCE;
 
 /// Slots that no machine beside these tests is likely to have, one for each test.
-const SLOTS: [u16; 4] = [0xfff1, 0xfff2, 0xfff3, 0xfff4];
+const SLOTS: [u16; 5] = [0xfff1, 0xfff2, 0xfff3, 0xfff4, 0xfff5];
 
 fn shares(vcpu: f64, memory_mib: u64) -> Shares {
-    Shares { vcpu, weight: vcpu, memory_bytes: memory_mib << 20, threads: 20 }
+    let cpus = if vcpu > 1.0 { 2 } else { 1 };
+    Shares { vcpu, cpus, weight: vcpu, memory_bytes: memory_mib << 20, threads: 20 }
 }
 
 fn usable() -> bool {
@@ -136,6 +138,28 @@ fn what_a_hypervisor_does_is_not_its_guests_share() {
 }
 
 #[test]
+fn more_than_the_group_around_has_is_what_that_has() {
+    let root = Path::new(ROOT);
+    if !usable() || Hierarchy::of(root) == Hierarchy::Unified {
+        eprintln!("no control groups of version 1 here: nothing was tried");
+        return;
+    }
+    let group = Cgroup::create(SLOTS[4], &shares(0.25, 64)).unwrap();
+    let own = group.cpu.join("vcpu");
+    let quota = |value: &str| Setting {
+        controller: "cpu",
+        file: "cpu.cfs_quota_us",
+        value: value.to_owned(),
+        may_lack: false,
+    };
+    let there = || fs::read_to_string(own.join("cpu.cfs_quota_us")).unwrap();
+    quota("4000").write(&own).unwrap();
+    assert_eq!(there().trim(), "4000");
+    quota("900000").write(&own).unwrap();
+    assert_eq!(there().trim(), "-1");
+}
+
+#[test]
 fn threads_are_moved_by_name_or_all_of_them_are_held() {
     let root = tempfile::tempdir().unwrap();
     fs::write(root.path().join("cgroup.controllers"), "cpuset cpu io memory pids").unwrap();
@@ -164,8 +188,7 @@ fn threads_are_moved_by_name_or_all_of_them_are_held() {
     group.hold_vcpus_within(1, moment).unwrap();
     assert_eq!(read("vcpu/cgroup.threads"), vcpu_id.to_string());
     assert_eq!(read("cpu.max"), "30000 20000");
-    for (vcpu, all, own) in
-        [(2.0, "60000 20000", "40000 20000"), (0.5, "30000 20000", "10000 20000")]
+    for (vcpu, all, own) in [(2.0, "60000 20000", "max 20000"), (0.5, "30000 20000", "10000 20000")]
     {
         group.set_vcpu(vcpu).unwrap();
         assert_eq!((read("cpu.max").as_str(), read("vcpu/cpu.max").as_str()), (all, own));

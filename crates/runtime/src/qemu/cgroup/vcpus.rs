@@ -147,5 +147,5 @@ fn threads_of(hierarchy: Hierarchy) -> &'static str {
 }
 
 fn write(dir: &Path, settings: Vec<Setting>) -> io::Result<()> {
-    settings.into_iter().try_for_each(|setting| fs::write(dir.join(setting.file), setting.value))
+    settings.into_iter().try_for_each(|setting| setting.write(dir))
 }
