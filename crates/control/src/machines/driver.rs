@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::MachineId;
-use catalog::{Desired, MachineRow, Phase};
+use catalog::{Desired, MachineRow, Phase, Reboot};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -133,7 +133,9 @@ impl Driver {
             };
             let link = self.inner.parts.host.connect(&self.machine).await;
             let died = link.is_none() && std::mem::take(&mut self.started);
-            if died && row.desired != Desired::Destroyed {
+            // A reboot that was wished for meanwhile wants it gone.
+            let wanted_gone = matches!(row.reboot, Some(Reboot::Orderly | Reboot::Forced));
+            if died && row.desired != Desired::Destroyed && !wanted_gone {
                 let error = steps::ended_words(&self.inner, &row).await;
                 self.trouble(&row, Some(Step::AwaitReady), error).await;
                 continue;
@@ -226,7 +228,11 @@ impl Driver {
                     }
                 }
                 // Whatever it is doing, it is to be ended.
-                Err(_) if row.desired == Desired::Destroyed => Keeper::Failed,
+                Err(_)
+                    if row.desired == Desired::Destroyed || row.reboot == Some(Reboot::Forced) =>
+                {
+                    Keeper::Failed
+                }
                 Err(error) => return Err(error),
             },
             None => Keeper::Absent(self.left(row).await?),

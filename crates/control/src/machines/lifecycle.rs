@@ -112,8 +112,8 @@ fn towards_running(seen: Observed) -> Step {
         (Keeper::Stopping, _) => Step::AwaitEnd,
         // Before anybody is told that it runs, and before all that can wait.
         (Keeper::Ready, _) if seen.egress_differs => Step::SetEgress,
-        // Nobody waits longer for a machine because it grows.
-        (Keeper::Ready, Phase::Running) if seen.sizes_differ => Step::SetSizes,
+        // Nobody waits longer for a machine because it grows, and what cannot be had keeps no update from the store.
+        (Keeper::Ready, Phase::Running) if seen.sizes_differ && seen.recorded => Step::SetSizes,
         (Keeper::Ready, Phase::Running) => rest(seen),
         (Keeper::Ready, _) => Step::ReportRunning,
         (Keeper::Starting, _) => Step::AwaitReady,

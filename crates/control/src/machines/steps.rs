@@ -53,7 +53,12 @@ pub(crate) async fn take(
             }
             ask_sleep(inner, row, &*link).await
         }
-        (Step::AskStop, Some(link)) => ask_stop(&*link).await,
+        (Step::AskStop, Some(link)) => {
+            if seen.observed.egress_differs {
+                restrict_before_sleep(row, &*link).await;
+            }
+            ask_stop(&*link).await
+        }
         (Step::ForgetMemory, None) => forget_memory(inner, row).await,
         (Step::AwaitEnd, Some(link)) => await_end(inner, row, &*link, since, nudge).await,
         (Step::ReportFailure, Some(link)) => report_failure(inner, row, &*link, seen.failure).await,
