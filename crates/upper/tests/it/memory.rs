@@ -1,5 +1,6 @@
 //! Memory that is stored comes back elsewhere once, whole, beside the upper that it was saved with.
 
+use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
@@ -328,10 +329,19 @@ async fn a_memory_that_is_written_to_meanwhile_is_not_named() {
     one.remember(0..120, 1);
     one.slow_down(Duration::from_millis(80));
     let before = one.meter.counts().put.requests;
-    let (saved, ()) = tokio::join!(one.save_memory(), async {
-        until(|| one.meter.counts().put.requests > before).await;
-        std::thread::sleep(Duration::from_millis(12));
-        one.remember(199..200, 5);
+    let done = Cell::new(false);
+    let saving = async {
+        let saved = one.save_memory().await;
+        done.set(true);
+        saved
+    };
+    let (saved, ()) = tokio::join!(saving, async {
+        until(|| one.meter.counts().put.requests > before || done.get()).await;
+        // How long its requests take is chance; a file's times may not tell what is written within a few milliseconds.
+        while !done.get() {
+            one.remember(199..200, 5);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     });
     assert!(matches!(saved, Err(Error::Changed)));
     assert!(memories(&world).await.is_empty());
