@@ -162,6 +162,8 @@ impl Upper {
                 self.memory_for(begin.epoch, &memory, parent).await.ok().map(Ok)
             }
             Choice::Keep => None,
+            // A fork that nobody woke yet has nothing to miss.
+            Choice::Fetch if memory.is_empty() && newest.is_of_new_fork() => None,
             // Before the upper is fetched: what is newer by then is no memory of it.
             Choice::Fetch => Some(self.memory_for(begin.epoch, &memory, parent).await),
             // One that never ran has nothing to miss.

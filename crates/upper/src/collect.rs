@@ -3,7 +3,7 @@
 //! # Order
 //! A generation has been the newest for a while ([`COLLECT_GRACE`](crate::COLLECT_GRACE)). The names in the
 //! store are read, then the manifests from that generation on; what is older than it and named by none
-//! of them goes, chunks first. So do memories but for the newest, and packs of earlier runs that it does not name.
+//! of them, nor by a generation that is pinned, goes, chunks first. So do memories but for the newest, and packs of earlier runs that neither it nor a pinned one names.
 //!
 //! # Invariants
 //! What an upload has under way is of a later epoch, or named by the newest generation. So is what anybody can
@@ -13,12 +13,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use base::{Digest, Epoch, MachineId};
+use base::{Digest, Epoch};
 use futures::{StreamExt, TryStreamExt};
 use objstore::ObjectStore;
 
 use crate::error::{Error, Result};
-use crate::keys::{Entry, Generation, Keys, Kind};
+use crate::keys::{Entry, Generation, Kind};
 use crate::limits::{DELETES, LIST_PAGE};
 use crate::place::Upper;
 
@@ -29,6 +29,13 @@ pub struct Collected {
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
+}
+
+impl std::ops::AddAssign for Collected {
+    fn add_assign(&mut self, more: Self) {
+        self.objects += more.objects;
+        self.bytes += more.bytes;
+    }
 }
 
 impl Upper {
@@ -53,6 +60,14 @@ impl Upper {
             }
             named.extend(manifest.chunks.values().map(|chunk| (chunk.digest, chunk.born)));
         }
+        let remote = self.remote();
+        // After the time for which the generation has been there: what was pinned in time is seen.
+        let pins = remote.pins().await?;
+        for manifest in remote.pinned(&pins).await? {
+            named.extend(manifest.chunks.values().map(|chunk| (chunk.digest, chunk.born)));
+        }
+        let is_pinned =
+            |generation: &Generation| pins.iter().any(|(_, pin)| pin.generation == *generation);
         let memory = log.memory.last().copied();
         let packs = self.packs_of(memory).await?;
         let is_garbage = |key: &str| match self.keys.chunk_id(key) {
@@ -61,6 +76,7 @@ impl Upper {
         };
         let mut collected = delete_where(&self.store, &self.keys.chunks(), is_garbage).await?;
         let is_old = |key: &str| match self.keys.entry(key) {
+            Some(Entry::Manifest(generation)) if is_pinned(&generation) => false,
             // What is lost is said until there is something newer.
             Some(Entry::Manifest(Generation { epoch, kind: Kind::Stored })) if epoch > content => {
                 false
@@ -72,8 +88,10 @@ impl Upper {
         };
         let names = delete_where(&self.store, &self.keys.log(), is_old).await?;
         let mut all = vec![names];
-        if let Some(packs) = packs {
-            // After the names. What is not older may be on its way, and not named yet.
+        if let Some(mut packs) = packs {
+            // After the names, so that one of two sees the other: who pins a memory looks for its name after that.
+            packs.extend(remote.pinned_packs().await?);
+            // What is not older may be on its way, and not named yet.
             let until = memory.unwrap_or_default().max(since.epoch);
             let is_garbage = |key: &str| match self.keys.pack_id(key) {
                 Some(pack) => pack.1 < until && !packs.contains(&pack),
@@ -82,8 +100,7 @@ impl Upper {
             all.push(delete_where(&self.store, &self.keys.packs(), is_garbage).await?);
         }
         for more in all {
-            collected.objects += more.objects;
-            collected.bytes += more.bytes;
+            collected += more;
         }
         Ok(collected)
     }
@@ -128,19 +145,7 @@ fn newest_birth(since: Generation) -> Epoch {
     }
 }
 
-/// Deletes all of a machine's upper from the store; idempotent.
-///
-/// # Errors
-/// Those of the store. Calling again goes on.
-pub async fn delete(store: &Arc<dyn ObjectStore>, machine: &MachineId) -> Result<Collected> {
-    let keys = Keys::of(machine);
-    // Names first: what is left of a deletion that was broken off is no upper any more.
-    let names = delete_where(store, &keys.log(), |_| true).await?;
-    let rest = delete_where(store, keys.prefix(), |_| true).await?;
-    Ok(Collected { objects: names.objects + rest.objects, bytes: names.bytes + rest.bytes })
-}
-
-async fn delete_where(
+pub(crate) async fn delete_where(
     store: &Arc<dyn ObjectStore>,
     prefix: &str,
     doomed: impl Fn(&str) -> bool,

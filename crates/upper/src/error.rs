@@ -46,6 +46,18 @@ pub enum Error {
         /// The object.
         key: String,
     },
+    /// What was to be kept, or was kept, is no more.
+    #[error("{what} is not there any more")]
+    Gone {
+        /// What was looked for.
+        what: String,
+    },
+    /// A fork of a fork, and so on.
+    #[error("a chain of forks has at most {max}")]
+    TooManyForks {
+        /// How many there can be.
+        max: usize,
+    },
     /// The local file was written to while it was read.
     #[error("the upper was written to while it was stored")]
     Changed,
@@ -74,6 +86,8 @@ impl Error {
             Self::Damaged { .. } | Self::Missing { .. } => ErrorKind::Corrupt,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::TooLarge { .. } => ErrorKind::TooLarge,
+            Self::Gone { .. } => ErrorKind::NotFound,
+            Self::TooManyForks { .. } => ErrorKind::Exhausted,
             Self::Changed => ErrorKind::Conflict,
             Self::Overtaken => ErrorKind::Fenced,
             Self::Disk { source, .. } if source.kind() == io::ErrorKind::StorageFull => {

@@ -114,7 +114,7 @@ impl Upper {
         let each = chunks.into_iter().map(|(index, chunk)| {
             let file = fetched.file.clone();
             async move {
-                self.fetch_chunk(file, len, index, &chunk).await?;
+                self.fetch_chunk(file, manifest, index, &chunk).await?;
                 progress.add(u64::from(chunk.stored));
                 Ok::<_, Error>(())
             }
@@ -125,6 +125,11 @@ impl Upper {
             Ok(fetched)
         })
         .await
+    }
+
+    /// Where a chunk of a manifest lies: below this machine's prefix, or of one that it was forked from.
+    pub(crate) fn chunk_key(&self, manifest: &Manifest, chunk: &Chunk) -> String {
+        manifest.origins.keys(&self.keys, chunk.born).chunk(&chunk.digest, chunk.born)
     }
 
     /// An object that is named, and has to have this length.
@@ -145,11 +150,11 @@ impl Upper {
     async fn fetch_chunk(
         &self,
         file: Arc<File>,
-        len: u64,
+        manifest: &Manifest,
         index: u32,
         chunk: &Chunk,
     ) -> Result<()> {
-        let key = self.keys.chunk(&chunk.digest, chunk.born);
+        let (key, len) = (self.chunk_key(manifest, chunk), manifest.disk_bytes);
         let stored = self.get_whole(&key, chunk.stored).await?;
         let digest = chunk.digest;
         blocking(move || {

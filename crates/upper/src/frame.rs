@@ -25,13 +25,13 @@ pub(crate) fn seal(mut body: Vec<u8>) -> Bytes {
     Bytes::from(body)
 }
 
-/// What lies between beginning and sum of the manifest `key`.
+/// The format of the manifest `key`, at most `known`, and what lies between its beginning and its sum.
 pub(crate) fn open<'a>(
     key: &str,
     magic: &[u8; 8],
     known: u32,
     bytes: &'a [u8],
-) -> Result<Reader<'a>> {
+) -> Result<(u32, Reader<'a>)> {
     let bad = |what| Error::damaged(key, what);
     let mut reader = Reader(bytes);
     if reader.take::<8>() != Some(*magic) {
@@ -52,7 +52,7 @@ pub(crate) fn open<'a>(
     if Sha256::digest(body).as_slice() != sum {
         return Err(bad("its sum does not fit"));
     }
-    Ok(Reader(body.get(BEGINNING..).unwrap_or_default()))
+    Ok((format, Reader(body.get(BEGINNING..).unwrap_or_default())))
 }
 
 /// Bytes from front to back; never past the end.

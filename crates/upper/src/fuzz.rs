@@ -1,4 +1,4 @@
-//! Manifests that nobody of ours wrote, with a sum that fits.
+//! Manifests that nobody of ours wrote, with a sum that fits, and pins.
 
 use base::{Digest, Epoch};
 use fuzz::{Target, outcome};
@@ -8,6 +8,14 @@ use crate::keys::{Generation, Kind};
 use crate::limits::CHUNK_BYTES;
 use crate::manifest::{Chunk, Manifest};
 use crate::memory::{Image, Pack, Piece};
+use crate::origins::Origins;
+
+/// Of a fork of a fork.
+fn origins() -> Origins {
+    let one = Origins::default().forked(base::MachineId::generate(), Epoch(3));
+    let two = one.and_then(|one| one.forked(base::MachineId::generate(), Epoch(6)));
+    two.expect("a chain of two")
+}
 
 fn manifest(chunks: u32) -> Manifest {
     let generation = Generation { epoch: Epoch(9), kind: Kind::Stored };
@@ -33,10 +41,11 @@ fn manifests() {
         bytes[..bytes.len() - 32].to_vec()
     };
     let blank = Manifest::blank(manifest(0).generation);
+    let forked = Manifest { origins: origins(), ..manifest(5) };
     let target = Target {
         name: "upper-manifest",
-        examples: vec![body(&manifest(3)), body(&manifest(20)), body(&blank)],
-        words: &[b"DMUPPER\0"],
+        examples: vec![body(&manifest(3)), body(&manifest(20)), body(&blank), body(&forked)],
+        words: &[b"DMUPPER\0", b"dm-"],
         bytes_max: 64 << 10,
         memory_max: 1 << 20,
     };
@@ -60,6 +69,7 @@ fn image(pieces: u32) -> Image {
         file_bytes: 1 << 30,
         state_bytes: 300_000,
         about: b"{\"format\":1}".to_vec(),
+        origins: Origins::default(),
         packs: (0..pieces.div_ceil(7)).map(pack).collect(),
         pieces: (0..pieces).map(|n| (3 * n, piece(n))).collect(),
     }
@@ -71,10 +81,11 @@ fn memories() {
         let bytes = image.encode();
         bytes[..bytes.len() - 32].to_vec()
     };
+    let forked = Image { origins: origins(), ..image(5) };
     let target = Target {
         name: "upper-memory",
-        examples: vec![body(&image(0)), body(&image(3)), body(&image(40))],
-        words: &[b"DMMEMORY"],
+        examples: vec![body(&image(0)), body(&image(3)), body(&image(40)), body(&forked)],
+        words: &[b"DMMEMORY", b"dm-"],
         bytes_max: 64 << 10,
         memory_max: 1 << 20,
     };
@@ -85,5 +96,26 @@ fn memories() {
             assert!(image.encode() == whole, "it has one spelling");
         }
         vec![outcome(decoded.map(|of| of.pieces.len()).map_err(|error| error.to_string()))]
+    });
+}
+
+#[test]
+fn pins() {
+    let pin =
+        br#"{"format":1,"generation":"00000000000000000007-stored","home_epoch":8,"memory":true}"#;
+    let target = Target {
+        name: "upper-pin",
+        examples: vec![pin.to_vec()],
+        words: &[b"begun", b"stored", b"format", b"home_epoch", b"null", b"18446744073709551615"],
+        bytes_max: 64 << 10,
+        memory_max: 1 << 20,
+    };
+    target.run(|input| {
+        let decoded = crate::pins::Pin::parse(input);
+        if let Ok(pin) = &decoded {
+            let again = serde_json::to_vec(pin).expect("it is plain data");
+            assert!(crate::pins::Pin::parse(&again).expect("ours") == *pin);
+        }
+        vec![outcome(decoded.map(|pin| pin.generation.to_string()).map_err(|e| e.to_string()))]
     });
 }

@@ -1,7 +1,7 @@
 //! Names in the store. Nothing else builds one.
 //!
 //! Below `uppers/<machine>/`: `log/<epoch>-<what>` in the order in which things came to be (but for `memory`, which
-//! comes last), `chunks/<digest>-<epoch>` and `memory/<digest>-<epoch>`. An epoch in `log/` has 20 digits, so that the order of names is that of numbers;
+//! comes last), `chunks/<digest>-<epoch>`, `memory/<digest>-<epoch>`, `pins/<holder>` and `deleted`. An epoch in `log/` has 20 digits, so that the order of names is that of numbers;
 //! of one epoch, `begun` comes before `changed`, and that before `stored`. A name in another spelling is not
 //! one of ours.
 
@@ -10,6 +10,8 @@ use std::str::FromStr;
 
 use base::{Digest, Epoch, MachineId};
 use serde::{Deserialize, Serialize};
+
+use crate::pins::Holder;
 
 /// What a generation came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -116,6 +118,38 @@ impl Keys {
         format!("{}memory/{digest}-{}", self.0, born.0)
     }
 
+    /// The machine's id.
+    pub(crate) fn machine(&self) -> &str {
+        self.0.trim_start_matches("uppers/").trim_end_matches('/')
+    }
+
+    pub(crate) fn pins(&self) -> String {
+        format!("{}pins/", self.0)
+    }
+
+    pub(crate) fn pin(&self, holder: &Holder) -> String {
+        format!("{}pins/{holder}", self.0)
+    }
+
+    /// A copy of the manifest of the memory that is kept with it.
+    pub(crate) fn pinned_memory(&self, holder: &Holder) -> String {
+        format!("{}pins/{holder}-memory", self.0)
+    }
+
+    /// Says that the machine is deleted.
+    pub(crate) fn grave(&self) -> String {
+        format!("{}deleted", self.0)
+    }
+
+    /// Who holds what a name below `pins/` keeps, and whether that is a memory.
+    pub(crate) fn holder(&self, key: &str) -> Option<(Holder, bool)> {
+        let name = key.strip_prefix(&self.0)?.strip_prefix("pins/")?;
+        match name.strip_suffix("-memory") {
+            Some(holder) => Some((Holder::parse(holder)?, true)),
+            None => Some((Holder::parse(name)?, false)),
+        }
+    }
+
     pub(crate) fn chunks(&self) -> String {
         format!("{}chunks/", self.0)
     }
@@ -193,6 +227,18 @@ mod tests {
         {
             assert_eq!(keys.entry(&format!("{}{bad}", keys.log())), None, "{bad}");
         }
+        for holder in
+            [Holder::Snapshot(base::SnapshotId::generate()), Holder::Fork(MachineId::generate())]
+        {
+            assert_eq!(keys.holder(&keys.pin(&holder)), Some((holder.clone(), false)));
+            assert_eq!(keys.holder(&keys.pinned_memory(&holder)), Some((holder.clone(), true)));
+            assert_eq!(keys.holder(&format!("{}-later", keys.pin(&holder))), None);
+        }
+        assert_eq!(keys.holder(&keys.pins()), None);
+        assert_eq!(
+            keys.machine().parse::<MachineId>().map(|id| Keys::of(&id).0),
+            Ok(keys.0.clone())
+        );
         for bad in [format!("{}-03", chunk.0), format!("{}-+3", chunk.0), "x-3".to_owned()] {
             assert_eq!(keys.chunk_id(&format!("{}{bad}", keys.chunks())), None, "{bad}");
         }

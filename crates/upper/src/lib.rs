@@ -8,7 +8,8 @@
 //! *Wake*: the home is claimed, then [`Upper::begin`] decides upon which upper the guest runs, and fetches
 //! it where this host has none, or an older one. *Sleep*: [`Upper::leave`] notes that there is something new,
 //! the home is given up. *Asleep*: [`Upper::save`] stores it, and [`Upper::save_memory`] the memory that was saved with
-//! it; [`Upper::collect`] deletes what nobody needs.
+//! it; [`Upper::collect`] deletes what nobody needs. *Fork*: [`Upper::hold`] keeps a state, [`begin_fork`] begins another
+//! machine with it.
 //!
 //! # Invariants
 //! - Bytes before names: chunks, then the manifest that names them, deletion last.
@@ -17,6 +18,7 @@
 //!   its own first, so that what they bring later is older and counts for nothing.
 //! - A chunk's name ends with the epoch that stored it, and an uploader takes over chunks from the newest
 //!   generation only. So no late deletion hits a chunk that is named.
+//! - What is pinned stays, whoever collects or deletes.
 //! - Nothing that the store says is believed: lengths are bounded, every chunk is compared with its digest.
 //!
 //! # Failure
@@ -31,9 +33,11 @@
 
 mod begin;
 mod collect;
+mod delete;
 mod error;
 mod fetch;
 pub mod file;
+mod fork;
 mod frame;
 #[cfg(test)]
 mod fuzz;
@@ -42,20 +46,26 @@ mod leave;
 mod limits;
 mod manifest;
 mod memory;
+mod origins;
+mod pins;
 mod place;
+mod remote;
 mod save;
 mod scan;
 mod state;
 
 pub use begin::{Begin, Begun, Found};
-pub use collect::{Collected, delete};
+pub use collect::Collected;
+pub use delete::delete;
 pub use error::{Error, Result};
 pub use fetch::Progress;
+pub use fork::{Retell, abandon_fork, begin_fork};
 pub use keys::Generation;
 pub use limits::{
     ABOUT_BYTES_MAX, COLLECT_GRACE, DISK_BYTES_MAX, MEMORY_BYTES_MAX, MEMORY_STATE_BYTES_MAX,
 };
 pub use memory::{FetchedMemory, Memory, StoredMemory};
+pub use pins::{Hold, Holder, Kept};
 pub use place::{Files, Upper};
 pub use save::Saved;
 pub use state::Standing;

@@ -23,11 +23,23 @@ pub(crate) const FETCHES: usize = 8;
 /// Objects deleted at once.
 pub(crate) const DELETES: usize = 8;
 
+/// Machines that an upper goes on from, one after the other, as many as homes.
+pub(crate) const ORIGINS_MAX: usize = 64;
+
 /// Names asked for at once.
 pub(crate) const LIST_PAGE: usize = 1_000;
 
 /// Names below `log/` that are looked at, whatever they stand for; the collector leaves a handful.
 pub(crate) const LOG_NAMES_MAX: usize = 100_000;
+
+/// The longest pin, and the longest mark.
+pub(crate) const SMALL_JSON_MAX: u64 = 64 << 10;
+
+/// Pins that are read at once.
+pub(crate) const PIN_READS: usize = 16;
+
+/// How often pins are read anew that change meanwhile.
+pub(crate) const PIN_LOOKS: usize = 5;
 
 /// How long a wake waits for an upload that another host has under way.
 pub(crate) const PENDING_PATIENCE: Duration = Duration::from_secs(20);

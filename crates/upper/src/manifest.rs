@@ -12,16 +12,19 @@ use bytes::Bytes;
 use crate::error::{Error, Result};
 use crate::frame::{self, Reader, SUM};
 use crate::keys::{Generation, Kind};
-use crate::limits::{CHUNK_BYTES, DISK_BYTES_MAX, STORED_BYTES_MAX};
+use crate::limits::{CHUNK_BYTES, DISK_BYTES_MAX, ORIGINS_MAX, STORED_BYTES_MAX};
+use crate::origins::{ORIGIN, Origins};
 
 const MAGIC: &[u8; 8] = b"DMUPPER\0";
-/// What is written, and the largest that is read.
+/// The format of a machine that is no fork.
 const FORMAT: u32 = 1;
+/// The format of one that names where it was forked from: the largest that is read.
+const FORMAT_FORKED: u32 = 2;
 const HEAD: usize = 96;
 const ENTRY: usize = 48;
 /// The longest manifest.
-pub(crate) const MANIFEST_BYTES_MAX: u64 =
-    (HEAD + SUM) as u64 + (DISK_BYTES_MAX / CHUNK_BYTES as u64) * ENTRY as u64;
+pub(crate) const MANIFEST_BYTES_MAX: u64 = (HEAD + 8 + ORIGINS_MAX * ORIGIN + SUM) as u64
+    + (DISK_BYTES_MAX / CHUNK_BYTES as u64) * ENTRY as u64;
 
 /// One chunk of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +49,8 @@ pub(crate) struct Manifest {
     pub(crate) root: Digest,
     /// Length of the disk; 0 where there is none.
     pub(crate) disk_bytes: u64,
+    /// The machines that stored what this one did not.
+    pub(crate) origins: Origins,
     /// By number; what is not there is a hole.
     pub(crate) chunks: BTreeMap<u32, Chunk>,
 }
@@ -59,6 +64,7 @@ impl Manifest {
             content: Epoch::default(),
             root: Digest::from_bytes([0; 32]),
             disk_bytes: 0,
+            origins: Origins::default(),
             chunks: BTreeMap::new(),
         }
     }
@@ -67,6 +73,13 @@ impl Manifest {
     pub(crate) fn begun(&self, epoch: Epoch) -> Self {
         let generation = Generation { epoch, kind: Kind::Begun };
         Self { generation, parent: Some(self.generation), ..self.clone() }
+    }
+
+    /// True of what the first wake of a fork begins with: it goes on from what the fork was made of.
+    pub(crate) fn is_of_new_fork(&self) -> bool {
+        let made = self.origins.first_epoch();
+        let made = made.map(|epoch| Generation { epoch, kind: Kind::Begun });
+        made.is_some() && self.parent == made
     }
 
     /// True where both are the same disk, wherever its chunks lie.
@@ -80,8 +93,11 @@ impl Manifest {
     }
 
     pub(crate) fn encode(&self) -> Bytes {
-        let bytes = HEAD + self.chunks.len() * ENTRY + SUM;
-        let mut out = frame::begin(MAGIC, FORMAT, bytes);
+        let is_fork = !self.origins.is_empty();
+        let origins = if is_fork { 8 + self.origins.len() * ORIGIN } else { 0 };
+        let bytes = HEAD + origins + self.chunks.len() * ENTRY + SUM;
+        let format = if is_fork { FORMAT_FORKED } else { FORMAT };
+        let mut out = frame::begin(MAGIC, format, bytes);
         out.extend_from_slice(&kind(Some(self.generation)).to_le_bytes());
         out.extend_from_slice(&self.generation.epoch.0.to_le_bytes());
         out.extend_from_slice(&self.parent.map_or(0, |parent| parent.epoch.0).to_le_bytes());
@@ -91,6 +107,10 @@ impl Manifest {
         out.extend_from_slice(&self.disk_bytes.to_le_bytes());
         out.extend_from_slice(&(self.chunks.len() as u64).to_le_bytes());
         out.extend_from_slice(self.root.as_bytes());
+        if is_fork {
+            out.extend_from_slice(&(self.origins.len() as u64).to_le_bytes());
+            self.origins.write(&mut out);
+        }
         for (index, chunk) in &self.chunks {
             out.extend_from_slice(&index.to_le_bytes());
             out.extend_from_slice(&chunk.stored.to_le_bytes());
@@ -103,8 +123,8 @@ impl Manifest {
     /// Reads the manifest `key`, which has to be that of `generation`.
     pub(crate) fn decode(key: &str, generation: Generation, bytes: &[u8]) -> Result<Self> {
         let bad = |what| Error::damaged(key, what);
-        let mut body = frame::open(key, MAGIC, FORMAT, bytes)?;
-        let manifest = Self::read(&mut body).ok_or_else(|| bad("its numbers cannot be"))?;
+        let (format, mut body) = frame::open(key, MAGIC, FORMAT_FORKED, bytes)?;
+        let manifest = Self::read(format, &mut body).ok_or_else(|| bad("its numbers cannot be"))?;
         if manifest.generation == generation {
             Ok(manifest)
         } else {
@@ -112,7 +132,7 @@ impl Manifest {
         }
     }
 
-    fn read(reader: &mut Reader<'_>) -> Option<Self> {
+    fn read(format: u32, reader: &mut Reader<'_>) -> Option<Self> {
         let of_kind = reader.u32()?;
         let generation = self::generation(of_kind, reader.u64()?)??;
         let epoch = reader.u64()?;
@@ -122,6 +142,10 @@ impl Manifest {
         }
         let (content, disk_bytes, count) = (Epoch(reader.u64()?), reader.u64()?, reader.u64()?);
         let root = Digest::from_bytes(reader.take::<32>()?);
+        let origins = match format {
+            FORMAT => Origins::default(),
+            _ => read_origins(reader, generation.epoch)?,
+        };
         let places = disk_bytes.div_ceil(CHUNK_BYTES as u64);
         if disk_bytes > DISK_BYTES_MAX
             || count > places
@@ -142,8 +166,14 @@ impl Manifest {
             next = u64::from(index) + 1;
             chunks.insert(index, Chunk { digest, born, stored });
         }
-        Some(Self { generation, parent, content, root, disk_bytes, chunks })
+        Some(Self { generation, parent, content, root, disk_bytes, origins, chunks })
     }
+}
+
+/// At least one: without, there is another format.
+fn read_origins(reader: &mut Reader<'_>, epoch: Epoch) -> Option<Origins> {
+    let count = usize::try_from(reader.u64()?).ok()?;
+    if count == 0 { None } else { Origins::read(reader, count, epoch) }
 }
 
 /// Bytes that piece `index` has of something that is cut every `unit` bytes.
@@ -190,8 +220,17 @@ mod tests {
             content: Epoch(9),
             root: Digest::of(b"root"),
             disk_bytes: 5 * CHUNK_BYTES as u64 + 17,
+            origins: Origins::default(),
             chunks: [(0, chunk("a", 3)), (4, chunk("b", 9)), (5, chunk("c", 9))].into(),
         }
+    }
+
+    /// Of a fork of a fork.
+    fn forked() -> Manifest {
+        let machine = |n: u8| format!("dm-01890000-0000-7000-8000-0000000000{n:02x}").parse();
+        let origins = Origins::default().forked(machine(1).unwrap(), Epoch(3));
+        let origins = origins.unwrap().forked(machine(2).unwrap(), Epoch(6));
+        Manifest { origins: origins.unwrap(), ..sample() }
     }
 
     fn decode(manifest: &Manifest, bytes: &[u8]) -> Result<Manifest> {
@@ -211,6 +250,47 @@ mod tests {
         assert_eq!(decode(&manifest, &bytes).unwrap(), manifest);
         let blank = Manifest::blank(manifest.generation);
         assert_eq!(decode(&blank, &blank.encode()).unwrap(), blank);
+        let forked = forked();
+        let bytes = forked.encode();
+        assert_eq!(bytes.len(), HEAD + 8 + 2 * ORIGIN + 3 * ENTRY + SUM);
+        assert_eq!(decode(&forked, &bytes).unwrap(), forked);
+    }
+
+    #[test]
+    fn a_fork_says_in_another_format_where_it_comes_from() {
+        let (plain, bytes) = (sample().encode(), forked().encode());
+        assert_eq!(bytes[8..12], [2, 0, 0, 0]);
+        assert_eq!(bytes[12..96], plain[12..96]);
+        assert_eq!(bytes[96..112], [2, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(&bytes[112..152], b"dm-01890000-0000-7000-8000-000000000002\0");
+        assert_eq!(bytes[152..160], 3_u64.to_le_bytes());
+        let chunks = 96 + 8 + 2 * ORIGIN;
+        assert_eq!(bytes[chunks..bytes.len() - SUM], plain[96..plain.len() - SUM]);
+    }
+
+    #[test]
+    fn origins_that_cannot_be_are_refused_also_with_a_sum_that_fits() {
+        let whole = forked().encode();
+        let body = &whole[..whole.len() - SUM];
+        let with = |at: usize, bytes: &[u8]| {
+            let mut changed = body.to_vec();
+            changed[at..at + bytes.len()].copy_from_slice(bytes);
+            decode(&sample(), &summed(changed))
+        };
+        with(0, b"DMUPPER").unwrap();
+        // None, too many, other ones.
+        for count in [0, 1, 3, 65, u64::MAX] {
+            with(HEAD, &count.to_le_bytes()).unwrap_err();
+        }
+        // Not before the machine itself, not in their order, no id, more than an id.
+        with(HEAD + 8, &9_u64.to_le_bytes()).unwrap_err();
+        with(HEAD + 8, &3_u64.to_le_bytes()).unwrap_err();
+        with(HEAD + 16, b"DM").unwrap_err();
+        with(HEAD + 16, &[0xff]).unwrap_err();
+        with(HEAD + 55, b"0").unwrap_err();
+        for cut in 0..whole.len() {
+            decode(&sample(), &whole[..cut]).unwrap_err();
+        }
     }
 
     #[test]
@@ -254,7 +334,7 @@ mod tests {
         };
         with(0, b"DMUPPER").unwrap();
         // A later format, a disk that is too large, more chunks than there are, other chunks.
-        let later = with(8, &2_u32.to_le_bytes()).unwrap_err();
+        let later = with(8, &3_u32.to_le_bytes()).unwrap_err();
         assert_eq!(later.kind(), base::ErrorKind::Unsupported);
         with(48, &u64::MAX.to_le_bytes()).unwrap_err();
         with(48, &0_u64.to_le_bytes()).unwrap_err();
@@ -281,9 +361,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_that_the_store_says_makes_it_panic(mut body: Vec<u8>, known in any::<bool>()) {
+        fn nothing_that_the_store_says_makes_it_panic(
+            mut body: Vec<u8>,
+            known in any::<bool>(),
+            forked in any::<bool>(),
+        ) {
             if known {
-                let mut whole = sample().encode().slice(..HEAD).to_vec();
+                let of = if forked { self::forked() } else { sample() };
+                let mut whole = of.encode().slice(..HEAD).to_vec();
                 whole.append(&mut body);
                 body = whole;
             }

@@ -8,9 +8,9 @@ use objstore::ObjectStore;
 
 use crate::error::{Error, Result, blocking};
 use crate::file;
-use crate::keys::{Entry, Generation, Keys, Kind};
-use crate::limits::{LIST_PAGE, LOG_NAMES_MAX};
+use crate::keys::{Generation, Keys, Kind};
 use crate::manifest::{MANIFEST_BYTES_MAX, Manifest};
+use crate::remote::Remote;
 use crate::state::{self, Standing, State};
 
 /// Files of an upper on this host, all in one directory.
@@ -106,27 +106,12 @@ impl Upper {
 
     /// What is below `log/`.
     pub(crate) async fn log(&self) -> Result<Log> {
-        let (mut log, mut after, mut names) = (Log::default(), None::<String>, 0);
-        loop {
-            let page = self.store.list(&self.keys.log(), after.as_deref(), LIST_PAGE).await?;
-            // Those that are none of ours, too: nothing else ends a list that has no end.
-            names += page.len();
-            if names > LOG_NAMES_MAX {
-                return Err(Error::damaged(&self.keys.log(), "there are too many names in it"));
-            }
-            for object in &page {
-                match self.keys.entry(&object.key) {
-                    Some(Entry::Manifest(generation)) => log.manifests.push(generation),
-                    Some(Entry::Changed(epoch)) => log.changed.push(epoch),
-                    Some(Entry::Memory(epoch)) => log.memory.push(epoch),
-                    None => {}
-                }
-            }
-            match page.last() {
-                Some(last) if page.len() == LIST_PAGE => after = Some(last.key.clone()),
-                _ => return Ok(log),
-            }
-        }
+        self.remote().log().await
+    }
+
+    /// What the store has of it, whatever this host has.
+    pub(crate) fn remote(&self) -> Remote {
+        Remote { store: self.store.clone(), keys: self.keys.clone() }
     }
 
     /// A manifest, from this host where it has it.
@@ -148,9 +133,7 @@ impl Upper {
 
     /// A manifest as the store has it.
     pub(crate) async fn stored_manifest(&self, generation: Generation) -> Result<Manifest> {
-        let key = self.keys.manifest(generation);
-        let bytes = self.store.get(&key, Some(0..MANIFEST_BYTES_MAX + 1)).await?;
-        blocking(move || Manifest::decode(&key, generation, &bytes)).await
+        self.remote().manifest(generation).await
     }
 
     /// Keeps a copy of the newest manifest here. It can be had again, so failing does not matter.

@@ -131,6 +131,7 @@ impl Upper {
             content: state.content,
             root: *root,
             disk_bytes: look.len(),
+            origins: parent.as_ref().map(|parent| parent.origins.clone()).unwrap_or_default(),
             chunks,
         };
         self.finish(state, look, manifest, parent, &new).await

@@ -16,7 +16,7 @@ use futures::{StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 
 use super::StoredMemory;
-use super::manifest::{Pack, Piece, len_of};
+use super::manifest::{Image, Pack, Piece, len_of};
 use crate::error::{Error, Result, blocking};
 use crate::fetch::{Fetched, Progress, unpack};
 use crate::limits::{PACK_FETCHES, PIECE_BYTES};
@@ -98,7 +98,7 @@ impl Upper {
         let each = wanted.into_iter().map(|(pack, pieces)| {
             let target = target.clone();
             async move {
-                self.fetch_pack(target, pack, pieces).await?;
+                self.fetch_pack(target, image, pack, pieces).await?;
                 progress.add(u64::from(pack.len));
                 Ok::<_, Error>(())
             }
@@ -111,10 +111,12 @@ impl Upper {
     async fn fetch_pack(
         &self,
         target: Arc<Target>,
+        image: &Image,
         pack: Pack,
         pieces: Vec<(u32, Piece)>,
     ) -> Result<()> {
-        let key = self.keys.pack(&pack.digest, pack.born);
+        // Below this machine's prefix, or of one that it was forked from.
+        let key = image.origins.keys(&self.keys, pack.born).pack(&pack.digest, pack.born);
         let stored = self.get_whole(&key, pack.len).await?;
         blocking(move || {
             for (index, piece) in pieces {

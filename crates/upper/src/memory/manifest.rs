@@ -14,14 +14,17 @@ use crate::error::{Error, Result};
 use crate::frame::{self, BEGINNING, Reader, SUM};
 use crate::keys::Generation;
 use crate::limits::{
-    ABOUT_BYTES_MAX, MEMORY_BYTES_MAX, MEMORY_STATE_BYTES_MAX, PACK_BYTES_MAX, PIECE_BYTES,
-    PIECE_STORED_BYTES_MAX,
+    ABOUT_BYTES_MAX, MEMORY_BYTES_MAX, MEMORY_STATE_BYTES_MAX, ORIGINS_MAX, PACK_BYTES_MAX,
+    PIECE_BYTES, PIECE_STORED_BYTES_MAX,
 };
 use crate::manifest::{generation, kind, piece_len};
+use crate::origins::{ORIGIN, Origins};
 
 const MAGIC: &[u8; 8] = b"DMMEMORY";
-/// What is written, and the largest that is read.
+/// The format of a machine that is no fork.
 const FORMAT: u32 = 1;
+/// The format of one that names where it was forked from: the largest that is read.
+const FORMAT_FORKED: u32 = 2;
 const HEAD: usize = BEGINNING + 56;
 const PACK: usize = 44;
 const PIECE: usize = 48;
@@ -29,8 +32,8 @@ const PIECE: usize = 48;
 const PIECES_MAX: u64 =
     (MEMORY_BYTES_MAX + MEMORY_STATE_BYTES_MAX).div_ceil(PIECE_BYTES as u64) + 1;
 /// The longest manifest.
-pub(crate) const BYTES_MAX: u64 =
-    (HEAD + ABOUT_BYTES_MAX + SUM) as u64 + PIECES_MAX * (PACK + PIECE) as u64;
+pub(crate) const BYTES_MAX: u64 = (HEAD + ORIGINS_MAX * ORIGIN + ABOUT_BYTES_MAX + SUM) as u64
+    + PIECES_MAX * (PACK + PIECE) as u64;
 
 /// An object of pieces, one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -68,6 +71,8 @@ pub(crate) struct Image {
     /// Length of the state, which is cut as if it lay behind the file, in a piece of its own.
     pub(crate) state_bytes: u64,
     pub(crate) about: Vec<u8>,
+    /// The machines that stored the packs which this one did not.
+    pub(crate) origins: Origins,
     pub(crate) packs: Vec<Pack>,
     /// By number; what is not there is zeros.
     pub(crate) pieces: BTreeMap<u32, Piece>,
@@ -90,7 +95,9 @@ pub(crate) fn len_of(file_bytes: u64, state_bytes: u64, index: u32) -> (usize, O
 impl Image {
     pub(crate) fn encode(&self) -> Bytes {
         let tables = self.packs.len() * PACK + self.pieces.len() * PIECE;
-        let mut out = frame::begin(MAGIC, FORMAT, HEAD + self.about.len() + tables + SUM);
+        let tables = tables + self.origins.len() * ORIGIN;
+        let format = if self.origins.is_empty() { FORMAT } else { FORMAT_FORKED };
+        let mut out = frame::begin(MAGIC, format, HEAD + self.about.len() + tables + SUM);
         let number = |len: usize| u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes();
         out.extend_from_slice(&kind(Some(self.upper)).to_le_bytes());
         out.extend_from_slice(&self.epoch.0.to_le_bytes());
@@ -101,8 +108,9 @@ impl Image {
         out.extend_from_slice(&number(self.about.len()));
         out.extend_from_slice(&number(self.packs.len()));
         out.extend_from_slice(&number(self.pieces.len()));
-        // So that what follows begins at a multiple of four.
-        out.extend_from_slice(&[0; 4]);
+        // Zero in the format of those that have none.
+        out.extend_from_slice(&number(self.origins.len()));
+        self.origins.write(&mut out);
         for pack in &self.packs {
             out.extend_from_slice(&pack.len.to_le_bytes());
             out.extend_from_slice(&pack.born.0.to_le_bytes());
@@ -121,13 +129,22 @@ impl Image {
 
     /// Reads the manifest `key`, which has to be that of the run of `epoch`.
     pub(crate) fn decode(key: &str, epoch: Epoch, bytes: &[u8]) -> Result<Self> {
-        let bad = |what| Error::damaged(key, what);
-        let mut body = frame::open(key, MAGIC, FORMAT, bytes)?;
-        let image = Self::read(&mut body).ok_or_else(|| bad("its numbers cannot be"))?;
-        if image.epoch == epoch { Ok(image) } else { Err(bad("it is another run's")) }
+        let image = Self::decode_any(key, bytes)?;
+        if image.epoch == epoch {
+            Ok(image)
+        } else {
+            Err(Error::damaged(key, "it is another run's"))
+        }
     }
 
-    fn read(reader: &mut Reader<'_>) -> Option<Self> {
+    /// The same of whatever run it is.
+    pub(crate) fn decode_any(key: &str, bytes: &[u8]) -> Result<Self> {
+        let (format, mut body) = frame::open(key, MAGIC, FORMAT_FORKED, bytes)?;
+        let bad = || Error::damaged(key, "its numbers cannot be");
+        Self::read(format, &mut body).ok_or_else(bad)
+    }
+
+    fn read(format: u32, reader: &mut Reader<'_>) -> Option<Self> {
         let of_kind = reader.u32()?;
         let epoch = Epoch(reader.u64()?);
         let upper = generation(of_kind, reader.u64()?)??;
@@ -137,8 +154,9 @@ impl Image {
         }
         let [about, packs, pieces] =
             [reader.u32()?, reader.u32()?, reader.u32()?].map(|n| n as usize);
-        let padding = reader.u32()?;
-        let fits = padding == 0
+        let origins = reader.u32()? as usize;
+        let fits = (origins == 0) == (format == FORMAT)
+            && origins <= ORIGINS_MAX
             && file_bytes <= MEMORY_BYTES_MAX
             && state_bytes <= MEMORY_STATE_BYTES_MAX
             && about <= ABOUT_BYTES_MAX
@@ -149,10 +167,12 @@ impl Image {
                 .checked_mul(PACK)?
                 .checked_add(pieces.checked_mul(PIECE)?)?
                 .checked_add(about)?
+                .checked_add(origins * ORIGIN)?
                 == reader.left();
         if !fits {
             return None;
         }
+        let origins = Origins::read(reader, origins, epoch)?;
         let packs = (0..packs).map(|_| read_pack(reader, epoch)).collect::<Option<Vec<_>>>()?;
         let end = pieces_of(file_bytes) + pieces_of(state_bytes);
         let (mut found, mut next) = (BTreeMap::new(), 0);
@@ -165,7 +185,7 @@ impl Image {
             found.insert(index, piece);
         }
         let about = reader.bytes(about)?.to_vec();
-        Some(Self { epoch, upper, file_bytes, state_bytes, about, packs, pieces: found })
+        Some(Self { epoch, upper, file_bytes, state_bytes, about, origins, packs, pieces: found })
     }
 }
 
@@ -208,6 +228,7 @@ mod tests {
             file_bytes: 4 * PIECE_BYTES as u64,
             state_bytes: 10,
             about: b"about".to_vec(),
+            origins: Origins::default(),
             packs: vec![pack("one", 9), pack("two", 3)],
             pieces: [(0, piece("a", 0, 0)), (3, piece("b", 1, 4_900)), (4, piece("c", 0, 100))]
                 .into(),
@@ -229,6 +250,35 @@ mod tests {
         assert_eq!(bytes.len(), HEAD + 5 + 2 * PACK + 3 * PIECE + SUM);
         assert_eq!(decode(&bytes).unwrap(), image);
         assert!(Image::decode("k", Epoch(8), &bytes).is_err(), "another run's");
+    }
+
+    #[test]
+    fn a_fork_says_in_another_format_where_its_packs_lie() {
+        let machine = "dm-01890000-0000-7000-8000-000000000001";
+        let origins = Origins::default().forked(machine.parse().unwrap(), Epoch(8)).unwrap();
+        let forked = Image { origins, ..sample() };
+        let (plain, bytes) = (sample().encode(), forked.encode());
+        assert_eq!(bytes.len(), plain.len() + ORIGIN);
+        assert_eq!(decode(&bytes).unwrap(), forked);
+        assert_eq!(bytes[8..12], [2, 0, 0, 0]);
+        assert_eq!(bytes[64..76], [1, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(&bytes[76..115], machine.as_bytes());
+        assert_eq!(bytes[116..bytes.len() - SUM], plain[68..plain.len() - SUM]);
+        let with = |at: usize, bytes_there: &[u8]| {
+            let mut changed = bytes[..bytes.len() - SUM].to_vec();
+            changed[at..at + bytes_there.len()].copy_from_slice(bytes_there);
+            decode(&summed(changed))
+        };
+        with(0, b"DMMEMORY").unwrap();
+        // Of the machine itself, none, more than there are, no machine.
+        with(68, &9_u64.to_le_bytes()).unwrap_err();
+        for count in [0, 2, 65, u32::MAX] {
+            with(64, &count.to_le_bytes()).unwrap_err();
+        }
+        with(76, b"DM").unwrap_err();
+        for cut in 0..bytes.len() {
+            decode(&bytes[..cut]).unwrap_err();
+        }
     }
 
     #[test]
@@ -270,12 +320,13 @@ mod tests {
             decode(&summed(changed))
         };
         with(0, b"DMMEMORY").unwrap();
-        let later = with(8, &2_u32.to_le_bytes()).unwrap_err();
+        let later = with(8, &3_u32.to_le_bytes()).unwrap_err();
         assert_eq!(later.kind(), base::ErrorKind::Unsupported);
         // No upper, one of a later run, lengths, another way to cut, counts.
         with(12, &0_u32.to_le_bytes()).unwrap_err();
         with(24, &10_u64.to_le_bytes()).unwrap_err();
         with(64, &1_u32.to_le_bytes()).unwrap_err();
+        with(8, &2_u32.to_le_bytes()).unwrap_err();
         with(32, &u64::MAX.to_le_bytes()).unwrap_err();
         with(32, &0_u64.to_le_bytes()).unwrap_err();
         with(40, &u64::MAX.to_le_bytes()).unwrap_err();

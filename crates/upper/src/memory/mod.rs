@@ -30,7 +30,7 @@ use base::Epoch;
 pub use self::fetch::FetchedMemory;
 #[cfg(test)]
 pub(crate) use self::manifest::Piece;
-pub(crate) use self::manifest::{Image, Pack};
+pub(crate) use self::manifest::{BYTES_MAX, Image, Pack};
 use crate::error::Result;
 use crate::keys::Generation;
 use crate::place::Upper;
@@ -114,8 +114,6 @@ impl Upper {
 
     /// The manifest of the memory that the run of `epoch` left.
     pub(crate) async fn stored_image(&self, epoch: Epoch) -> Result<Image> {
-        let key = self.keys.memory(epoch);
-        let bytes = self.store.get(&key, Some(0..manifest::BYTES_MAX + 1)).await?;
-        crate::error::blocking(move || Image::decode(&key, epoch, &bytes)).await
+        self.remote().image(self.keys.memory(epoch), epoch).await
     }
 }

@@ -136,6 +136,7 @@ mod tests {
 
     use super::*;
     use crate::keys::{Generation, Kind};
+    use crate::origins::Origins;
 
     fn digest(n: u32) -> Digest {
         Digest::of(&n.to_le_bytes())
@@ -156,6 +157,7 @@ mod tests {
             file_bytes: u64::from(packs) * 10 * PIECE_BYTES as u64,
             state_bytes: 0,
             about: Vec::new(),
+            origins: Origins::default(),
             packs: (0..packs).map(pack).collect(),
             pieces: (0..packs * 10).map(|n| (n, piece(n))).collect(),
         }

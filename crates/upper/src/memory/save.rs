@@ -33,6 +33,7 @@ use crate::keys::Generation;
 use crate::limits::{
     ABOUT_BYTES_MAX, DECIDE_MAX, DELETES, MEMORY_BYTES_MAX, MEMORY_STATE_BYTES_MAX,
 };
+use crate::origins::Origins;
 use crate::place::Upper;
 use crate::save::Saved;
 use crate::state::{Look, NotedPack, State};
@@ -45,6 +46,8 @@ struct Attempt {
     state: State,
     stop: CancellationToken,
     packs: Vec<Pack>,
+    /// Of those that are taken over.
+    origins: Origins,
     /// Where pieces lie, by content.
     places: HashMap<Digest, Piece>,
     /// Packs that were stored now, and their bytes.
@@ -86,6 +89,7 @@ impl Upper {
             state,
             stop: stop.clone(),
             packs: Vec::new(),
+            origins: Origins::default(),
             places: HashMap::new(),
             stored: (0, 0),
         };
@@ -124,7 +128,7 @@ impl Upper {
         let image = self.image_before(&state).await?;
         self.store.delete(&self.keys.memory(newest)).await?;
         let noted = state.memory.packs.iter().filter_map(NotedPack::pack);
-        let packs = noted.chain(image.into_iter().flat_map(|image| image.packs)).collect();
+        let packs = noted.chain(image.iter().flat_map(own_packs)).collect();
         let left = self.delete_packs(None, packs).await;
         self.note(move |state| {
             if state.memory_before() == Some(newest) {
@@ -223,7 +227,7 @@ impl Upper {
         let named: HashSet<Pack> = image.packs.iter().copied().collect();
         let noted = self.state().await?.memory.packs;
         let noted = noted.iter().filter_map(NotedPack::pack);
-        let of_before = before.iter().flat_map(|before| before.packs.iter().copied());
+        let of_before = before.iter().flat_map(own_packs);
         let doomed: HashSet<Pack> =
             noted.chain(of_before).filter(|pack| !named.contains(pack)).collect();
         self.note_memory(attempt, doomed.iter().copied().collect()).await?;
@@ -256,7 +260,20 @@ impl Upper {
             tracing::warn!(%error, "an older memory stays in the store for now");
             return doomed.into_iter().collect();
         }
-        let each = doomed.into_iter().map(|pack| async move {
+        if doomed.is_empty() {
+            return Vec::new();
+        }
+        // After its name: who pins a memory looks for that once it has.
+        let pinned = match self.remote().pinned_packs().await {
+            Ok(pinned) => pinned,
+            Err(error) => {
+                tracing::warn!(%error, "an older memory stays in the store for now");
+                return doomed.into_iter().collect();
+            }
+        };
+        // What is pinned is a collector's, from now on.
+        let doomed = doomed.into_iter().filter(|pack| !pinned.contains(&(pack.digest, pack.born)));
+        let each = doomed.map(|pack| async move {
             let gone = self.store.delete(&self.keys.pack(&pack.digest, pack.born)).await;
             gone.err().map(|error| (pack, error))
         });
@@ -272,6 +289,11 @@ impl Upper {
     }
 }
 
+/// Those that this machine stored itself: of what it was forked from, nothing is its to delete.
+fn own_packs(image: &Image) -> impl Iterator<Item = Pack> {
+    image.packs.iter().copied().filter(|pack| image.origins.is_own(pack.born))
+}
+
 impl Attempt {
     async fn survey(&self) -> Result<Option<Vec<(u32, Digest)>>> {
         let (source, stop) = (self.source.clone(), self.stop.clone());
@@ -280,6 +302,7 @@ impl Attempt {
 
     /// Names again what lies in packs of the memory before.
     fn take_over(&mut self, before: Option<&Image>, pieces: &[(u32, Digest)]) {
+        self.origins = before.map(|before| before.origins.clone()).unwrap_or_default();
         let mut numbers: HashMap<Pack, u32> = HashMap::new();
         let mut kept: Vec<_> = kept(before, pieces).into_iter().collect();
         // The same at every attempt.
@@ -332,6 +355,7 @@ impl Attempt {
             file_bytes: self.source.file_bytes,
             state_bytes: self.source.state_bytes(),
             about,
+            origins: self.origins.clone(),
             packs: self.packs.clone(),
             pieces: pieces.iter().filter_map(place).collect(),
         }

@@ -4,6 +4,7 @@
 
 mod endless;
 mod faults;
+mod forks;
 mod garbage;
 mod hosts;
 mod memory;

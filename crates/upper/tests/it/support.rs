@@ -43,6 +43,25 @@ impl World {
         }
     }
 
+    /// Another machine whose home was forked from this one's as it is.
+    pub(crate) fn forked(&self) -> Self {
+        Self {
+            memory: self.memory.clone(),
+            machine: MachineId::generate(),
+            root: self.root,
+            epoch: std::cell::Cell::new(self.epoch.get() + 1),
+        }
+    }
+
+    /// Under which the home was claimed last.
+    pub(crate) fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.get())
+    }
+
+    pub(crate) fn store(&self) -> Arc<dyn ObjectStore> {
+        self.memory.clone()
+    }
+
     pub(crate) fn host(&self) -> Host {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
@@ -71,9 +90,17 @@ impl World {
         Begin { epoch: self.claim(), was_awake, disk_bytes_max: DISK }
     }
 
+    /// Of all machines.
     pub(crate) async fn keys(&self) -> Vec<String> {
         let found = self.memory.list("", None, 1_000).await.unwrap();
         found.into_iter().map(|object| object.key).collect()
+    }
+
+    /// Of this one.
+    pub(crate) async fn own_keys(&self) -> Vec<String> {
+        let mut keys = self.keys().await;
+        keys.retain(|key| key.contains(self.machine.as_str()));
+        keys
     }
 
     pub(crate) async fn generations(&self) -> Vec<String> {
