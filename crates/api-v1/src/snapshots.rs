@@ -1,4 +1,4 @@
-//! Snapshots of homes, restores, forks. The contract has none of these: they are this server's own.
+//! Snapshots of machines, restores, forks. The contract has none of these: they are this server's own.
 
 use axum::Json;
 use axum::extract::{FromRequestParts, State};
@@ -10,7 +10,7 @@ use http_kit::{ApiError, JsonBody, PathText, Query};
 use crate::ctx::{Ctx, Target};
 use crate::shapes::machine::MachineBody;
 use crate::shapes::page::{PageBody, PageParams};
-use crate::shapes::snapshot::{ForkCreate, RestoreRequest, SnapshotBody, SnapshotCreate};
+use crate::shapes::snapshot::{ForkBody, ForkCreate, RestoreRequest, SnapshotBody, SnapshotCreate};
 
 /// The `{snapshot}` of a path.
 pub(crate) struct Kept(SnapshotId);
@@ -29,7 +29,7 @@ pub(crate) async fn create(
     Target(machine): Target,
     JsonBody(body): JsonBody<SnapshotCreate>,
 ) -> Result<(StatusCode, Json<SnapshotBody>), ApiError> {
-    let made = ctx.control.snapshots().create(&machine, body.name).await?;
+    let made = ctx.control.snapshots().create(&machine, body.into()).await?;
     Ok((StatusCode::CREATED, Json(made.into())))
 }
 
@@ -69,7 +69,7 @@ pub(crate) async fn fork(
     State(ctx): State<Ctx>,
     Target(machine): Target,
     JsonBody(body): JsonBody<ForkCreate>,
-) -> Result<(StatusCode, Json<MachineBody>), ApiError> {
+) -> Result<(StatusCode, Json<ForkBody>), ApiError> {
     let made = ctx.control.snapshots().fork(&machine, body.wanted()?).await?;
     Ok((StatusCode::CREATED, Json(made.into())))
 }

@@ -113,6 +113,16 @@ fn parsed<T>(
     parse(&row.get::<_, String>(column)?).ok_or(Error::Corrupt { column })
 }
 
+/// The same of a column that may be empty.
+fn parsed_if_there<T: std::str::FromStr>(row: &Row<'_>, column: &'static str) -> Result<Option<T>> {
+    // A catalog of an earlier format that is only looked at has no such column.
+    if row.as_ref().column_index(column).is_err() {
+        return Ok(None);
+    }
+    let text: Option<String> = row.get(column)?;
+    text.map(|text| text.parse().map_err(|_| Error::Corrupt { column })).transpose()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 use crate::model::{
     Alarm, Desired, Fsync, MachineChange, MachineRow, MachineSpec, Observation, Phase, Reboot,
 };
-use crate::{Catalog, Error, Result, int, moment, nanos, parsed, uint};
+use crate::{Catalog, Error, Result, int, moment, nanos, parsed, parsed_if_there, uint};
 
 pub(crate) const TABLE: &str = "
 CREATE TABLE machine (
@@ -56,6 +56,9 @@ pub(crate) const EGRESS: &str =
 /// Format 6: how far a reboot is, so that one that was accepted is finished after a crash.
 pub(crate) const REBOOT: &str = "ALTER TABLE machine ADD COLUMN reboot TEXT;";
 
+/// Format 7: the machine that keeps for this one what it has outside of its home, where it is a fork with that.
+pub(crate) const FORKED_MACHINE: &str = "ALTER TABLE machine ADD COLUMN forked_machine TEXT;";
+
 /// SQL that holds for the rows of `machine_alarm` that are due at `?1`; the words are those of the index.
 const DUE: &str = "ifnull(wake_at, guest_wake_at) IS NOT NULL
      AND min(ifnull(wake_at, guest_wake_at), ifnull(guest_wake_at, wake_at)) <= ?1";
@@ -80,7 +83,7 @@ impl Catalog {
                 "INSERT INTO machine VALUES (:id, :name, :vcpu, :memory_mib, :storage_gib,
                 :autosleep_seconds, :image, :home, :desired, :phase, :reason, :retryable,
                 :last_error, :take_over, :recorded, :revision, :created_at, :transition_at, :progress_at,
-                :fsync, :forked_from, :wake_at, :guest_wake_at, :egress, :reboot)",
+                :fsync, :forked_from, :wake_at, :guest_wake_at, :egress, :reboot, :forked_machine)",
                 row,
             )
         })
@@ -218,7 +221,7 @@ impl Catalog {
                 revision = :revision, created_at = :created_at, transition_at = :transition_at,
                 progress_at = :progress_at, fsync = :fsync, forked_from = :forked_from,
                 wake_at = :wake_at, guest_wake_at = :guest_wake_at, egress = :egress,
-                reboot = :reboot WHERE id = :id",
+                reboot = :reboot, forked_machine = :forked_machine WHERE id = :id",
                 &after,
             )?;
             Ok(Ok(after))
@@ -279,6 +282,7 @@ fn store(db: &Connection, sql: &str, row: &MachineRow) -> Result<()> {
         ":egress": row.spec.egress.to_string(),
         ":home": row.home.as_str(),
         ":forked_from": row.forked_from.as_ref().map(HomeId::as_str),
+        ":forked_machine": row.forked_machine.as_ref().map(MachineId::as_str),
         ":desired": row.desired.as_str(),
         ":phase": row.observed.phase.as_str(),
         ":reason": row.observed.reason,
@@ -323,7 +327,8 @@ fn read_row(row: &Row<'_>) -> Result<MachineRow> {
             egress: egress(row)?,
         },
         home: parsed(row, "home", |text| text.parse().ok())?,
-        forked_from: forked_from(row)?,
+        forked_from: parsed_if_there(row, "forked_from")?,
+        forked_machine: parsed_if_there(row, "forked_machine")?,
         desired: parsed(row, "desired", Desired::parse)?,
         observed: Observation {
             phase: parsed(row, "phase", Phase::parse)?,
@@ -382,16 +387,6 @@ fn later(row: &Row<'_>, column: &'static str) -> Result<Option<Timestamp>> {
     moment(row, column).map(Some)
 }
 
-fn forked_from(row: &Row<'_>) -> Result<Option<HomeId>> {
-    // A catalog of an earlier format that is only looked at has no such column.
-    if row.as_ref().column_index("forked_from").is_err() {
-        return Ok(None);
-    }
-    let text: Option<String> = row.get("forked_from")?;
-    let corrupt = |_| Error::Corrupt { column: "forked_from" };
-    text.map(|text| text.parse().map_err(corrupt)).transpose()
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use std::convert::Infallible;
@@ -414,6 +409,7 @@ pub(crate) mod tests {
             },
             home: HomeId::generate(),
             forked_from: None,
+            forked_machine: None,
             desired: Desired::Running,
             observed: Observation::of(Phase::Accepted, "accepted"),
             take_over: false,
@@ -444,6 +440,7 @@ pub(crate) mod tests {
         row.observed.last_error = Some("no luck; try again".to_owned());
         row.take_over = true;
         row.forked_from = Some(HomeId::generate());
+        row.forked_machine = Some(MachineId::generate());
         row.reboot = Some(Reboot::Forced);
         catalog.insert_machine(&row, 10).unwrap();
         assert_eq!(catalog.machine(&row.id).unwrap(), Some(row.clone()));

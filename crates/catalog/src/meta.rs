@@ -14,6 +14,7 @@ const STEPS: &[&[&str]] = &[
     &[crate::machines::ALARM],
     &[crate::machines::EGRESS],
     &[crate::machines::REBOOT],
+    &[crate::machines::FORKED_MACHINE],
 ];
 
 /// The newest format.
@@ -70,6 +71,7 @@ mod tests {
         drop(old);
         let looked = look_up(&path, By::Name("one")).unwrap().unwrap();
         assert_eq!((&looked.home, &looked.forked_from), (&home, &None));
+        assert_eq!(looked.forked_machine, None);
         let catalog = Catalog::open(&path).unwrap();
         assert_eq!(catalog.machine(&id).unwrap(), Some(looked));
         assert_eq!(catalog.machine_of_snapshot(&base::SnapshotId::generate()).unwrap(), None);

@@ -179,6 +179,8 @@ pub struct MachineRow {
     pub home: HomeId,
     /// The home that its home goes on from, as long as the fork may not have been finished and after.
     pub forked_from: Option<HomeId>,
+    /// The machine that it begins with what is outside of its home, as long as that may not be finished and after.
+    pub forked_machine: Option<MachineId>,
     /// What was asked for.
     pub desired: Desired,
     /// Where it is.

@@ -18,7 +18,7 @@ pub use exec::{ExecEvent, ExecInput, ExecRequest, ExecSession};
 pub use files::{Entry, FileStat};
 pub use machines::{CreateMachine, Egress, Machine, MachineStatus, UpdateMachine};
 pub use reqwest::Body;
-pub use snapshots::Snapshot;
+pub use snapshots::{Forked, Snapshot};
 
 use serde::de::DeserializeOwned;
 

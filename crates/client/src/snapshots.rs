@@ -7,18 +7,30 @@ use serde::{Deserialize, Serialize};
 use crate::machines::{SETTLE_MAX, at, machine};
 use crate::{Client, Error, Machine, Result, escape};
 
-/// A kept state of a machine's home.
+/// A kept state of a machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Its id.
     pub snapshot_id: String,
-    /// The machine whose home it is of.
+    /// The machine that it is of.
     pub machine_id: String,
     /// What it is called.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// When it was made.
     pub created_at: String,
+    /// What was kept: `home`, `upper`, `memory`. Nothing where the server does not say: the home alone.
+    #[serde(default)]
+    pub contains: Vec<String>,
+}
+
+/// A machine that was made from another one.
+#[derive(Debug, Clone)]
+pub struct Forked {
+    /// The machine.
+    pub machine: Machine,
+    /// What it begins with, as in [`Snapshot::contains`].
+    pub contains: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -28,12 +40,17 @@ struct Page {
 }
 
 impl Client {
-    /// Keeps the state that a machine's home has now.
+    /// Keeps the state that a machine has now: its home, and of one that sleeps all else. `whole`: else it is refused.
     ///
     /// # Errors
     /// Those of the server, here and below.
-    pub async fn snapshot(&self, machine: &str, name: Option<&str>) -> Result<Snapshot> {
-        let body = serde_json::json!({ "name": name });
+    pub async fn snapshot(
+        &self,
+        machine: &str,
+        name: Option<&str>,
+        whole: bool,
+    ) -> Result<Snapshot> {
+        let body = serde_json::json!({ "name": name, "whole": whole });
         let request = self.request(Method::POST, &at(machine, "/snapshots")).json(&body);
         self.json(request.timeout(SETTLE_MAX)).await
     }
@@ -85,7 +102,7 @@ impl Client {
         machine(self.json(self.request(Method::POST, &at(name, "/restore")).json(&body)).await?)
     }
 
-    /// Makes a machine, asleep, whose home goes on from another's.
+    /// Makes a machine, asleep, that goes on from what another one has, as [`Client::snapshot`] keeps it.
     ///
     /// # Errors
     /// Those of the server.
@@ -94,10 +111,13 @@ impl Client {
         from: &str,
         name: Option<&str>,
         snapshot: Option<&str>,
-    ) -> Result<Machine> {
-        let body = serde_json::json!({ "name": name, "snapshot_id": snapshot });
+        whole: bool,
+    ) -> Result<Forked> {
+        let body = serde_json::json!({ "name": name, "snapshot_id": snapshot, "whole": whole });
         let request = self.request(Method::POST, &at(from, "/fork")).json(&body);
-        machine(self.json(request.timeout(SETTLE_MAX)).await?)
+        let raw: serde_json::Value = self.json(request.timeout(SETTLE_MAX)).await?;
+        let contains = serde_json::from_value(raw["contains"].clone()).unwrap_or_default();
+        Ok(Forked { machine: machine(raw)?, contains })
     }
 }
 
@@ -130,6 +150,7 @@ mod tests {
             machine_id: String::new(),
             name: (!name.is_empty()).then(|| name.to_owned()),
             created_at: String::new(),
+            contains: Vec::new(),
         };
         let all = vec![one("snap-1", "a"), one("snap-2", "b"), one("snap-3", "b"), one("b", "")];
         let pick = |wanted| pick(all.clone(), wanted);

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use base::{HomeId, SnapshotId, Timestamp};
+use base::{Epoch, HomeId, SnapshotId, Timestamp};
 
 use crate::Result;
 use crate::files::{ByteStream, FileCalls};
@@ -50,6 +50,8 @@ pub struct HomeSnapshot {
     pub id: SnapshotId,
     /// What people call it.
     pub name: Option<String>,
+    /// Under which epoch the state was made.
+    pub epoch: Epoch,
     /// When it was made.
     pub time: Timestamp,
 }
@@ -175,11 +177,17 @@ pub trait Homes: Send + Sync + Debug + 'static {
     /// `NotFound`, `Fenced` where somebody has it, `Conflict` where it moved; those of the store.
     async fn restore(&self, at: &HomeAt, id: &SnapshotId) -> Result<()>;
 
-    /// Keeps the published state, or a snapshot's, for the fork `into`; idempotent.
+    /// Keeps the published state, or a snapshot's, for the fork `into`; idempotent. The epoch under which that state
+    /// was made.
     ///
     /// # Errors
     /// `NotFound`, `Exhausted`; those of the store.
-    async fn hold_fork(&self, from: &HomeId, at: Option<&SnapshotId>, into: &HomeId) -> Result<()>;
+    async fn hold_fork(
+        &self,
+        from: &HomeId,
+        at: Option<&SnapshotId>,
+        into: &HomeId,
+    ) -> Result<Epoch>;
     /// Makes `into` a home that goes on from what is kept for it; idempotent.
     ///
     /// # Errors

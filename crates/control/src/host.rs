@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base::{Egress, ExecutionId, HomeId, MachineId, SnapshotId, Timestamp};
+use base::{Egress, Epoch, ExecutionId, HomeId, MachineId, SnapshotId, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -185,6 +185,31 @@ pub enum MemoryStanding {
     Nothing,
 }
 
+/// For whom what a machine has outside of its home stays in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum UpperHolder {
+    /// For whoever may want it back.
+    Snapshot(SnapshotId),
+    /// For a machine that begins with it.
+    Fork(MachineId),
+}
+
+/// What came of an attempt to keep what a machine has outside of its home.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpperKept {
+    /// It is kept.
+    Kept {
+        /// So is the memory, or why not, for people.
+        memory: Result<(), String>,
+    },
+    /// There is none in the store, and none is on its way.
+    Nothing,
+    /// It is not in the store yet.
+    Storing,
+    /// What is in the store goes with a later state of the home.
+    Moved,
+}
+
 /// The place where machines run.
 #[async_trait]
 pub trait Host: Send + Sync + Debug + 'static {
@@ -238,7 +263,55 @@ pub trait Host: Send + Sync + Debug + 'static {
     /// # Errors
     /// Those of the store.
     async fn collect_upper(&self, machine: &MachineId, since: &str) -> Result<u64>;
-    /// Deletes an upper from the store, and the memory with it. Idempotent.
+    /// Keeps what a sleeping machine has in the store, upper and memory, as it goes with the state of its home that was
+    /// made under the epoch `home`. What is kept for a holder already stays what it is.
+    ///
+    /// # Errors
+    /// `NotFound` of a machine that is deleted; those of store and disk.
+    async fn keep_upper(
+        &self,
+        machine: &MachineId,
+        home: Epoch,
+        holder: &UpperHolder,
+    ) -> Result<UpperKept>;
+    /// Keeps for the fork `into` what the snapshot `at` keeps; `None` where that keeps nothing. With it, whether the
+    /// memory is there.
+    ///
+    /// # Errors
+    /// `NotFound` where the snapshot goes meanwhile; those of the store.
+    async fn keep_upper_again(
+        &self,
+        machine: &MachineId,
+        at: &SnapshotId,
+        into: &MachineId,
+    ) -> Result<Option<bool>>;
+    /// Lets go of what is kept for a holder. Idempotent.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn let_go_of_upper(&self, machine: &MachineId, holder: &UpperHolder) -> Result<()>;
+    /// Of each snapshot that keeps an upper: whether it keeps the memory, too.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn kept_uppers(&self, machine: &MachineId) -> Result<Vec<(SnapshotId, bool)>>;
+    /// The same of one; `None` where it keeps no upper.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn kept_upper(&self, machine: &MachineId, at: &SnapshotId) -> Result<Option<bool>>;
+    /// Begins the upper of `into`, whose home is `home`, with what is kept for it of `from`, and the memory.
+    /// Idempotent.
+    ///
+    /// # Errors
+    /// `NotFound` where nothing is kept for it; those of the store.
+    async fn begin_upper(&self, from: &MachineId, into: &MachineId, home: &HomeId) -> Result<()>;
+    /// Lets go of what is kept of `from` for a fork that was not begun; nothing of one that was. Idempotent.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn abandon_upper(&self, from: &MachineId, into: &MachineId) -> Result<()>;
+    /// Deletes an upper from the store, and the memory with it, but for what forks of it need. Idempotent.
     ///
     /// # Errors
     /// Those of the store.

@@ -38,6 +38,8 @@ pub const IDEMPOTENCY_ENTRIES_MAX: u64 = 100_000;
 pub const IDEMPOTENCY_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// How long a file call waits for a machine that is starting or stopping.
 pub const TRANSITION_WAIT: Duration = Duration::from_secs(20);
+/// How long a snapshot or a fork waits until what a sleeping machine has is in the store.
+pub const STORED_WAIT: Duration = Duration::from_secs(30);
 /// Size of a machine's record in the store. An egress policy alone may have 64 KiB.
 pub const RECORD_BYTES_MAX: u64 = 256 * 1024;
 /// Machines woken by their time in one look; the others in the next one.

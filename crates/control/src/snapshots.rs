@@ -1,16 +1,21 @@
-//! Snapshots of machines' homes, taking a machine back to one, and machines that go on from another's.
+//! Snapshots of machines, taking a machine's home back to one, and machines that go on from another's.
 //!
 //! # Invariants
 //! - The object store is the truth. The catalog only knows which machine a snapshot belongs to.
-//! - Of an awake machine its keeper takes the state, after it has stored everything; of a sleeping one
-//!   the published state counts, without a draft.
-//! - Memory, running processes and what is outside of the home are in no snapshot and no fork.
+//! - Of an awake machine its keeper takes the state, after it has stored everything, and of its home alone; of a
+//!   sleeping one the published state counts, without a draft, and what the machine has outside of it, once that is in
+//!   the store ([`whole`]).
+//! - What is outside of the home goes with the very state of the home beside which it was left: the epochs tell.
+//! - A restore is of the home alone.
 //!
 //! # Crash
-//! A fork is first a pin in its parent, then a row here, then a home. Nobody was told before the home
-//! was there. With the row, the driver finishes it; without, the pin keeps a state until the parent
-//! is deleted.
+//! A fork is first a pin of its parent's home, then of what is outside of it, then a row here; then the child begins,
+//! with what is outside of its home and with the home. Nobody was told before all was there. With the row, the driver
+//! finishes it; without, a pin keeps a state until the parent is deleted.
 
+mod whole;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use base::{ErrorKind, HomeId, MachineId, SnapshotId, Timestamp};
@@ -20,23 +25,67 @@ use serde::{Deserialize, Serialize};
 use crate::control::Inner;
 use crate::files::route::{self, Place};
 use crate::homes::HomeSnapshot;
+use crate::host::UpperHolder;
 use crate::limits::TRANSITION_WAIT;
 use crate::machines::{self, Machine, MachineRef};
 use crate::page::{Page, PageQuery};
 use crate::{Error, Result};
 
-/// A kept state of a machine's home.
+/// A part of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// What is in `/root`.
+    Home,
+    /// All else that it has on disk.
+    Upper,
+    /// What its processes have in memory.
+    Memory,
+}
+
+impl Part {
+    /// What there is with this upper: `None` without, else whether the memory is there.
+    fn with(upper: Option<bool>) -> Vec<Self> {
+        match upper {
+            None => vec![Self::Home],
+            Some(false) => vec![Self::Home, Self::Upper],
+            Some(true) => vec![Self::Home, Self::Upper, Self::Memory],
+        }
+    }
+}
+
+/// A kept state of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Its id.
     pub snapshot_id: SnapshotId,
-    /// The machine whose home it is of.
+    /// The machine that it is of.
     pub machine_id: MachineId,
     /// What people call it; need not be unique.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// When it was made.
     pub created_at: Timestamp,
+    /// What was kept.
+    pub contains: Vec<Part>,
+}
+
+/// What a snapshot is to be.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewSnapshot {
+    /// What to call it.
+    pub name: Option<String>,
+    /// It is refused where what is outside of the home cannot be kept too.
+    pub whole: bool,
+}
+
+/// A fork that was made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Forked {
+    /// The new machine.
+    pub machine: Machine,
+    /// What it begins with.
+    pub contains: Vec<Part>,
 }
 
 /// What a fork is to be. The rest is as of the machine that it is made from.
@@ -46,6 +95,8 @@ pub struct ForkMachine {
     pub name: Option<String>,
     /// A snapshot of the machine; else its state now.
     pub snapshot_id: Option<SnapshotId>,
+    /// It is refused where it would begin with the home alone.
+    pub whole: bool,
 }
 
 /// Snapshots, restores and forks.
@@ -55,29 +106,15 @@ pub struct Snapshots {
 }
 
 impl Snapshots {
-    /// Keeps the state that a machine's home has now.
+    /// Keeps the state that a machine has now: of one that sleeps all that is in the store, of an awake one the home.
     ///
     /// # Errors
     /// `NotFound`, `InvalidArgument` for a name that cannot be, `Exhausted` for too many, `Unavailable`
-    /// for a machine that stays on its way up or down; those of the store.
-    pub async fn create(&self, machine: &MachineRef, name: Option<String>) -> Result<Snapshot> {
+    /// for a machine that stays on its way up or down, or whose upper is not stored in time; `Conflict` with
+    /// `INVALID_STATE` for one that was to be kept whole and cannot be; those of the store.
+    pub async fn create(&self, machine: &MachineRef, new: NewSnapshot) -> Result<Snapshot> {
         let (inner, machine) = (self.inner.clone(), machine.clone());
-        let done = async move {
-            let (row, place) = route::locate(&inner, &machine).await?;
-            let id = SnapshotId::generate();
-            let made = match place {
-                Place::Awake(link) => {
-                    let _busy = inner.activity.begin(&row.id);
-                    link.snapshot(&id, name.as_deref()).await?
-                }
-                Place::Asleep => {
-                    inner.parts.homes.snapshot(&row.home, &id, name.as_deref()).await?
-                }
-            };
-            note(&inner, &row.id, vec![made.id.clone()]).await?;
-            Ok(shape(&row.id, made))
-        };
-        self.inner.to_the_end(done).await
+        self.inner.to_the_end(async move { make_snapshot(&inner, &machine, new).await }).await
     }
 
     /// The snapshots of a machine, oldest first.
@@ -89,8 +126,14 @@ impl Snapshots {
         let row = self.inner.resolve(machine).await?;
         let found = self.inner.parts.homes.snapshots(&row.home).await?;
         note(&self.inner, &row.id, found.iter().map(|one| one.id.clone()).collect()).await?;
+        let uppers: HashMap<_, _> =
+            self.inner.parts.host.kept_uppers(&row.id).await?.into_iter().collect();
         let wanted = found.into_iter().filter(|one| after.as_ref().is_none_or(|a| one.id > *a));
-        let items: Vec<_> = wanted.map(|one| shape(&row.id, one)).collect();
+        let whole = |one: HomeSnapshot| {
+            let upper = uppers.get(&one.id).copied();
+            shape(&row.id, one, upper)
+        };
+        let items: Vec<_> = wanted.map(whole).collect();
         Ok(Page::cut(items, page.length(), |one: &Snapshot| one.snapshot_id.to_string()))
     }
 
@@ -100,8 +143,7 @@ impl Snapshots {
     /// `NotFound`; those of the store.
     pub async fn get(&self, id: &SnapshotId) -> Result<Snapshot> {
         let row = self.owner(id).await?;
-        let found = self.inner.parts.homes.snapshot_info(&row.home, id).await?;
-        Ok(shape(&row.id, found))
+        self.read(&row, id).await
     }
 
     /// Lets go of a snapshot; returns what it was.
@@ -110,9 +152,12 @@ impl Snapshots {
     /// `NotFound`; those of the store.
     pub async fn delete(&self, id: &SnapshotId) -> Result<Snapshot> {
         let row = self.owner(id).await?;
-        let was = shape(&row.id, self.inner.parts.homes.snapshot_info(&row.home, id).await?);
+        let was = self.read(&row, id).await?;
         let (inner, id) = (self.inner.clone(), id.clone());
         let done = async move {
+            // The home last: as long as it is kept, the rest can be let go of once more.
+            let holder = UpperHolder::Snapshot(id.clone());
+            inner.parts.host.let_go_of_upper(&row.id, &holder).await?;
             inner.parts.homes.delete_snapshot(&row.home, &id).await?;
             inner.db(move |catalog| catalog.forget_snapshot(&id)).await
         };
@@ -130,15 +175,22 @@ impl Snapshots {
         self.inner.to_the_end(async move { restore(&inner, &machine, &id).await }).await
     }
 
-    /// Makes a machine, asleep, whose home goes on from another machine's.
+    /// Makes a machine, asleep, that goes on from what another machine, or a snapshot of it, has.
     ///
     /// # Errors
     /// `NotFound` for machine or snapshot; `InvalidArgument`, `AlreadyExists` for the name; `Exhausted`
-    /// for too many; `Unavailable` for a machine that stays on its way up or down, and where the store
-    /// did not take it: nothing was made then.
-    pub async fn fork(&self, machine: &MachineRef, fork: ForkMachine) -> Result<Machine> {
+    /// for too many; `Unavailable` for a machine that stays on its way up or down, or whose upper is not stored in
+    /// time, and where the store did not take it: nothing was made then; `Conflict` with `INVALID_STATE` for one that
+    /// was to be whole and cannot be.
+    pub async fn fork(&self, machine: &MachineRef, fork: ForkMachine) -> Result<Forked> {
         let (inner, machine) = (self.inner.clone(), machine.clone());
         self.inner.to_the_end(async move { make_fork(&inner, &machine, fork).await }).await
+    }
+
+    async fn read(&self, row: &MachineRow, id: &SnapshotId) -> Result<Snapshot> {
+        let found = self.inner.parts.homes.snapshot_info(&row.home, id).await?;
+        let upper = self.inner.parts.host.kept_upper(&row.id, id).await?;
+        Ok(shape(&row.id, found, upper))
     }
 
     /// The machine of a snapshot.
@@ -160,13 +212,45 @@ pub(crate) async fn note(inner: &Inner, machine: &MachineId, ids: Vec<SnapshotId
     inner.db(move |catalog| catalog.note_snapshots(&machine, &ids)).await
 }
 
-fn shape(machine: &MachineId, found: HomeSnapshot) -> Snapshot {
+fn shape(machine: &MachineId, found: HomeSnapshot, upper: Option<bool>) -> Snapshot {
     Snapshot {
         snapshot_id: found.id,
         machine_id: machine.clone(),
         name: found.name,
         created_at: found.time,
+        contains: Part::with(upper),
     }
+}
+
+async fn make_snapshot(
+    inner: &Arc<Inner>,
+    machine: &MachineRef,
+    new: NewSnapshot,
+) -> Result<Snapshot> {
+    let (row, place) = route::locate(inner, machine).await?;
+    let (id, name) = (SnapshotId::generate(), new.name.as_deref());
+    let (made, upper) = match place {
+        Place::Awake(_) if new.whole => return Err(whole::awake(&row)),
+        Place::Awake(link) => {
+            let _busy = inner.activity.begin(&row.id);
+            (link.snapshot(&id, name).await?, None)
+        }
+        Place::Asleep => {
+            let until = whole::stored(inner, &row).await;
+            let homes = &inner.parts.homes;
+            let made = homes.snapshot(&row.home, &id, name).await?;
+            let holder = UpperHolder::Snapshot(id.clone());
+            match whole::keep(inner, &row, (made.epoch, &holder), new.whole, until).await {
+                Ok(kept) => (made, kept.map(|kept| kept.memory.is_ok())),
+                Err(error) => {
+                    homes.delete_snapshot(&row.home, &id).await?;
+                    return Err(error);
+                }
+            }
+        }
+    };
+    note(inner, &row.id, vec![made.id.clone()]).await?;
+    Ok(shape(&row.id, made, upper))
 }
 
 async fn restore(inner: &Arc<Inner>, machine: &MachineRef, id: &SnapshotId) -> Result<Machine> {
@@ -207,7 +291,7 @@ async fn restore(inner: &Arc<Inner>, machine: &MachineRef, id: &SnapshotId) -> R
     Ok(machines::shape(&row))
 }
 
-async fn make_fork(inner: &Arc<Inner>, from: &MachineRef, fork: ForkMachine) -> Result<Machine> {
+async fn make_fork(inner: &Arc<Inner>, from: &MachineRef, fork: ForkMachine) -> Result<Forked> {
     let (parent, place) = route::locate(inner, from).await?;
     let id = MachineId::generate();
     let name = machines::name_or_made_up(fork.name, &id)?;
@@ -219,12 +303,13 @@ async fn make_fork(inner: &Arc<Inner>, from: &MachineRef, fork: ForkMachine) -> 
         ));
     }
     let now = inner.parts.clock.now();
-    let row = MachineRow {
+    let mut row = MachineRow {
         id,
         name,
         spec: parent.spec.clone(),
         home: HomeId::generate(),
         forked_from: Some(parent.home.clone()),
+        forked_machine: None,
         desired: Desired::Sleeping,
         observed: Observation::of(Phase::Sleeping, "forked"),
         take_over: false,
@@ -236,14 +321,22 @@ async fn make_fork(inner: &Arc<Inner>, from: &MachineRef, fork: ForkMachine) -> 
         transition_at: now,
         progress_at: now,
     };
-    match (&fork.snapshot_id, place) {
+    let kept = match (&fork.snapshot_id, place) {
+        (None, Place::Awake(_)) if fork.whole => return Err(whole::awake(&parent)),
         (None, Place::Awake(link)) => {
             let _busy = inner.activity.begin(&parent.id);
             link.hold_fork(&row.home).await?;
+            None
         }
-        (at, _) => inner.parts.homes.hold_fork(&parent.home, at.as_ref(), &row.home).await?,
+        (None, Place::Asleep) => whole::hold(inner, &parent, &row, fork.whole).await?,
+        (Some(at), _) => whole::hold_again(inner, &parent, at, &row, fork.whole).await?,
+    };
+    if let Some(kept) = &kept {
+        row.forked_machine = Some(parent.id.clone());
+        row.observed.last_error = kept.without();
     }
-    machines::promise(inner.clone(), row).await
+    let machine = machines::promise(inner.clone(), row).await?;
+    Ok(Forked { machine, contains: Part::with(kept.map(|kept| kept.memory.is_ok())) })
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use catalog::{Desired, MachineRow, Phase};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::Inner;
@@ -39,6 +40,8 @@ const SCAN: usize = 500;
 const PAUSE_MAX: Duration = Duration::from_secs(300);
 /// How long an attempt that is told to stop may take to note what it has stored; else the next stores it again.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// How often somebody who waits looks.
+const HURRY_LOOK: Duration = Duration::from_millis(50);
 /// Attempts to collect; the next sleep tries anew.
 const COLLECT_TRIES: u32 = 5;
 
@@ -97,6 +100,8 @@ struct Job {
     upper_stored: bool,
     /// There is memory, and it is to be stored.
     memory: bool,
+    /// Somebody waits for it: it is stored at once.
+    hurry: CancellationToken,
 }
 
 impl Default for Uppers {
@@ -165,6 +170,29 @@ pub(crate) async fn hold(inner: &Inner, machine: &MachineId) {
     }
 }
 
+/// Has what a sleeping machine has stored at once, and waits for it, but not past `until`.
+pub(crate) async fn hurry(inner: &Inner, machine: &MachineId, until: Instant) {
+    loop {
+        match inner.uppers.known.lock().get(machine) {
+            Some(Known::Busy(job)) => job.hurry.cancel(),
+            _ => return,
+        }
+        if Instant::now() >= until {
+            return;
+        }
+        tokio::time::sleep(HURRY_LOOK).await;
+    }
+}
+
+/// Whether what a sleeping machine has may yet be stored by this server; `None` where that is not known.
+pub(crate) fn may_yet_be_stored(inner: &Inner, machine: &MachineId) -> Option<bool> {
+    match inner.uppers.known.lock().get(machine) {
+        Some(Known::Busy(_) | Known::Held) => Some(true),
+        Some(Known::Unknown(Some(_))) => Some(false),
+        Some(Known::Unknown(None)) | None => None,
+    }
+}
+
 /// The machine is gone.
 pub(crate) fn forget(inner: &Inner, machine: &MachineId) {
     inner.uppers.known.lock().remove(machine);
@@ -176,7 +204,7 @@ fn begin(inner: &Arc<Inner>, machine: &MachineId, only_if_unknown: bool) {
         return;
     }
     let (ending, ended) = watch::channel(false);
-    let stop = inner.shutdown.child_token();
+    let (stop, hurry) = (inner.shutdown.child_token(), CancellationToken::new());
     {
         let mut known = inner.uppers.known.lock();
         let there = known.get(machine);
@@ -186,13 +214,14 @@ fn begin(inner: &Arc<Inner>, machine: &MachineId, only_if_unknown: bool) {
         // Whether it is will be found out by the job.
         inner.uppers.remembered.lock().remove(machine);
         let stop = stop.clone();
-        let job = Job { stop, ended, trouble: None, upper_stored: false, memory: false };
+        let hurry = hurry.clone();
+        let job = Job { stop, ended, trouble: None, upper_stored: false, memory: false, hurry };
         known.insert(machine.clone(), Known::Busy(job));
     }
     let (inner, machine) = (inner.clone(), machine.clone());
     inner.clone().tasks.spawn(async move {
         let left = tokio::select! {
-            left = store_all(&inner, &machine, &stop) => left,
+            left = store_all(&inner, &machine, &stop, &hurry) => left,
             () = shut_down_for(&inner, STOP_PATIENCE) => Left::Nothing,
         };
         let mut known = inner.uppers.known.lock();
@@ -219,11 +248,16 @@ enum Left {
     Unknown(Option<String>),
 }
 
-async fn store_all(inner: &Arc<Inner>, machine: &MachineId, stop: &CancellationToken) -> Left {
+async fn store_all(
+    inner: &Arc<Inner>,
+    machine: &MachineId,
+    stop: &CancellationToken,
+    hurry: &CancellationToken,
+) -> Left {
     let left = store(inner, machine, stop).await;
     if matches!(left, Left::Nothing) && !stop.is_cancelled() {
         inner.uppers.edit(machine, |job| (job.upper_stored, job.trouble) = (true, None));
-        memory::store(inner, machine, stop).await;
+        memory::store(inner, machine, stop, hurry).await;
     }
     left
 }

@@ -16,7 +16,7 @@
 //! - A parent that is deleted keeps what its forks need; the last of them to go removes it
 //!   ([`crate::delete_home`]).
 
-use base::{HomeId, ServerId, SnapshotId};
+use base::{Epoch, HomeId, ServerId, SnapshotId};
 
 use crate::error::Result;
 use crate::replica::error::Error as LogError;
@@ -43,7 +43,8 @@ pub async fn fork(
     begin_fork(parts, from, into, holder).await
 }
 
-/// The first half of [`fork`]: `from` keeps the state for `into`. Returns the commit.
+/// The first half of [`fork`]: `from` keeps the state for `into`. Returns the epoch of its commit; the first one
+/// of `into` follows on it.
 ///
 /// # Errors
 /// As [`fork`].
@@ -52,7 +53,7 @@ pub async fn hold_fork(
     from: &HomeId,
     at: Option<&SnapshotId>,
     into: &HomeId,
-) -> Result<u64> {
+) -> Result<Epoch> {
     let log = parts.log(from);
     let pin = match at {
         None => {
@@ -71,7 +72,7 @@ pub async fn hold_fork(
             pin
         }
     };
-    Ok(pin.seq)
+    Ok(pin.epoch)
 }
 
 /// The second half of [`fork`]: `into` becomes a home. Where it is that already, nothing is done.

@@ -4,7 +4,7 @@
 //! that says which state is to go on. Both are for homes that nobody writes here; of an open one,
 //! [`crate::HomeFs::snapshot`] stores everything first.
 
-use base::{HomeId, ServerId, SnapshotId, Timestamp};
+use base::{Epoch, HomeId, ServerId, SnapshotId, Timestamp};
 
 use crate::error::{Error, Result};
 use crate::limits::SNAPSHOT_NAME_BYTES_MAX;
@@ -23,6 +23,8 @@ pub struct SnapshotInfo {
     pub name: Option<String>,
     /// The commit.
     pub seq: u64,
+    /// Under which it was made.
+    pub epoch: Epoch,
     /// When it was made.
     pub time: Timestamp,
 }
@@ -143,7 +145,7 @@ pub(crate) async fn pin_of(log: &Log, id: &SnapshotId) -> Result<Pin> {
 fn info(pin: Pin) -> Option<SnapshotInfo> {
     match pin.kind {
         PinKind::Snapshot { id, name } => {
-            Some(SnapshotInfo { id, name, seq: pin.seq, time: pin.time })
+            Some(SnapshotInfo { id, name, seq: pin.seq, epoch: pin.epoch, time: pin.time })
         }
         PinKind::Fork { .. } | PinKind::Draft { .. } => None,
     }

@@ -123,6 +123,12 @@ impl MachineDir {
         self.0.join("meanwhile.json")
     }
 
+    /// There where the machine is a fork with an upper in the store: it is no new one.
+    #[must_use]
+    pub fn forked(&self) -> PathBuf {
+        self.0.join("forked")
+    }
+
     /// A copy of a template, until the machine's first keeper takes it.
     #[must_use]
     pub fn template(&self) -> TemplateDir {

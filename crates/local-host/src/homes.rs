@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use base::{Clock, Entropy, HomeId, ServerId, SnapshotId};
+use base::{Clock, Entropy, Epoch, HomeId, ServerId, SnapshotId};
 use control::files::{ByteStream, FileCalls};
 use control::homes::{
     DraftChanges, DraftPublished, HomeAt, HomeCollected, HomeHead, HomeSnapshot, Homes,
@@ -115,7 +115,7 @@ impl LocalHomes {
 }
 
 fn kept(info: homefs::SnapshotInfo) -> HomeSnapshot {
-    HomeSnapshot { id: info.id, name: info.name, time: info.time }
+    HomeSnapshot { id: info.id, name: info.name, epoch: info.epoch, time: info.time }
 }
 
 /// What either touched; `None` where that is more than a sleeper can be told.
@@ -319,9 +319,13 @@ impl Homes for LocalHomes {
         restored.map(drop).map_err(convert::home_error)
     }
 
-    async fn hold_fork(&self, from: &HomeId, at: Option<&SnapshotId>, into: &HomeId) -> Result<()> {
-        let held = homefs::hold_fork(&self.parts(), from, at, into).await;
-        held.map(drop).map_err(convert::home_error)
+    async fn hold_fork(
+        &self,
+        from: &HomeId,
+        at: Option<&SnapshotId>,
+        into: &HomeId,
+    ) -> Result<Epoch> {
+        homefs::hold_fork(&self.parts(), from, at, into).await.map_err(convert::home_error)
     }
 
     async fn begin_fork(&self, from: &HomeId, into: &HomeId) -> Result<()> {

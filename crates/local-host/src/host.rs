@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base::{Entropy, ErrorKind, GIB, Ipv4Range, MachineId, ServerId};
+use base::{Entropy, Epoch, ErrorKind, GIB, HomeId, Ipv4Range, MachineId, ServerId, SnapshotId};
 use control::host::{
     ExecutionRecords, Host, KeeperFailure, KeeperLink, KeeperPhase, KeeperSpec, LastWords,
-    MemoryStanding, UpperStanding, UpperStored,
+    MemoryStanding, UpperHolder, UpperKept, UpperStanding, UpperStored,
 };
 use control::{Error, Result};
 use images::Images;
@@ -191,7 +191,7 @@ fn templates(settings: &LocalHostSettings) -> Templates {
     )
 }
 
-fn private_dir(path: &Path) -> std::io::Result<()> {
+pub(crate) fn private_dir(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
@@ -325,6 +325,44 @@ impl Host for LocalHost {
 
     async fn collect_upper(&self, machine: &MachineId, since: &str) -> Result<u64> {
         self.uppers().collect(machine, since).await
+    }
+
+    async fn keep_upper(
+        &self,
+        machine: &MachineId,
+        home: Epoch,
+        holder: &UpperHolder,
+    ) -> Result<UpperKept> {
+        self.uppers().keep(machine, home, holder).await
+    }
+
+    async fn keep_upper_again(
+        &self,
+        machine: &MachineId,
+        at: &SnapshotId,
+        into: &MachineId,
+    ) -> Result<Option<bool>> {
+        self.uppers().keep_again(machine, at, into).await
+    }
+
+    async fn let_go_of_upper(&self, machine: &MachineId, holder: &UpperHolder) -> Result<()> {
+        self.uppers().let_go(machine, holder).await
+    }
+
+    async fn kept_uppers(&self, machine: &MachineId) -> Result<Vec<(SnapshotId, bool)>> {
+        self.uppers().all_kept(machine).await
+    }
+
+    async fn kept_upper(&self, machine: &MachineId, at: &SnapshotId) -> Result<Option<bool>> {
+        self.uppers().kept(machine, at).await
+    }
+
+    async fn begin_upper(&self, from: &MachineId, into: &MachineId, home: &HomeId) -> Result<()> {
+        self.uppers().begin(from, into, home).await
+    }
+
+    async fn abandon_upper(&self, from: &MachineId, into: &MachineId) -> Result<()> {
+        self.uppers().abandon(from, into).await
     }
 
     async fn delete_upper(&self, machine: &MachineId) -> Result<()> {

@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use base::{Digest, ErrorKind, MachineId};
-use control::host::{MemoryStanding, UpperStanding, UpperStored};
+use base::{Digest, Epoch, ErrorKind, HomeId, MachineId, SnapshotId};
+use control::host::{MemoryStanding, UpperHolder, UpperKept, UpperStanding, UpperStored};
 use control::{Error, Result};
 use keeper::layout::MachineDir;
 use keeper::{launch, stored};
 use objstore::ObjectStore;
 use tokio_util::sync::CancellationToken;
-use upper::{Saved, Standing, Upper};
+use upper::{Hold, Holder, Saved, Standing, Upper};
 
 use crate::host::machine_dir;
 
@@ -108,8 +108,80 @@ impl LocalUppers<'_> {
         Ok(collected.objects)
     }
 
+    pub(crate) async fn keep(
+        &self,
+        machine: &MachineId,
+        home: Epoch,
+        holder: &UpperHolder,
+    ) -> Result<UpperKept> {
+        let held = self.upper(machine).hold(&held_for(holder), home, false).await;
+        Ok(match held.map_err(failed)? {
+            Hold::Kept(kept) => UpperKept::Kept { memory: kept.memory },
+            Hold::Nothing => UpperKept::Nothing,
+            Hold::Storing => UpperKept::Storing,
+            Hold::Moved => UpperKept::Moved,
+        })
+    }
+
+    pub(crate) async fn keep_again(
+        &self,
+        machine: &MachineId,
+        at: &SnapshotId,
+        into: &MachineId,
+    ) -> Result<Option<bool>> {
+        let kept = self.upper(machine).hold_again(at, into).await.map_err(failed)?;
+        Ok(kept.map(|kept| kept.memory.is_ok()))
+    }
+
+    pub(crate) async fn let_go(&self, machine: &MachineId, holder: &UpperHolder) -> Result<()> {
+        self.upper(machine).let_go(&held_for(holder)).await.map_err(failed)
+    }
+
+    pub(crate) async fn all_kept(&self, machine: &MachineId) -> Result<Vec<(SnapshotId, bool)>> {
+        self.upper(machine).snapshots().await.map_err(failed)
+    }
+
+    pub(crate) async fn kept(&self, machine: &MachineId, at: &SnapshotId) -> Result<Option<bool>> {
+        let kept = self.upper(machine).kept(at).await.map_err(failed)?;
+        Ok(kept.map(|kept| kept.memory.is_ok()))
+    }
+
+    pub(crate) async fn begin(
+        &self,
+        from: &MachineId,
+        into: &MachineId,
+        home: &HomeId,
+    ) -> Result<()> {
+        let _ = home;
+        let retell = |_: &[u8]| None;
+        upper::begin_fork(self.store, from, into, &retell).await.map_err(failed)?;
+        // It is no new machine: it is not to begin with a template.
+        let dir = self.dir(into);
+        let noted = tokio::task::spawn_blocking(move || note_fork(&dir)).await;
+        if let Ok(Err(error)) = noted {
+            tracing::warn!(%error, "note that a machine is a fork");
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn abandon(&self, from: &MachineId, into: &MachineId) -> Result<()> {
+        upper::abandon_fork(self.store, from, into).await.map_err(failed)
+    }
+
     pub(crate) async fn delete(&self, machine: &MachineId) -> Result<()> {
         upper::delete(self.store, machine).await.map(drop).map_err(failed)
+    }
+}
+
+fn note_fork(dir: &MachineDir) -> std::io::Result<()> {
+    crate::host::private_dir(dir.path())?;
+    std::fs::write(dir.forked(), "")
+}
+
+fn held_for(holder: &UpperHolder) -> Holder {
+    match holder {
+        UpperHolder::Snapshot(id) => Holder::Snapshot(id.clone()),
+        UpperHolder::Fork(id) => Holder::Fork(id.clone()),
     }
 }
 

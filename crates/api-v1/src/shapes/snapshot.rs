@@ -1,17 +1,19 @@
 //! Snapshots on the wire.
 
 use base::{SnapshotId, Timestamp};
-use control::snapshots::{ForkMachine, Snapshot};
+use control::snapshots::{ForkMachine, Forked, NewSnapshot, Part, Snapshot};
 use http_kit::ApiError;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A kept state of a machine's home.
+use super::machine::MachineBody;
+
+/// A kept state of a machine.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct SnapshotBody {
     /// Its id.
     snapshot_id: String,
-    /// The machine whose home it is of.
+    /// The machine that it is of.
     machine_id: String,
     /// What it is called; need not be unique.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -19,6 +21,9 @@ pub(crate) struct SnapshotBody {
     /// When it was made.
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
+    /// What was kept, in this order: `home`, `upper` (all else on its disk), `memory`.
+    #[schema(value_type = Vec<String>)]
+    contains: Vec<Part>,
 }
 
 impl From<Snapshot> for SnapshotBody {
@@ -28,6 +33,7 @@ impl From<Snapshot> for SnapshotBody {
             machine_id: snapshot.machine_id.into(),
             name: snapshot.name,
             created_at: snapshot.created_at,
+            contains: snapshot.contains,
         }
     }
 }
@@ -37,7 +43,15 @@ impl From<Snapshot> for SnapshotBody {
 #[serde(default)]
 pub(crate) struct SnapshotCreate {
     /// What to call it: 1 to 100 bytes.
-    pub(crate) name: Option<String>,
+    name: Option<String>,
+    /// Refuse it where it would be of the home alone.
+    whole: bool,
+}
+
+impl From<SnapshotCreate> for NewSnapshot {
+    fn from(body: SnapshotCreate) -> Self {
+        Self { name: body.name, whole: body.whole }
+    }
 }
 
 /// What to take a machine back to.
@@ -64,6 +78,24 @@ pub(crate) struct ForkCreate {
     name: Option<String>,
     /// A snapshot of the machine to go on from; else its state now.
     snapshot_id: Option<String>,
+    /// Refuse it where it would begin with the home alone.
+    whole: bool,
+}
+
+/// A machine that was made from another one.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct ForkBody {
+    #[serde(flatten)]
+    machine: MachineBody,
+    /// What it begins with, in this order: `home`, `upper` (all else on its disk), `memory`.
+    #[schema(value_type = Vec<String>)]
+    contains: Vec<Part>,
+}
+
+impl From<Forked> for ForkBody {
+    fn from(forked: Forked) -> Self {
+        Self { machine: forked.machine.into(), contains: forked.contains }
+    }
 }
 
 impl ForkCreate {
@@ -71,7 +103,7 @@ impl ForkCreate {
     /// 400 for what is no id.
     pub(crate) fn wanted(self) -> Result<ForkMachine, ApiError> {
         let snapshot_id = self.snapshot_id.as_deref().map(id).transpose()?;
-        Ok(ForkMachine { name: self.name, snapshot_id })
+        Ok(ForkMachine { name: self.name, snapshot_id, whole: self.whole })
     }
 }
 

@@ -38,6 +38,37 @@ async fn a_snapshot_is_made_listed_read_and_let_go() {
 }
 
 #[tokio::test]
+async fn what_is_kept_of_a_machine_is_said_and_can_be_insisted_on() {
+    let server = Server::start().await;
+    server.awake().await;
+    let fork = |body| server.post("/v1/machines/hello/fork", body);
+    let made = json(snapshot(&server, json!({})).await).await;
+    assert_eq!(made["contains"], json!(["home"]));
+    let at_home = json!({ "snapshot_id": made["snapshot_id"], "whole": true });
+    let insisting = json!({ "whole": true });
+    let refused = [
+        snapshot(&server, insisting.clone()).await,
+        fork(insisting.clone()).await,
+        fork(at_home).await,
+    ];
+    for reply in refused {
+        assert_eq!((reply.status().as_u16(), header(&reply, "x-should-retry")), (409, "false"));
+        assert_eq!(json(reply).await["error_code"], "INVALID_STATE");
+    }
+    let slept = server.ask(Method::POST, "/v1/machines/hello/sleep").send().await.unwrap();
+    assert_eq!(slept.status(), 200);
+    let all = json!(["home", "upper"]);
+    let whole = json(snapshot(&server, insisting.clone()).await).await;
+    assert_eq!(whole["contains"], all);
+    let listed = json(server.get("/v1/machines/hello/snapshots").await).await;
+    assert_eq!(listed, json!({ "items": [made, whole] }));
+    let reply = fork(insisting).await;
+    assert_eq!(reply.status(), 201);
+    let forked = json(reply).await;
+    assert_eq!((&forked["contains"], &forked["phase"]), (&all, &"sleeping".into()));
+}
+
+#[tokio::test]
 async fn a_snapshot_asked_for_twice_under_one_key_is_one() {
     let server = Server::start().await;
     server.asleep().await;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base::{Egress, ErrorKind, ExecutionId, HomeId, MachineId, SnapshotId, Timestamp};
+use base::{Egress, Epoch, ErrorKind, ExecutionId, HomeId, MachineId, SnapshotId, Timestamp};
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use parking_lot::Mutex;
@@ -29,7 +29,7 @@ use crate::files::{
 use crate::homes::{DraftChanges, DraftPublished, HomeAt, HomeHead, HomeSnapshot, Homes};
 use crate::host::{
     ExecutionRecords, Host, KeeperLink, KeeperPhase, KeeperSpec, KeeperStatus, LastWords,
-    MemoryStanding, Sizes, UpperStanding, UpperStored,
+    MemoryStanding, Sizes, UpperHolder, UpperKept, UpperStanding, UpperStored,
 };
 use crate::{Error, Page, PageQuery, Result};
 
@@ -169,8 +169,65 @@ impl Host for FakeHost {
         Ok(1)
     }
 
+    async fn keep_upper(
+        &self,
+        machine: &MachineId,
+        _home: Epoch,
+        holder: &UpperHolder,
+    ) -> Result<UpperKept> {
+        Ok(self.keep_fake_upper(machine, holder))
+    }
+
+    async fn keep_upper_again(
+        &self,
+        machine: &MachineId,
+        at: &SnapshotId,
+        into: &MachineId,
+    ) -> Result<Option<bool>> {
+        let kept = self.fake_kept(machine, &UpperHolder::Snapshot(at.clone()));
+        if let Some(memory) = kept {
+            let mut state = self.state.lock();
+            let all = state.uppers.kept.entry(machine.clone()).or_default();
+            all.insert(UpperHolder::Fork(into.clone()), memory);
+        }
+        Ok(kept)
+    }
+
+    async fn let_go_of_upper(&self, machine: &MachineId, holder: &UpperHolder) -> Result<()> {
+        if let Some(kept) = self.state.lock().uppers.kept.get_mut(machine) {
+            kept.remove(holder);
+        }
+        Ok(())
+    }
+
+    async fn kept_uppers(&self, machine: &MachineId) -> Result<Vec<(SnapshotId, bool)>> {
+        let state = self.state.lock();
+        let kept = state.uppers.kept.get(machine).into_iter().flatten();
+        let snapshot = |(holder, memory): (&UpperHolder, &bool)| match holder {
+            UpperHolder::Snapshot(id) => Some((id.clone(), *memory)),
+            UpperHolder::Fork(_) => None,
+        };
+        Ok(kept.filter_map(snapshot).collect())
+    }
+
+    async fn kept_upper(&self, machine: &MachineId, at: &SnapshotId) -> Result<Option<bool>> {
+        Ok(self.fake_kept(machine, &UpperHolder::Snapshot(at.clone())))
+    }
+
+    async fn begin_upper(&self, from: &MachineId, into: &MachineId, _home: &HomeId) -> Result<()> {
+        self.begin_fake_upper(from, into)
+    }
+
+    async fn abandon_upper(&self, from: &MachineId, into: &MachineId) -> Result<()> {
+        let begun = self.state.lock().uppers.begun.contains_key(into);
+        let holder = UpperHolder::Fork(into.clone());
+        if begun { Ok(()) } else { self.let_go_of_upper(from, &holder).await }
+    }
+
     async fn delete_upper(&self, machine: &MachineId) -> Result<()> {
-        self.state.lock().uppers.of.remove(machine);
+        let mut state = self.state.lock();
+        state.uppers.of.remove(machine);
+        state.uppers.begun.remove(machine);
         Ok(())
     }
 
@@ -356,6 +413,7 @@ impl FakeHome {
         let made = HomeSnapshot {
             id: id.clone(),
             name: name.map(str::to_owned),
+            epoch: Epoch(self.seq),
             time: Timestamp::UNIX_EPOCH,
         };
         Ok(self.snapshots.entry(id.clone()).or_insert((made, tree)).0.clone())
@@ -492,14 +550,19 @@ impl Homes for FakeHost {
         })
     }
 
-    async fn hold_fork(&self, from: &HomeId, at: Option<&SnapshotId>, into: &HomeId) -> Result<()> {
+    async fn hold_fork(
+        &self,
+        from: &HomeId,
+        at: Option<&SnapshotId>,
+        into: &HomeId,
+    ) -> Result<Epoch> {
         self.there(from, |home| {
             let tree = match at {
                 Some(id) => home.kept(id)?.1.copy(),
                 None => home.published.copy(),
             };
             home.forks.insert(into.clone(), tree);
-            Ok(())
+            Ok(Epoch(home.seq))
         })
     }
 

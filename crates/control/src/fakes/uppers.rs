@@ -1,13 +1,13 @@
 //! Uppers of machines on a [`FakeHost`].
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use base::{ErrorKind, MachineId};
 use tokio_util::sync::CancellationToken;
 
-use super::world::FakeHost;
-use crate::host::UpperStored;
+use super::world::{FakeHost, no_such};
+use crate::host::{UpperHolder, UpperKept, UpperStored};
 use crate::{Error, Result};
 
 /// Uppers, which every run changes.
@@ -27,6 +27,12 @@ pub(crate) struct Uppers {
     pub(crate) memory_errors: VecDeque<ErrorKind>,
     /// Whose memory was deleted.
     pub(crate) unstored: Vec<MachineId>,
+    /// What is kept, by machine and holder: whether the memory is.
+    pub(crate) kept: HashMap<MachineId, BTreeMap<UpperHolder, bool>>,
+    /// Forks that have begun with an upper, and with memory.
+    pub(crate) begun: HashMap<MachineId, bool>,
+    /// The next attempts to begin one fail so.
+    pub(crate) begin_errors: VecDeque<ErrorKind>,
 }
 
 /// One machine's.
@@ -85,6 +91,36 @@ impl FakeHost {
         upper.memory = Some(true);
         upper.memories += 1;
         Ok(UpperStored::Stored { generation: String::new(), chunks: 1, bytes: 1 })
+    }
+
+    pub(crate) fn keep_fake_upper(&self, machine: &MachineId, holder: &UpperHolder) -> UpperKept {
+        let mut state = self.state.lock();
+        let memory = match state.uppers.of.get(machine) {
+            None => return UpperKept::Nothing,
+            Some(upper) if upper.behind => return UpperKept::Storing,
+            Some(upper) => upper.memory == Some(true),
+        };
+        state.uppers.kept.entry(machine.clone()).or_default().insert(holder.clone(), memory);
+        let why = || "it is not in the store".to_owned();
+        UpperKept::Kept { memory: if memory { Ok(()) } else { Err(why()) } }
+    }
+
+    /// Whether the memory is in what is kept, if that is.
+    pub(crate) fn fake_kept(&self, machine: &MachineId, holder: &UpperHolder) -> Option<bool> {
+        self.state.lock().uppers.kept.get(machine)?.get(holder).copied()
+    }
+
+    pub(crate) fn begin_fake_upper(&self, from: &MachineId, into: &MachineId) -> Result<()> {
+        if let Some(kind) = self.state.lock().uppers.begin_errors.pop_front() {
+            return Err(Error::new(kind, "the store is away"));
+        }
+        let kept = self.fake_kept(from, &UpperHolder::Fork(into.clone()));
+        let mut state = self.state.lock();
+        if !state.uppers.begun.contains_key(into) {
+            let memory = kept.ok_or_else(|| no_such("kept upper"))?;
+            state.uppers.begun.insert(into.clone(), memory);
+        }
+        Ok(())
     }
 
     /// It is being read, until it may be stored.

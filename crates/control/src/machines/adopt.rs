@@ -97,6 +97,7 @@ async fn insert(inner: &Inner, record: Record, take_over: bool) -> Result<Machin
         spec: record.spec,
         home: record.home_id,
         forked_from: None,
+        forked_machine: None,
         desired: Desired::Sleeping,
         observed: Observation::of(Phase::Sleeping, "adopted"),
         take_over,

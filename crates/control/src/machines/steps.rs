@@ -95,6 +95,9 @@ pub(crate) fn is_in_force(in_force: Sizes, wanted: Sizes) -> bool {
 
 /// Puts home and record into the store and notes that they are there, unless the row changed meanwhile.
 pub(crate) async fn ensure_recorded(inner: &Inner, row: &MachineRow) -> Result<MachineRow> {
+    if let Some(parent) = &row.forked_machine {
+        inner.parts.host.begin_upper(parent, &row.id, &row.home).await?;
+    }
     match &row.forked_from {
         Some(parent) => inner.parts.homes.begin_fork(parent, &row.home).await?,
         None => inner.parts.homes.create(&row.home).await?,
@@ -120,6 +123,9 @@ pub(crate) async fn unrecord(inner: &Inner, row: &MachineRow) -> Result<()> {
 
 /// Lets go of what is kept for a fork that was not finished. One that was is deleted like any home.
 pub(crate) async fn abandon_fork(inner: &Inner, row: &MachineRow) -> Result<()> {
+    if let Some(parent) = &row.forked_machine {
+        inner.parts.host.abandon_upper(parent, &row.id).await?;
+    }
     let Some(parent) = &row.forked_from else { return Ok(()) };
     match inner.parts.homes.abandon_fork(parent, &row.home).await {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),

@@ -24,6 +24,14 @@ async fn read(control: &Control, machine: &MachineRef) -> String {
     String::from_utf8(pieces.concat()).unwrap()
 }
 
+fn called(name: &str) -> NewSnapshot {
+    NewSnapshot { name: Some(name.to_owned()), whole: false }
+}
+
+fn whole() -> NewSnapshot {
+    NewSnapshot { name: None, whole: true }
+}
+
 #[tokio::test]
 async fn a_machine_is_taken_back_to_a_snapshot_while_it_sleeps_without_a_draft() {
     let world = World::new();
@@ -31,7 +39,7 @@ async fn a_machine_is_taken_back_to_a_snapshot_while_it_sleeps_without_a_draft()
     let machine = MachineRef::Id(created(&control, named("one")).await.machine_id);
     put(&control, &machine, "first").await;
     let snapshots = control.snapshots();
-    let kept = snapshots.create(&machine, Some("before".to_owned())).await.unwrap();
+    let kept = snapshots.create(&machine, called("before")).await.unwrap();
     put(&control, &machine, "second").await;
     let refused = snapshots.restore(&machine, &kept.snapshot_id).await.unwrap_err();
     assert_eq!((refused.kind(), &*refused.code), (ErrorKind::Conflict, "INVALID_STATE"));
@@ -55,7 +63,7 @@ async fn snapshots_are_listed_in_pages_found_by_id_and_deleted() {
     let machine = MachineRef::Id(created(&control, named("one")).await.machine_id);
     let snapshots = control.snapshots();
     for name in ["a", "b", "c"] {
-        snapshots.create(&machine, Some(name.to_owned())).await.unwrap();
+        snapshots.create(&machine, called(name)).await.unwrap();
     }
     let first = PageQuery { cursor: None, limit: Some(2) };
     let page = snapshots.list(&machine, &first).await.unwrap();
@@ -87,13 +95,14 @@ async fn a_fork_is_a_machine_of_its_own_that_sleeps() {
     let machine = MachineRef::Id(parent.machine_id.clone());
     put(&control, &machine, "first").await;
     let snapshots = control.snapshots();
-    let kept = snapshots.create(&machine, None).await.unwrap();
+    let kept = snapshots.create(&machine, NewSnapshot::default()).await.unwrap();
     put(&control, &machine, "second").await;
     // From its keeper, from a snapshot while it is awake, from the store.
     let fork = |name: &str, at: Option<&SnapshotId>| {
-        let fork = ForkMachine { name: Some(name.to_owned()), snapshot_id: at.cloned() };
+        let fork =
+            ForkMachine { name: Some(name.to_owned()), snapshot_id: at.cloned(), whole: false };
         let (snapshots, machine) = (snapshots.clone(), machine.clone());
-        async move { snapshots.fork(&machine, fork).await }
+        async move { snapshots.fork(&machine, fork).await.map(|forked| forked.machine) }
     };
     let now = fork("now", None).await.unwrap();
     let then = fork("then", Some(&kept.snapshot_id)).await.unwrap();
@@ -130,4 +139,120 @@ async fn a_fork_that_does_not_reach_the_store_was_never_made() {
     world.store.break_down(false);
     let all = control.machines().list(&PageQuery::default()).await.unwrap();
     assert_eq!(all.items.len(), 1);
+}
+
+#[tokio::test]
+async fn of_a_sleeping_machine_all_is_kept_once_it_is_stored_and_of_an_awake_one_the_home() {
+    let mut world = World::new();
+    // Nobody waits for so long.
+    world.timing.store_memory_after = Some(std::time::Duration::from_secs(3_600));
+    let control = world.open().await;
+    let parent = created(&control, named("one")).await;
+    let machine = MachineRef::Id(parent.machine_id.clone());
+    let snapshots = control.snapshots();
+    let home = snapshots.create(&machine, NewSnapshot::default()).await.unwrap();
+    assert_eq!(home.contains, [Part::Home]);
+    let refused = snapshots.create(&machine, whole()).await.unwrap_err();
+    assert_eq!((refused.kind(), &*refused.code), (ErrorKind::Conflict, "INVALID_STATE"));
+    assert!(refused.message.contains("put it to sleep"), "{refused}");
+    let fork = |at: Option<&Snapshot>, whole| {
+        let snapshot_id = at.map(|at| at.snapshot_id.clone());
+        let (snapshots, machine) = (snapshots.clone(), machine.clone());
+        let fork = ForkMachine { name: None, snapshot_id, whole };
+        async move { snapshots.fork(&machine, fork).await }
+    };
+    for at in [None, Some(&home)] {
+        let refused = fork(at, true).await.unwrap_err();
+        assert_eq!((refused.kind(), &*refused.code), (ErrorKind::Conflict, "INVALID_STATE"));
+    }
+    assert_eq!(world.host.forks_of(&parent.home_id), 0, "nothing is kept for what was refused");
+    assert_eq!(fork(None, false).await.unwrap().contains, [Part::Home]);
+    // It sleeps, with memory that nobody would store for an hour.
+    world.host.state.lock().uppers.remembers = true;
+    slept(&control, &machine).await;
+    let all = [Part::Home, Part::Upper, Part::Memory];
+    let made = snapshots.create(&machine, whole()).await.unwrap();
+    assert_eq!(made.contains, all);
+    assert_eq!(snapshots.get(&made.snapshot_id).await.unwrap(), made);
+    let listed = snapshots.list(&machine, &PageQuery::default()).await.unwrap();
+    assert_eq!(listed.items, [home.clone(), made.clone()]);
+    let now = fork(None, true).await.unwrap();
+    assert_eq!((&now.contains[..], &now.machine.status.last_error), (&all[..], &None));
+    let then = fork(Some(&made), true).await.unwrap();
+    assert_eq!(then.contains, all);
+    for fork in [&now, &then] {
+        let begun = world.host.state.lock().uppers.begun.get(&fork.machine.machine_id).copied();
+        assert_eq!(begun, Some(true));
+    }
+    assert_eq!(snapshots.delete(&made.snapshot_id).await.unwrap(), made);
+    let kept = world.host.state.lock().uppers.kept[&parent.machine_id].len();
+    assert_eq!(kept, 2, "the forks' are left");
+    control.close().await;
+}
+
+#[tokio::test]
+async fn what_is_not_stored_in_time_is_not_kept_now_and_nothing_of_it_is() {
+    let world = World::new();
+    let control = world.open().await;
+    let parent = created(&control, named("one")).await;
+    let machine = MachineRef::Id(parent.machine_id.clone());
+    world.host.state.lock().uppers.held = true;
+    slept(&control, &machine).await;
+    let snapshots = control.snapshots();
+    tokio::time::pause();
+    let error = snapshots.create(&machine, NewSnapshot::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.message.contains("still being stored"), "{error}");
+    let error = snapshots.fork(&machine, ForkMachine::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    tokio::time::resume();
+    assert_eq!(world.host.forks_of(&parent.home_id), 0);
+    let listed = snapshots.list(&machine, &PageQuery::default()).await.unwrap();
+    assert_eq!(listed.items, []);
+    world.host.state.lock().uppers.held = false;
+    let made = snapshots.create(&machine, whole()).await.unwrap();
+    assert_eq!(made.contains, [Part::Home, Part::Upper]);
+    control.close().await;
+}
+
+#[tokio::test]
+async fn an_upper_that_can_never_be_stored_is_left_out_unless_it_is_wanted() {
+    let world = World::new();
+    let control = world.open().await;
+    let parent = created(&control, named("one")).await;
+    let machine = MachineRef::Id(parent.machine_id.clone());
+    world.host.state.lock().uppers.errors.push_back(ErrorKind::Conflict);
+    slept(&control, &machine).await;
+    let snapshots = control.snapshots();
+    let made = snapshots.create(&machine, NewSnapshot::default()).await.unwrap();
+    assert_eq!(made.contains, [Part::Home]);
+    let error = snapshots.create(&machine, whole()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    control.close().await;
+}
+
+#[tokio::test]
+async fn a_whole_fork_that_was_broken_off_is_finished_by_the_next_server_or_was_never_made() {
+    let world = World::new();
+    let control = world.open().await;
+    let parent = created(&control, named("one")).await;
+    let machine = MachineRef::Id(parent.machine_id.clone());
+    slept(&control, &machine).await;
+    let snapshots = control.snapshots();
+    world.host.state.lock().uppers.begin_errors.push_back(ErrorKind::Unavailable);
+    let error = snapshots.fork(&machine, ForkMachine::default()).await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    assert!(world.host.state.lock().uppers.kept[&parent.machine_id].is_empty());
+    // As a server that was killed before its fork had begun leaves it.
+    let fork = snapshots.fork(&machine, ForkMachine::default()).await.unwrap().machine;
+    let change = catalog::MachineChange { recorded: Some(false), ..Default::default() };
+    control.snapshots().inner.edit(&fork.machine_id, move |_| Ok(change)).await.unwrap();
+    world.host.state.lock().uppers.begun.clear();
+    control.close().await;
+    let control = world.open().await;
+    eventually(|| world.host.state.lock().uppers.begun.contains_key(&fork.machine_id)).await;
+    let made = MachineRef::Id(fork.machine_id.clone());
+    control.machines().delete(&made, &IfMatch::Any).await.unwrap();
+    eventually(|| !world.host.has_home(&fork.home_id)).await;
+    control.close().await;
 }

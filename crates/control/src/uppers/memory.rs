@@ -1,7 +1,7 @@
 //! Memory of sleeping machines, once their uppers are stored.
 //!
 //! # Order
-//! The machine has slept for a while; its memory is stored when it is its turn. Where memory is not to be stored, what an
+//! The machine has slept for a while, or somebody wants to keep what it has; its memory is stored when it is its turn. Where memory is not to be stored, what an
 //! earlier sleep has stored is deleted.
 //!
 //! # Failure
@@ -30,7 +30,12 @@ pub(super) async fn standing(inner: &Inner, machine: &MachineId) -> MemoryStandi
 }
 
 /// Stores the memory of a machine that sleeps since now, and whose upper is stored.
-pub(super) async fn store(inner: &Arc<Inner>, machine: &MachineId, stop: &CancellationToken) {
+pub(super) async fn store(
+    inner: &Arc<Inner>,
+    machine: &MachineId,
+    stop: &CancellationToken,
+    hurry: &CancellationToken,
+) {
     let Some(after) = inner.settings.timing.store_memory_after else {
         if let Err(error) = inner.parts.host.unstore_memory(machine).await {
             tracing::warn!(%machine, %error, "memory that is not to be stored is in the store");
@@ -43,6 +48,7 @@ pub(super) async fn store(inner: &Arc<Inner>, machine: &MachineId, stop: &Cancel
     inner.uppers.edit(machine, |job| job.memory = true);
     tokio::select! {
         () = stop.cancelled() => return,
+        () = hurry.cancelled() => (),
         () = tokio::time::sleep(after) => (),
     }
     let mut tries = 0;

@@ -14,6 +14,9 @@ pub(crate) struct SnapshotArgs {
     /// What to call it.
     #[arg(long)]
     name: Option<String>,
+    /// Refuse it where it would be of the home alone; the machine has to sleep.
+    #[arg(long, conflicts_with = "delete")]
+    whole: bool,
     /// Let go of this snapshot (id or name) instead of making one.
     #[arg(long, value_name = "SNAPSHOT", conflicts_with = "name")]
     delete: Option<String>,
@@ -31,9 +34,12 @@ pub(crate) struct ForkArgs {
     machine: String,
     /// Name of the new machine; the server makes one up otherwise.
     new_name: Option<String>,
-    /// Go on from this snapshot (id or name) instead of from what the home has now.
+    /// Go on from this snapshot (id or name) instead of from what the machine has now.
     #[arg(long, value_name = "SNAPSHOT")]
     at: Option<String>,
+    /// Refuse it where the new machine would begin with the home alone; the machine has to sleep.
+    #[arg(long)]
+    whole: bool,
     /// JSON on stdout.
     #[arg(long)]
     json: bool,
@@ -62,7 +68,7 @@ pub(super) async fn snapshot(args: SnapshotArgs) -> Result<u8, Failure> {
             let id = client.find_snapshot(&args.machine, wanted).await?;
             client.delete_snapshot(&id).await?
         }
-        None => client.snapshot(&args.machine, args.name.as_deref()).await?,
+        None => client.snapshot(&args.machine, args.name.as_deref(), args.whole).await?,
     };
     if args.json {
         table::print_json(&snapshot);
@@ -90,8 +96,12 @@ pub(super) async fn fork(args: ForkArgs) -> Result<u8, Failure> {
         Some(wanted) => Some(client.find_snapshot(&args.machine, wanted).await?),
         None => None,
     };
-    let machine = client.fork(&args.machine, args.new_name.as_deref(), at.as_deref()).await?;
-    machines::finish(&machine, args.json)
+    let (name, at) = (args.new_name.as_deref(), at.as_deref());
+    let forked = client.fork(&args.machine, name, at, args.whole).await?;
+    if !args.json && !forked.contains.is_empty() {
+        eprintln!("it begins with: {}", forked.contains.join(", "));
+    }
+    machines::finish(&forked.machine, args.json)
 }
 
 pub(super) async fn restore(args: RestoreArgs) -> Result<u8, Failure> {
@@ -103,8 +113,9 @@ pub(super) async fn restore(args: RestoreArgs) -> Result<u8, Failure> {
 fn print(snapshots: &[Snapshot]) {
     let row = |one: &Snapshot| {
         let name = one.name.clone().unwrap_or_default();
-        vec![one.snapshot_id.clone(), one.created_at.clone(), name]
+        let contains = one.contains.join(",");
+        vec![one.snapshot_id.clone(), one.created_at.clone(), contains, name]
     };
     let rows: Vec<_> = snapshots.iter().map(row).collect();
-    table::print(&["ID", "MADE", "NAME"], &rows);
+    table::print(&["ID", "MADE", "CONTAINS", "NAME"], &rows);
 }

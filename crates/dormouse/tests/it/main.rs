@@ -15,6 +15,7 @@ mod egress;
 mod elsewhere;
 mod encryption;
 mod fencing;
+mod forks;
 mod home_round_trip;
 mod host_loss;
 mod hostile;

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use base::{HomeId, SnapshotId, Timestamp};
+use base::{Epoch, HomeId, SnapshotId, Timestamp};
 use homefs::HomeFs;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,9 @@ pub struct Kept {
     pub id: SnapshotId,
     /// What people call it.
     pub name: Option<String>,
+    /// Under which epoch; 0 where a keeper of an earlier version does not say.
+    #[serde(default)]
+    pub epoch: Epoch,
     /// When it was made.
     pub time: Timestamp,
 }
@@ -38,7 +41,7 @@ pub(super) async fn snapshot(
 ) -> Result<Json<Kept>> {
     let _inside = ctx.door.enter()?;
     let made = with_home(&ctx, move |home| home.snapshot(&args.id, args.name.as_deref())).await?;
-    Ok(Json(Kept { id: made.id, name: made.name, time: made.time }))
+    Ok(Json(Kept { id: made.id, name: made.name, epoch: made.epoch, time: made.time }))
 }
 
 pub(super) async fn hold_fork(State(ctx): Ctx, Args(args): Args<ForkArgs>) -> Result<Json<u64>> {

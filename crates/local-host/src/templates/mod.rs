@@ -85,9 +85,9 @@ impl Templates {
     }
 
     /// Gives the machine in `dir` a copy of the template that fits, if there is one. `None` for a machine that
-    /// has an upper here. Blocks; most often for no longer than a rename takes.
+    /// has an upper here, or in the store as a fork. Blocks; most often for no longer than a rename takes.
     pub(crate) fn give(&self, dir: &MachineDir, spec: &KeeperSpec) -> Option<Begun> {
-        if dir.upper().exists() {
+        if dir.upper().exists() || dir.forked().exists() {
             return None;
         }
         self.tidy();

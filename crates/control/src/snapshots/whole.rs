@@ -1,0 +1,156 @@
+//! What a sleeping machine has outside of its home, kept beside a state of that.
+//!
+//! # Order
+//! What is on its way to the store is waited for, memory too; then the home is kept, which tells the epoch; then the
+//! rest, if it is that which was left beside this very state of the home.
+//!
+//! # Failure
+//! What was kept of the home is let go of again. What is not in the store in time is refused for now; what never will
+//! be, as far as this server knows, is left out, unless the caller wants it whole.
+
+use std::time::Duration;
+
+use base::{Epoch, ErrorKind, SnapshotId};
+use catalog::MachineRow;
+use tokio::time::Instant;
+
+use crate::control::Inner;
+use crate::host::{MemoryStanding, UpperHolder, UpperKept};
+use crate::limits::STORED_WAIT;
+use crate::{Error, Result, uppers};
+
+/// How often the store is asked whether it has come.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What is kept of a machine besides its home.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// Or why not, for people.
+    pub(super) memory: Result<(), String>,
+    /// There was memory to keep.
+    had_memory: bool,
+}
+
+impl Kept {
+    /// What is missing that the machine had, for people.
+    pub(super) fn without(&self) -> Option<String> {
+        let why = self.memory.as_ref().err().filter(|_| self.had_memory)?;
+        Some(format!(
+            "it boots when it is first woken: the memory of the other machine was not kept: {why}"
+        ))
+    }
+}
+
+/// Waits for what a sleeping machine has to be in the store. Until when anybody waits.
+pub(super) async fn stored(inner: &Inner, row: &MachineRow) -> Instant {
+    let until = Instant::now() + STORED_WAIT;
+    uppers::hurry(inner, &row.id, until).await;
+    until
+}
+
+/// Keeps what goes with the state of the home of this epoch; `None` where there is nothing, or it cannot be had.
+///
+/// # Errors
+/// `Unavailable` where it is not in the store by `until`; `Conflict` where there is nothing and all was `wanted`.
+pub(super) async fn keep(
+    inner: &Inner,
+    row: &MachineRow,
+    (home, holder): (Epoch, &UpperHolder),
+    wanted: bool,
+    until: Instant,
+) -> Result<Option<Kept>> {
+    let standing = inner.parts.host.memory_standing(&row.id).await;
+    let had_memory = standing != MemoryStanding::Nothing;
+    loop {
+        match inner.parts.host.keep_upper(&row.id, home, holder).await? {
+            UpperKept::Kept { memory } => return Ok(Some(Kept { memory, had_memory })),
+            UpperKept::Nothing if wanted => {
+                return Err(refused(row, "has nothing outside of its home yet; wake it"));
+            }
+            UpperKept::Nothing => return Ok(None),
+            UpperKept::Moved => return Err(not_now(row, "was woken meanwhile")),
+            UpperKept::Storing => {}
+        }
+        let hope = uppers::may_yet_be_stored(inner, &row.id);
+        if hope == Some(false) || Instant::now() >= until {
+            return match hope {
+                Some(true) => Err(not_now(row, "is still being stored")),
+                _ if wanted => Err(not_now(row, "is not in the store")),
+                _ => Ok(None),
+            };
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Keeps what a sleeping machine has for a fork, its home included.
+pub(super) async fn hold(
+    inner: &Inner,
+    parent: &MachineRow,
+    fork: &MachineRow,
+    wanted: bool,
+) -> Result<Option<Kept>> {
+    let until = stored(inner, parent).await;
+    let homes = &inner.parts.homes;
+    let epoch = homes.hold_fork(&parent.home, None, &fork.home).await?;
+    let holder = UpperHolder::Fork(fork.id.clone());
+    let kept = keep(inner, parent, (epoch, &holder), wanted, until).await;
+    if kept.is_err() {
+        homes.abandon_fork(&parent.home, &fork.home).await?;
+    }
+    kept
+}
+
+/// Keeps what a snapshot has for a fork.
+pub(super) async fn hold_again(
+    inner: &Inner,
+    parent: &MachineRow,
+    at: &SnapshotId,
+    fork: &MachineRow,
+    wanted: bool,
+) -> Result<Option<Kept>> {
+    let (homes, host) = (&inner.parts.homes, &inner.parts.host);
+    // Looked at before the home is kept: a snapshot that goes meanwhile is not taken for one of the home alone.
+    let with_memory = host.kept_upper(&parent.id, at).await?;
+    homes.hold_fork(&parent.home, Some(at), &fork.home).await?;
+    if with_memory.is_none() && !wanted {
+        return Ok(None);
+    }
+    let held = match with_memory {
+        None => {
+            Err(refused(parent, "has a snapshot of its home alone there; make one while it sleeps"))
+        }
+        Some(_) => match host.keep_upper_again(&parent.id, at, &fork.id).await {
+            Ok(None) => Err(Error::not_found(format!("snapshot {at} was let go of meanwhile"))),
+            kept => kept,
+        },
+    };
+    match held {
+        Ok(memory) => {
+            let memory = if memory == Some(true) { Ok(()) } else { Err(String::new()) };
+            Ok(Some(Kept { memory, had_memory: false }))
+        }
+        Err(error) => {
+            homes.abandon_fork(&parent.home, &fork.home).await?;
+            Err(error)
+        }
+    }
+}
+
+/// Of an awake machine there is the home alone.
+pub(super) fn awake(row: &MachineRow) -> Error {
+    refused(row, "is awake, and only its home can be kept then; put it to sleep")
+}
+
+fn refused(row: &MachineRow, why: &str) -> Error {
+    Error::new(ErrorKind::Conflict, format!("machine {} {why}, then try again", row.name))
+        .with_code("INVALID_STATE")
+        .with_detail("current_desired_state", row.desired)
+        .with_detail("current_observed_state", row.observed.phase)
+}
+
+fn not_now(row: &MachineRow, why: &str) -> Error {
+    let message =
+        format!("what machine {} has outside of /root {why}; try again in a moment", row.name);
+    Error::new(ErrorKind::Unavailable, message).retry_after(1_000)
+}
