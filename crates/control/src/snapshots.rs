@@ -29,7 +29,7 @@ use crate::host::UpperHolder;
 use crate::limits::TRANSITION_WAIT;
 use crate::machines::{self, Machine, MachineRef};
 use crate::page::{Page, PageQuery};
-use crate::{Error, Result};
+use crate::{Error, Result, uppers};
 
 /// A part of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -336,7 +336,11 @@ async fn make_fork(inner: &Arc<Inner>, from: &MachineRef, fork: ForkMachine) -> 
         row.observed.last_error = kept.without();
     }
     let machine = machines::promise(inner.clone(), row).await?;
-    Ok(Forked { machine, contains: Part::with(kept.map(|kept| kept.memory.is_ok())) })
+    let contains = Part::with(kept.map(|kept| kept.memory.is_ok()));
+    if contains.contains(&Part::Memory) {
+        uppers::remembers(inner, &machine.machine_id);
+    }
+    Ok(Forked { machine, contains })
 }
 
 #[cfg(test)]

@@ -184,6 +184,11 @@ pub(crate) async fn hurry(inner: &Inner, machine: &MachineId, until: Instant) {
     }
 }
 
+/// A machine was made that has memory in the store.
+pub(crate) fn remembers(inner: &Inner, machine: &MachineId) {
+    inner.uppers.remembered.lock().insert(machine.clone());
+}
+
 /// Whether what a sleeping machine has may yet be stored by this server; `None` where that is not known.
 pub(crate) fn may_yet_be_stored(inner: &Inner, machine: &MachineId) -> Option<bool> {
     match inner.uppers.known.lock().get(machine) {

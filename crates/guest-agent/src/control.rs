@@ -7,6 +7,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use agent_proto::mux::{AgentMux, MuxStream};
@@ -42,6 +43,8 @@ pub(crate) struct Agent {
     home: Arc<Place>,
     /// `None` outside of a guest.
     sleep: Option<Sleep>,
+    /// Host keys are to be made once processes go on.
+    makes_host_keys: AtomicBool,
     stopping: watch::Sender<bool>,
     /// Told once the guest may end.
     stopped: mpsc::Sender<()>,
@@ -74,7 +77,10 @@ impl Agent {
         let (freezer, home) = (freezer.map(Arc::new), Arc::new(home));
         let sleep = old_root.is_some().then(|| Sleep::new(freezer.clone(), home.clone()));
         let stopping = watch::Sender::new(false);
-        (Arc::new(Self { reaper, old_root, freezer, home, sleep, stopping, stopped }), heard)
+        let makes_host_keys = AtomicBool::new(false);
+        let agent =
+            Self { reaper, old_root, freezer, home, sleep, makes_host_keys, stopping, stopped };
+        (Arc::new(agent), heard)
     }
 
     fn hello(&self) -> Hello {
@@ -104,9 +110,22 @@ impl Agent {
         // Also where that failed: the host decides, and may look.
         self.home.mount()?;
         if applied? {
-            exec::leave(&MAKE_HOST_KEYS, &self.reaper, self.freezer.as_deref().ok()).await;
+            self.makes_host_keys.store(true, Ordering::Release);
+            self.make_host_keys().await;
         }
         Ok(())
+    }
+
+    /// Makes host keys that are to be made. A program that is begun while processes are held is held with them, and
+    /// nobody hears whether it began: a thaw comes back to it.
+    async fn make_host_keys(&self) {
+        let frozen = match &self.sleep {
+            Some(sleep) => sleep.is_frozen().await,
+            None => false,
+        };
+        if !frozen && self.makes_host_keys.swap(false, Ordering::AcqRel) {
+            exec::leave(&MAKE_HOST_KEYS, &self.reaper, self.freezer.as_deref().ok()).await;
+        }
     }
 
     async fn barrier(&self, seq: u64) -> Result<(), Error> {
@@ -133,7 +152,9 @@ impl Agent {
 
     async fn thaw(&self, unix_nanos: i64, entropy: &str) -> Result<(), Error> {
         let moment = Moment::check(unix_nanos, entropy)?;
-        self.sleep("thaw")?.thaw(&moment).await
+        let thawed = self.sleep("thaw")?.thaw(&moment).await;
+        self.make_host_keys().await;
+        thawed
     }
 
     fn sleep(&self, doing: &str) -> Result<&Sleep, Error> {

@@ -136,6 +136,11 @@ impl Sleep {
         }
     }
 
+    /// Whether processes are held.
+    pub(crate) async fn is_frozen(&self) -> bool {
+        *self.frozen.lock().await
+    }
+
     /// Sets clock and entropy, and thaws where it is frozen, even if the former fails.
     pub(crate) async fn thaw(&self, moment: &Moment) -> Result<(), Error> {
         let mut frozen = self.frozen.lock().await;

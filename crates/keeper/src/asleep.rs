@@ -61,6 +61,9 @@ pub(crate) struct SleepRecord {
     notified: u64,
     /// Length and time of change of disk, memory and devices, once they were on the disk.
     files: BTreeMap<String, String>,
+    /// It is another machine's, whose fork is to go on from it. Never on a disk.
+    #[serde(skip)]
+    was_anothers: bool,
 }
 
 impl SleepRecord {
@@ -85,6 +88,7 @@ impl SleepRecord {
             held,
             notified,
             files: BTreeMap::new(),
+            was_anothers: false,
         }
     }
 
@@ -129,6 +133,16 @@ impl SleepRecord {
         anywhere: BTreeMap<String, String>,
     ) -> Self {
         Self { ran_on: here, ran_on_anywhere: anywhere, ..self }
+    }
+
+    /// The same for a fork of the machine, which has this home, as it was.
+    pub(crate) fn of_fork(self, home: HomeId) -> Self {
+        Self { home, was_anothers: true, ..self }
+    }
+
+    /// Whether the guest has yet to hear which machine it is.
+    pub(crate) fn was_anothers(&self) -> bool {
+        self.was_anothers
     }
 
     /// Writes it. On the disk when this returns.

@@ -29,6 +29,9 @@ pub(crate) struct Offer {
     home: HomeId,
     version: u64,
     ran_on: BTreeMap<String, String>,
+    /// The home that the kernel knows it as, of a fork that nobody has woken yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    forked_from: Option<HomeId>,
 }
 
 /// Whether the machine sleeps here with memory that a wake elsewhere could go on from.
@@ -63,12 +66,23 @@ pub fn to_store(dir: &MachineDir) -> io::Result<Option<upper::Memory>> {
         home: record.home().clone(),
         version: record.version(),
         ran_on: record.what_it_ran_on().anywhere.clone(),
+        forked_from: None,
     };
     let devices = std::fs::read(dir.devices())?;
     let mut state = (devices.len() as u64).to_le_bytes().to_vec();
     state.extend_from_slice(&devices);
     state.extend_from_slice(&serde_json::to_vec(&record.without_host())?);
     Ok(Some(upper::Memory { file: dir.memory(), state, about: serde_json::to_vec(&offer)? }))
+}
+
+/// What is to be told of a memory to a fork whose home is `home`, of what was told of it; `None` where that cannot be
+/// read.
+#[must_use]
+pub fn for_fork(about: &[u8], home: &HomeId) -> Option<Vec<u8>> {
+    let offer = Offer::of(about).ok()?;
+    // A fork of a fork that nobody has woken has the memory of the first one.
+    let forked_from = offer.forked_from.clone().or_else(|| Some(offer.home.clone()));
+    serde_json::to_vec(&Offer { home: home.clone(), forked_from, ..offer }).ok()
 }
 
 impl Offer {
@@ -122,10 +136,15 @@ impl Offer {
         let len = usize::try_from(u64::from_le_bytes(*len)).map_err(|_| bad())?;
         let (devices, record) = rest.split_at_checked(len).ok_or_else(bad)?;
         let record: SleepRecord = serde_json::from_slice(record).map_err(|_| bad())?;
-        let same = record.home() == &self.home && record.version() == self.version;
+        let home = self.forked_from.as_ref().unwrap_or(&self.home);
+        let same = record.home() == home && record.version() == self.version;
         if !same || record.held().len() > HELD_MAX {
             return Err(bad());
         }
+        let record = match self.forked_from {
+            Some(_) => record.of_fork(self.home.clone()),
+            None => record,
+        };
         Ok((devices.to_vec(), record.on(runs_on, self.ran_on.clone())))
     }
 }
@@ -192,6 +211,35 @@ mod tests {
         std::fs::remove_file(dir.meanwhile()).unwrap();
         std::fs::write(dir.memory(), "written to").unwrap();
         assert_eq!(to_store(&dir).unwrap(), None, "it is another memory");
+    }
+
+    #[test]
+    fn a_fork_goes_on_from_it_upon_its_own_home_and_is_told_who_it_is() {
+        let path = tempfile::tempdir().unwrap();
+        let dir = MachineDir::new(path.path());
+        let (home, child, grandchild) =
+            (HomeId::generate(), HomeId::generate(), HomeId::generate());
+        asleep(&dir, &home, words("small"));
+        let stored = to_store(&dir).unwrap().unwrap();
+        let told = for_fork(&stored.about, &child).unwrap();
+        for (about, of) in
+            [(told.clone(), &child), (for_fork(&told, &grandchild).unwrap(), &grandchild)]
+        {
+            let offer = Offer::of(&about).unwrap();
+            offer.fits(of, 41, |_| None).unwrap();
+            offer.fits(&home, 41, |_| None).unwrap_err();
+            let (_, record) = offer.take(&stored.state, words("there")).unwrap();
+            assert_eq!((record.home(), record.was_anothers()), (of, true));
+            record.fits(&dir, of, 41, &words("there")).unwrap();
+            record.fits(&dir, &home, 41, &words("there")).unwrap_err();
+        }
+        let (_, own) = Offer::of(&stored.about).unwrap().take(&stored.state, words("h")).unwrap();
+        assert!(!own.was_anothers());
+        // Of another machine than it says.
+        let offer = Offer::of(&told).unwrap();
+        let other = Offer { forked_from: Some(HomeId::generate()), ..offer };
+        other.take(&stored.state, words("there")).unwrap_err();
+        assert_eq!(for_fork(b"{}", &child), None);
     }
 
     #[test]

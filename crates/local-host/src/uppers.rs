@@ -114,7 +114,7 @@ impl LocalUppers<'_> {
         home: Epoch,
         holder: &UpperHolder,
     ) -> Result<UpperKept> {
-        let held = self.upper(machine).hold(&held_for(holder), home, false).await;
+        let held = self.upper(machine).hold(&held_for(holder), home, true).await;
         Ok(match held.map_err(failed)? {
             Hold::Kept(kept) => UpperKept::Kept { memory: kept.memory },
             Hold::Nothing => UpperKept::Nothing,
@@ -152,8 +152,7 @@ impl LocalUppers<'_> {
         into: &MachineId,
         home: &HomeId,
     ) -> Result<()> {
-        let _ = home;
-        let retell = |_: &[u8]| None;
+        let retell = |about: &[u8]| stored::for_fork(about, home);
         upper::begin_fork(self.store, from, into, &retell).await.map_err(failed)?;
         // It is no new machine: it is not to begin with a template.
         let dir = self.dir(into);

@@ -256,3 +256,20 @@ async fn a_whole_fork_that_was_broken_off_is_finished_by_the_next_server_or_was_
     eventually(|| !world.host.has_home(&fork.home_id)).await;
     control.close().await;
 }
+
+#[tokio::test]
+async fn a_fork_that_has_to_do_without_memory_says_so() {
+    let world = World::new();
+    world.host.state.lock().uppers.remembers = true;
+    let control = world.open().await;
+    let parent = created(&control, named("one")).await;
+    let machine = MachineRef::Id(parent.machine_id.clone());
+    world.host.state.lock().uppers.memory_errors.push_back(ErrorKind::TooLarge);
+    slept(&control, &machine).await;
+    let snapshots = control.snapshots();
+    let fork = snapshots.fork(&machine, ForkMachine::default()).await.unwrap();
+    assert_eq!(fork.contains, [Part::Home, Part::Upper]);
+    let why = fork.machine.status.last_error.unwrap();
+    assert!(why.contains("memory of the other machine was not kept"), "{why}");
+    control.close().await;
+}

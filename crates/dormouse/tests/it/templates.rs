@@ -93,13 +93,14 @@ fn a_machine_that_begins_with_a_template_is_one_of_its_own() {
         assert_eq!(api.shell(&fork, "cat /etc/hostname"), format!("{name}\n"));
         api.delete(&format!("/v1/machines/{fork}")).ok();
     }
-    // One of a machine that sleeps has a disk already, and no use for a template.
+    // One of a machine that sleeps has a disk and memory already, and no use for a template.
     api.sleep(&first);
     let path = format!("/v1/machines/{first}/fork");
     let fork = api.post_json(&path, &serde_json::json!({ "name": "fork-3" })).ok().json();
     let fork = fork["machine_id"].as_str().expect("an id").to_owned();
     api.wake(&fork);
-    assert_eq!(how(&api, &fork), ("ready".to_owned(), String::new()));
+    assert_eq!(how(&api, &fork), ("resumed".to_owned(), String::new()));
+    assert_eq!(api.shell(&fork, "cat /etc/hostname"), "fork-3\n");
     api.delete(&format!("/v1/machines/{fork}")).ok();
     // Line by line: none of what they said is the same in two of them.
     for line in 0..4 {

@@ -11,7 +11,7 @@ use vfs::{FileSystem, memfs::MemFs};
 
 use crate::agent::{code, finish, sh, soon};
 use crate::boot::{put, settle, shell};
-use crate::guest::{Guest, image};
+use crate::guest::{Guest, configure, image};
 
 /// Far more than a busy guest under emulation takes.
 const PATIENCE: Duration = Duration::from_secs(50);
@@ -223,5 +223,53 @@ async fn freezing_in_the_middle_of_much_work_loses_nothing() {
             assert_eq!(file, format!("w{number}\n{n}\n"));
         }
     }
+    assert_eq!(guest.shut_down().await, Exit::PoweredOff);
+}
+
+/// As `ssh-keygen -A` would.
+const KEYGEN: &str = "mkdir -p /etc/ssh; cat >/usr/local/bin/ssh-keygen <<'END'
+#!/bin/sh
+key=/etc/ssh/ssh_host_ed25519_key
+test -e $key || head -c 99 /dev/urandom | od >$key.new && mv $key.new $key
+END
+chmod 755 /usr/local/bin/ssh-keygen; ssh-keygen -A; cat /etc/ssh/ssh_host_ed25519_key";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_is_held_becomes_another_machine_before_its_processes_go_on() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let guest = Guest::boot(&image, dir.path(), Network::None).await;
+    let key = shell(&guest, KEYGEN).await;
+    guest.configure(&configure("first", 1)).await;
+    assert_eq!(
+        shell(&guest, "hostname; cat /etc/machine-id").await,
+        format!("first\n{}", "01".repeat(16))
+    );
+    let (was, made) = (
+        key,
+        "for n in $(seq 300); do [ -e /etc/ssh/ssh_host_ed25519_key ] && break; sleep 0.1; done; cat /etc/ssh/ssh_host_ed25519_key",
+    );
+    let key = shell(&guest, made).await;
+    assert_ne!(key, was, "it is another machine already");
+    // It looks all the time who it is.
+    let looker = "while :; do echo \"$(cat /etc/machine-id) $(hostname) $(cat /etc/ssh/ssh_host_ed25519_key | cksum)\" >>/root/seen; done 2>/dev/null";
+    let looker = soon(guest.client.exec(&sh(looker))).await.unwrap();
+    let seen = || content(&guest.home, "seen").lines().count();
+    until("it looks", || seen() > 3).await;
+    freeze(&guest.client).await;
+    let before = seen();
+    guest.configure(&configure("second", 2)).await;
+    thaw(&guest.client, now()).await;
+    until("it looks again", || seen() > before + 3).await;
+    assert_ne!(shell(&guest, made).await, key);
+    shell(&guest, &format!("kill -9 {}", looker.pid)).await;
+    let text = content(&guest.home, "seen");
+    let after: Vec<_> = text.lines().skip(before + 1).collect();
+    // A line that was being put together when it was held may have begun before.
+    let second = "02".repeat(16);
+    assert!(
+        after.iter().all(|line| line.starts_with(&second) && line.contains(" second ")),
+        "{text}"
+    );
     assert_eq!(guest.shut_down().await, Exit::PoweredOff);
 }

@@ -4,7 +4,7 @@
 //! Memory that seems to fit is loaded while the home is claimed ([`early`](super::early)). Once that is done
 //! it has to fit in full ([`SleepRecord::fits`]). The record goes, then the guest runs: so memory is never
 //! used twice. The home is served as the kernel knows it; the agent is met anew, the kernel forgets what
-//! was changed in the home meanwhile, the agent is told time and entropy, and lets the processes go on,
+//! was changed in the home meanwhile, a fork is told who it is, the agent is told time and entropy, and lets the processes go on,
 //! who see nothing of it all before that.
 //!
 //! # Failure
@@ -186,6 +186,10 @@ impl Keeper {
             let hello = agent.hello().await?;
             let guest = Guest::new(agent, started.channel.notifier(), record.notified());
             guest.forget(&stale).await?;
+            if record.was_anothers() {
+                // Entropy first, then who it is: its processes are held, and see nothing of the other machine.
+                guest.agent().configure(&self.configure()).await?;
+            }
             guest.agent().thaw(self.now_nanos(), &self.fresh_entropy()).await?;
             Ok::<_, agent_proto::Error>((guest, hello))
         };

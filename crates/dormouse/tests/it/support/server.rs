@@ -45,6 +45,11 @@ impl Storing {
         Self { dir, options }
     }
 
+    /// What the servers are told.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.dir.path().join("config.toml")
+    }
+
     /// Where the store is.
     pub(crate) fn store(&self) -> PathBuf {
         self.dir.path().join("store")
