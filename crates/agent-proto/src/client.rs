@@ -72,6 +72,11 @@ impl AgentClient {
         self.done("configure", &request, REPLY_TIMEOUT).await
     }
 
+    /// Prepares a guest that is nobody's yet to be told quickly whose it is.
+    pub async fn prepare(&self) -> Result<(), Error> {
+        self.done("prepare", &Request::Prepare, REPLY_TIMEOUT).await
+    }
+
     /// Returns once the guest's kernel has seen the first `seq` FUSE notifications.
     pub async fn barrier(&self, seq: u64) -> Result<(), Error> {
         self.done("barrier", &Request::Barrier { seq }, BARRIER_TIMEOUT).await

@@ -28,7 +28,7 @@
 //! the host has taken every message before it, and gives the answer to nobody.
 //!
 //! Until [`Request::Configure`] a guest is nobody's: it may be saved and become many. The host sends it before
-//! anything runs for the user; the home is mounted with it.
+//! anything runs for the user; the home is mounted with it. [`Request::Prepare`] does ahead what does not tell whose it is.
 //!
 //! Sleep with memory: [`Request::Trim`], [`Request::WakeAt`], [`Request::Freeze`]; the host stops the guest, saves it and,
 //! maybe in another process, has it go on; [`Request::Thaw`], in the same session or in a new one.

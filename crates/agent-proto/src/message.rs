@@ -17,6 +17,9 @@ pub enum Request {
     /// the first handshake and before anything runs for the user. Reply: [`Reply::Done`], or `Failed`
     /// where a part of it could not be done.
     Configure(Configure),
+    /// Does what of [`Configure`] does not tell whose guest this is, so that one that is saved next and
+    /// becomes many has it behind it. What lies in `/root` cannot be looked at between the two. Reply: [`Reply::Done`].
+    Prepare,
     /// Runs a command. Frames follow in both directions until `Exit`.
     Exec(Exec),
     /// Returns once every FUSE notification that was sent before this request is through.

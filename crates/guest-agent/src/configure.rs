@@ -4,8 +4,9 @@
 //! fails, and the first failure is reported. Entropy and time come first: whatever is made after that
 //! is not what another guest makes that was saved with the same memory.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::IpAddr;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use agent_proto::Configure;
@@ -16,6 +17,28 @@ use crate::Error;
 use crate::identity::{self, Places};
 use crate::limits::{HOSTNAME_BYTES_MAX, HOSTS_LINES_MAX, NAMESERVERS_MAX};
 use crate::moment::Moment;
+
+const HOSTNAME: &str = "/etc/hostname";
+const HOSTS: &str = "/etc/hosts";
+
+/// A guest in which all is done that does not tell whose it is.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    identity: identity::Prepared,
+    /// Empty.
+    hostname: File,
+    hosts: File,
+}
+
+/// Prepares a guest that is nobody's yet.
+pub(crate) fn prepare(places: &Places) -> Result<Prepared, Error> {
+    let empty = |path: &str| {
+        replace(Path::new(path), "")?;
+        File::options().write(true).open(path).map_err(Error::io(format!("open {path}")))
+    };
+    let (hostname, hosts) = (empty(HOSTNAME)?, empty(HOSTS)?);
+    Ok(Prepared { identity: identity::prepare(places)?, hostname, hosts })
+}
 
 /// A `Configure` that was found to be sound.
 #[derive(PartialEq, Eq)]
@@ -76,17 +99,30 @@ fn hosts(hostname: &str, lines: &[String]) -> Result<String, Error> {
 impl Checked {
     /// Does it. Only a guest may; a developer's machine has a name and a clock already. True where the
     /// machine is to make host keys.
-    pub(crate) fn apply(&self, places: &Places) -> Result<bool, Error> {
+    pub(crate) fn apply(
+        &self,
+        places: &Places,
+        prepared: Option<&Prepared>,
+    ) -> Result<bool, Error> {
         let moment = self.moment.apply();
-        let makes_keys = match &*self.machine_id {
-            "" => Ok(false),
-            machine_id => identity::settle(places, machine_id),
+        let makes_keys = match (prepared, &*self.machine_id) {
+            (Some(prepared), machine_id) => prepared.identity.settle(machine_id),
+            (None, "") => Ok(false),
+            (None, machine_id) => identity::settle(places, machine_id),
         };
+        let write = |path: &str, prepared: Option<&File>, text: &str| match prepared {
+            // Nobody reads it yet.
+            Some(file) => {
+                file.write_all_at(text.as_bytes(), 0).map_err(Error::io(format!("write {path}")))
+            }
+            None => replace(Path::new(path), text),
+        };
+        let (hostname, hosts) = (prepared.map(|p| &p.hostname), prepared.map(|p| &p.hosts));
         let results = [
             moment,
             sethostname(&self.hostname).map_err(Error::sys("set the host name")),
-            replace(Path::new("/etc/hostname"), &format!("{}\n", self.hostname)),
-            replace(Path::new("/etc/hosts"), &self.hosts),
+            write(HOSTNAME, hostname, &format!("{}\n", self.hostname)),
+            write(HOSTS, hosts, &self.hosts),
             self.resolv_conf.as_deref().map_or(Ok(()), write_resolv_conf),
         ];
         results.into_iter().collect::<Result<(), _>>().and(makes_keys)

@@ -22,10 +22,10 @@ use tokio::sync::{mpsc, watch};
 use crate::boot::Booted;
 use crate::boot::root::OldRoot;
 use crate::console::say;
-use crate::exec::{self, Reader, Writer};
+use crate::exec::{self, Reader, Starter, Writer};
 use crate::freezer::Freezer;
 use crate::home::{Place, Ring};
-use crate::identity::MAKE_HOST_KEYS;
+use crate::identity::{MAKE_HOST_KEYS, Places};
 use crate::limits::LAST_WORD_TIMEOUT;
 use crate::moment::Moment;
 use crate::port::Control;
@@ -39,7 +39,9 @@ pub(crate) struct Agent {
     reaper: Arc<Reaper>,
     /// `None` outside of a guest: nothing of the machine that it runs on is changed then.
     old_root: Option<std::sync::Mutex<Option<OldRoot>>>,
-    freezer: Result<Arc<Freezer>, String>,
+    starter: Arc<Starter>,
+    /// What was done ahead of [`Request::Configure`].
+    prepared: std::sync::Mutex<Option<configure::Prepared>>,
     home: Arc<Place>,
     /// `None` outside of a guest.
     sleep: Option<Sleep>,
@@ -76,10 +78,21 @@ impl Agent {
         let (stopped, heard) = mpsc::channel(1);
         let (freezer, home) = (freezer.map(Arc::new), Arc::new(home));
         let sleep = old_root.is_some().then(|| Sleep::new(freezer.clone(), home.clone()));
+        let starter = Arc::new(Starter::new(Arc::clone(&reaper), freezer.ok()));
         let stopping = watch::Sender::new(false);
+        let prepared = std::sync::Mutex::default();
         let makes_host_keys = AtomicBool::new(false);
-        let agent =
-            Self { reaper, old_root, freezer, home, sleep, makes_host_keys, stopping, stopped };
+        let agent = Self {
+            reaper,
+            old_root,
+            starter,
+            prepared,
+            home,
+            sleep,
+            makes_host_keys,
+            stopping,
+            stopped,
+        };
         (Arc::new(agent), heard)
     }
 
@@ -101,12 +114,9 @@ impl Agent {
 
     async fn configure(&self, configure: &agent_proto::Configure) -> Result<(), Error> {
         let checked = configure::check(configure)?;
-        let places = self.old_root.as_ref().and_then(|old_root| {
-            let old_root = old_root.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            old_root.as_ref().map(OldRoot::places)
-        });
-        let Some(places) = places else { return Ok(()) };
-        let applied = checked.apply(&places);
+        let Some(places) = self.places() else { return Ok(()) };
+        let prepared = lock(&self.prepared).take();
+        let applied = checked.apply(&places, prepared.as_ref());
         // Also where that failed: the host decides, and may look.
         self.home.mount()?;
         if applied? {
@@ -124,8 +134,24 @@ impl Agent {
             None => false,
         };
         if !frozen && self.makes_host_keys.swap(false, Ordering::AcqRel) {
-            exec::leave(&MAKE_HOST_KEYS, &self.reaper, self.freezer.as_deref().ok()).await;
+            exec::leave(&MAKE_HOST_KEYS, &self.starter).await;
         }
+    }
+
+    /// Where the parts of the machine's root are; nowhere outside of a guest.
+    fn places(&self) -> Option<Places> {
+        lock(self.old_root.as_ref()?).as_ref().map(OldRoot::places)
+    }
+
+    fn prepare(&self) -> Result<(), Error> {
+        if !self.home.is_empty() {
+            return Err(Error::Invalid("it is told already whose guest this is".to_owned()));
+        }
+        let Some(places) = self.places() else { return Ok(()) };
+        *lock(&self.prepared) = Some(configure::prepare(&places)?);
+        self.home.prepare()?;
+        self.starter.make_ready();
+        Ok(())
     }
 
     async fn barrier(&self, seq: u64) -> Result<(), Error> {
@@ -144,6 +170,8 @@ impl Agent {
     }
 
     async fn freeze(&self, patience: Duration) -> Result<(), Error> {
+        // A guest that wakes, or is cloned, has it for its first command.
+        self.starter.make_ready();
         let mut stopping = self.stopping.subscribe();
         // It fails only where the sender is gone, and that is in us.
         let given_up = async { drop(stopping.wait_for(|stopping| *stopping).await) };
@@ -166,18 +194,22 @@ impl Agent {
             return Err(Error::sys("shut down")(Errno::EALREADY));
         }
         say("shutting down");
+        self.starter.end();
         if let Some(sleep) = &self.sleep {
             sleep.end().await;
         }
         shutdown::end_processes(&self.reaper, grace, self.old_root.is_some()).await;
-        let old_root = self.old_root.as_ref().and_then(|old_root| {
-            old_root.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
-        });
+        let old_root = self.old_root.as_ref().and_then(|old_root| lock(old_root).take());
         if let Some(old_root) = old_root {
             shutdown::unmount(old_root, self.home.home().is_ok()).await;
         }
         Ok(())
     }
+}
+
+/// PID 1 has to go on in any case.
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Serves the port of a guest, for ever.
@@ -217,14 +249,14 @@ async fn serve_request(agent: Arc<Agent>, stream: MuxStream) {
     };
     let result = match request {
         Request::Exec(exec) if !*agent.stopping.borrow() => {
-            let (reaper, freezer) = (Arc::clone(&agent.reaper), agent.freezer.clone().ok());
-            return exec::serve(exec, reader, writer, reaper, freezer).await;
+            return exec::serve(exec, reader, writer, Arc::clone(&agent.starter)).await;
         }
         Request::Exec(_) => {
             Err(Error::sys("start a process while shutting down")(Errno::ESHUTDOWN))
         }
         Request::Hello => return answer(&mut writer, &Reply::Hello(agent.hello())).await,
         Request::Configure(configure) => agent.configure(&configure).await,
+        Request::Prepare => agent.prepare(),
         Request::Barrier { seq } => agent.barrier(seq).await,
         Request::Kill { pid, signal } => kill(&agent, pid, signal),
         Request::Trim => agent.trim().await,

@@ -9,8 +9,9 @@
 //! Before anything runs for the user, and after the kernel's generator has had the host's entropy. The
 //! mark is written last: one that a loss of power took is made up for at the next boot.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -20,6 +21,9 @@ use crate::configure::replace;
 
 /// Digits of a machine id.
 pub(crate) const MACHINE_ID_DIGITS: usize = 32;
+/// The id of a guest that is prepared to become somebody's. No machine keeps it: it stands where one is to be
+/// written over it.
+const NOBODYS: &str = "00000000000000000000000000000000";
 /// What makes host keys where there are none.
 pub(crate) const MAKE_HOST_KEYS: [&str; 2] = ["ssh-keygen", "-A"];
 
@@ -42,7 +46,8 @@ pub(crate) struct Places {
 /// Makes what is in `places` the machine's whose id is given. True where host keys are to be made.
 pub(crate) fn settle(places: &Places, machine_id: &str) -> Result<bool, Error> {
     let before = fs::read_to_string(&places.mark).ok();
-    if before.as_deref().map(str::trim_end) == Some(machine_id) {
+    let is_half = || read_machine_id(&places.root).trim_end() == NOBODYS;
+    if before.as_deref().map(str::trim_end) == Some(machine_id) && !is_half() {
         // A guest that ended while they were made has none.
         return Ok(host_keys(&places.root)?.is_empty() && !host_keys(&places.image)?.is_empty());
     }
@@ -56,17 +61,57 @@ pub(crate) fn settle(places: &Places, machine_id: &str) -> Result<bool, Error> {
 
 fn settle_machine_id(places: &Places, machine_id: &str, was_anothers: bool) -> Result<(), Error> {
     let path = places.root.join(MACHINE_ID);
-    let text = fs::read_to_string(&path).unwrap_or_default();
-    let in_image = fs::read_to_string(places.image.join(MACHINE_ID)).unwrap_or_default();
+    let (text, in_image) = (read_machine_id(&places.root), read_machine_id(&places.image));
     if !was_anothers && is_machine_id(text.trim_end()) && text != in_image {
         return Ok(());
     }
     replace(&path, &format!("{machine_id}\n"))?;
     let copy = places.root.join(DBUS_MACHINE_ID);
-    if fs::symlink_metadata(&copy).is_ok_and(|found| found.is_file()) {
+    if is_file(&copy) {
         replace(&copy, &format!("{machine_id}\n"))?;
     }
     Ok(())
+}
+
+fn read_machine_id(root: &Path) -> String {
+    fs::read_to_string(root.join(MACHINE_ID)).unwrap_or_default()
+}
+
+/// A guest that is nobody's, and in which all is done but to write down whose it is.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// All have [`NOBODYS`] id in them. The mark is the last.
+    files: Vec<File>,
+    makes_keys: bool,
+}
+
+/// Does what [`settle`] does, for nobody yet.
+pub(crate) fn prepare(places: &Places) -> Result<Prepared, Error> {
+    let makes_keys = settle(places, NOBODYS)?;
+    let mut paths = vec![places.root.join(MACHINE_ID)];
+    let copy = places.root.join(DBUS_MACHINE_ID);
+    paths.extend(Some(copy).filter(|copy| is_file(copy)));
+    paths.push(places.mark.clone());
+    let open = |path: &PathBuf| {
+        let opened = File::options().write(true).open(path);
+        opened.map_err(Error::io(format!("open {}", path.display())))
+    };
+    Ok(Prepared { files: paths.iter().map(open).collect::<Result<_, _>>()?, makes_keys })
+}
+
+impl Prepared {
+    /// What is left of [`settle`]. In place, which under emulation is a fraction of what making new files
+    /// costs: nobody reads them yet. After a loss of power the mark may be there and an id not; then the
+    /// next boot finds nobody's.
+    pub(crate) fn settle(&self, machine_id: &str) -> Result<bool, Error> {
+        if !is_machine_id(machine_id) {
+            return Err(Error::Invalid("a guest that was prepared needs a machine id".to_owned()));
+        }
+        for file in &self.files {
+            file.write_all_at(machine_id.as_bytes(), 0).map_err(Error::io("write the identity"))?;
+        }
+        Ok(self.makes_keys)
+    }
 }
 
 /// Removes host keys that others have, too. True where the machine has to have some and has none.
@@ -98,6 +143,10 @@ fn host_keys(root: &Path) -> Result<Vec<String>, Error> {
     };
     let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
     Ok(names.filter(|name| name.starts_with("ssh_host_") && name.ends_with("_key")).collect())
+}
+
+fn is_file(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
 }
 
 /// True for the form that programs expect.
@@ -216,6 +265,33 @@ mod tests {
         assert!(settle(&machine.places, TWO).unwrap());
         assert_eq!(machine.machine_id(), TWO);
         assert_eq!(machine.read("etc/ssh/ssh_host_ed25519_key"), None);
+    }
+
+    #[test]
+    fn what_was_prepared_for_nobody_becomes_somebodys() {
+        let machine = Machine::new();
+        machine.image_has(MACHINE_ID, TWO);
+        machine.image_has(DBUS_MACHINE_ID, TWO);
+        machine.image_has("etc/ssh/ssh_host_rsa_key", "everybody's");
+        let prepared = prepare(&machine.places).unwrap();
+        assert_eq!(machine.machine_id(), NOBODYS);
+        assert_eq!(machine.read("etc/ssh/ssh_host_rsa_key"), None);
+        assert!(prepared.settle("").is_err(), "it has to be somebody's");
+        assert!(prepared.settle(ONE).unwrap(), "keys are to be made");
+        assert_eq!(machine.machine_id(), ONE);
+        assert_eq!(machine.read(DBUS_MACHINE_ID).unwrap().trim_end(), ONE);
+        machine.has("etc/ssh/ssh_host_rsa_key", "its own");
+        assert!(!settle(&machine.places, ONE).unwrap(), "a later boot finds all done");
+        assert_eq!(machine.read("etc/ssh/ssh_host_rsa_key").unwrap(), "its own");
+    }
+
+    #[test]
+    fn an_identity_that_was_half_written_is_written_anew() {
+        let machine = Machine::new();
+        settle(&machine.places, ONE).unwrap();
+        machine.has(MACHINE_ID, &format!("{NOBODYS}\n"));
+        settle(&machine.places, ONE).unwrap();
+        assert_eq!(machine.machine_id(), ONE);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Every bound of the agent, with the reason for its size.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 /// How long a device may take to appear after its driver is loaded. Under load, software
@@ -18,6 +19,16 @@ pub(crate) const LINGER_BYTES_MAX: usize = 1024 * 1024;
 pub(crate) const PIPE_READ_BYTES: usize = 32 * 1024;
 /// Most directories that are looked through for a program.
 pub(crate) const PATH_DIRECTORIES_MAX: usize = 64;
+
+/// Longest that can be told to a process that is to become a command, in bytes: a few times the longest
+/// request, since each argument takes an address more. Linux itself takes 2 MiB of arguments.
+pub(crate) const ORDER_BYTES: NonZeroUsize =
+    NonZeroUsize::new(4 * agent_proto::REQUEST_BYTES_MAX).unwrap();
+/// How long after a command's end the process for the next one is made: what is said of the end has left
+/// by then. In a guest with one processor it would wait for the fork.
+pub(crate) const READY_AFTER: Duration = Duration::from_millis(2);
+/// The same after the start of a command that goes on: it begins meanwhile.
+pub(crate) const READY_BESIDE_AFTER: Duration = Duration::from_millis(100);
 
 /// How often we look whether all processes are frozen: of a sleep, everything waits for it.
 pub(crate) const FREEZE_POLL_INTERVAL: Duration = Duration::from_millis(1);

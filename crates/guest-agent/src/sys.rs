@@ -1,6 +1,6 @@
 //! The system calls that `nix` does not have, or not in the form that PID 1 needs.
 //!
-//! All that is unsafe in the agent is here, in [`crate::net`] and in `exec::fork`.
+//! All that is unsafe in the agent is here, in [`crate::net`] and in `exec`.
 #![allow(unsafe_code, reason = "system calls without a safe wrapper")]
 
 use std::ffi::CStr;

@@ -1,7 +1,7 @@
 //! Runs a command for the host: one stream, one process group.
 //!
 //! # Order
-//! Start, `Started`; then output as it comes, input and signals as they come; after the exit what
+//! A process that waits ([`ready`]) becomes the command, `Started`; then output as it comes, input and signals as they come; after the exit what
 //! is left in the pipes, `Exit`, reset of the stream.
 //!
 //! # Invariants
@@ -17,8 +17,11 @@
 
 mod fork;
 mod input;
+mod order;
 mod output;
 mod plan;
+mod ready;
+mod starter;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,53 +29,33 @@ use std::time::Duration;
 
 use agent_proto::mux::MuxStream;
 use agent_proto::{Exec, Exited, FrameKind, FrameReader, FrameWriter, Reply};
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
-use nix::unistd::{Pid, pipe2};
-use tokio::io::{AsyncReadExt, ReadHalf, WriteHalf};
-use tokio::net::unix::pipe;
-use tokio::sync::oneshot;
+use nix::unistd::Pid;
+use tokio::io::{ReadHalf, WriteHalf};
 
-use crate::Error;
 use crate::console::say;
-use crate::freezer::Freezer;
+use crate::limits::{READY_AFTER, READY_BESIDE_AFTER};
 use crate::reaper::Reaper;
 use crate::sys::Ended;
-use fork::{ChildEnds, REPORT_BYTES, Step, decode_report, fork_exec};
+pub(crate) use starter::Starter;
 
 pub(crate) type Reader = FrameReader<ReadHalf<MuxStream>>;
 pub(crate) type Writer = FrameWriter<WriteHalf<MuxStream>>;
 
-/// A process that has been started.
-#[derive(Debug)]
-struct Child {
-    pid: Pid,
-    ended: oneshot::Receiver<Ended>,
-    stdin: Option<pipe::Sender>,
-    stdout: pipe::Receiver,
-    stderr: pipe::Receiver,
-}
-
 /// Serves one execution from its request to its exit.
-pub(crate) async fn serve(
-    exec: Exec,
-    reader: Reader,
-    mut writer: Writer,
-    reaper: Arc<Reaper>,
-    freezer: Option<Arc<Freezer>>,
-) {
-    let child = match start(&exec, &reaper, freezer.as_deref()).await {
+pub(crate) async fn serve(exec: Exec, reader: Reader, mut writer: Writer, starter: Arc<Starter>) {
+    let child = match starter.start(&exec).await {
         Ok(child) => child,
         // Where the host is gone already, there is nobody to tell.
         Err(error) => return drop(writer.message(&error.reply()).await),
     };
-    let pid = child.pid;
+    let (pid, reaper) = (child.pid, starter.reaper());
     drop(writer.message(&Reply::Started { pid: pid.as_raw().cast_unsigned() }).await);
 
-    let input = tokio::spawn(input::feed(reader, child.stdin, pid, Arc::clone(&reaper)));
+    starter.make_ready_after(READY_BESIDE_AFTER);
+    let input = tokio::spawn(input::feed(reader, child.stdin, pid, Arc::clone(reaper)));
     let timed_out = Arc::new(AtomicBool::new(false));
-    let timer = tokio::spawn(kill_after(exec.timeout_ms, pid, reaper, Arc::clone(&timed_out)));
+    let timer =
+        tokio::spawn(kill_after(exec.timeout_ms, pid, Arc::clone(reaper), Arc::clone(&timed_out)));
     let pipes = [(FrameKind::Stdout, child.stdout), (FrameKind::Stderr, child.stderr)];
     let (ended, writer) = output::pump(pipes, child.ended, writer).await;
     timer.abort();
@@ -89,16 +72,17 @@ pub(crate) async fn serve(
         // input would wait for ever on one that is only closed.
         drop(writer.json(FrameKind::Exit, &exited).await);
     }
+    starter.make_ready_after(READY_AFTER);
 }
 
 /// Starts `command` in the machine and leaves it to itself. One that cannot be started is said.
-pub(crate) async fn leave(command: &[&str], reaper: &Reaper, freezer: Option<&Freezer>) {
+pub(crate) async fn leave(command: &[&str], starter: &Starter) {
     let exec = Exec {
         command: command.iter().map(|&word| word.to_owned()).collect(),
         cwd: Some("/".to_owned()),
         ..Exec::default()
     };
-    match start(&exec, reaper, freezer).await {
+    match starter.start(&exec).await {
         Ok(child) => output::ignore([child.stdout, child.stderr]),
         Err(error) => say(&error.to_string()),
     }
@@ -115,62 +99,4 @@ async fn kill_after(timeout_ms: u64, pid: Pid, reaper: Arc<Reaper>, timed_out: A
     if reaper.signal_group(pid, libc::SIGKILL).is_err() {
         timed_out.store(false, Ordering::Release);
     }
-}
-
-async fn start(exec: &Exec, reaper: &Reaper, freezer: Option<&Freezer>) -> Result<Child, Error> {
-    let plan = plan::plan(exec)?;
-    let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(Error::sys("make a pipe"));
-    let (stdout, child_stdout) = pipe()?;
-    let (stderr, child_stderr) = pipe()?;
-    let (failure, child_failure) = pipe()?;
-    let (child_stdin, stdin) = if exec.stdin {
-        let (read, write) = pipe()?;
-        (read, Some(write))
-    } else {
-        let null = open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
-        (null.map_err(Error::sys("open /dev/null"))?, None)
-    };
-    let ends = ChildEnds {
-        stdin: child_stdin,
-        stdout: child_stdout,
-        stderr: child_stderr,
-        failure: child_failure,
-    };
-    let forked = reaper.adopt(|| fork_exec(&plan, &ends, freezer.map(Freezer::cgroup)));
-    // Else we would wait for the end of our own ends.
-    drop(ends);
-    let (pid, ended) = forked.map_err(Error::sys("start a process"))?;
-
-    let adopt_pipe = |fd| pipe::Receiver::from_owned_fd(fd).map_err(Error::io("watch a pipe"));
-    let mut report = Vec::with_capacity(REPORT_BYTES);
-    let mut failure = adopt_pipe(failure)?.take(REPORT_BYTES as u64);
-    failure.read_to_end(&mut report).await.map_err(Error::io("start a process"))?;
-    match <[u8; REPORT_BYTES]>::try_from(&report[..]) {
-        Ok(report) => Err(explain(exec, decode_report(report))),
-        Err(_) => Ok(Child {
-            pid,
-            ended,
-            stdin: stdin
-                .map(pipe::Sender::from_owned_fd)
-                .transpose()
-                .map_err(Error::io("watch a pipe"))?,
-            stdout: adopt_pipe(stdout)?,
-            stderr: adopt_pipe(stderr)?,
-        }),
-    }
-}
-
-fn explain(exec: &Exec, (step, errno): (Step, Errno)) -> Error {
-    let program = exec.command.first().map_or("", String::as_str);
-    let doing = match step {
-        Step::Setup => format!("prepare to run {program}"),
-        Step::Cwd => {
-            format!("change to the working directory {}", exec.cwd.as_deref().unwrap_or("/root"))
-        }
-        Step::Exec if errno == Errno::ENOEXEC => {
-            format!("run {program} (a script needs a first line like #!/bin/sh)")
-        }
-        Step::Exec => format!("run {program}"),
-    };
-    Error::Sys { doing, errno }
 }

@@ -5,7 +5,6 @@ use std::ffi::CString;
 
 use agent_proto::Exec;
 
-use super::fork::Plan;
 use crate::Error;
 use crate::limits::PATH_DIRECTORIES_MAX;
 
@@ -13,6 +12,16 @@ use crate::limits::PATH_DIRECTORIES_MAX;
 const DEFAULT_PATH: &str =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/dormouse/bin";
 const DEFAULT_CWD: &str = "/root";
+
+/// What to run.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) argv: Vec<CString>,
+    pub(super) env: Vec<CString>,
+    /// Paths to try in turn.
+    pub(super) candidates: Vec<CString>,
+    pub(super) cwd: CString,
+}
 
 /// Checks `exec` and fills in the defaults.
 pub(super) fn plan(exec: &Exec) -> Result<Plan, Error> {

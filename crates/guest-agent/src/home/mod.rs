@@ -18,6 +18,7 @@ mod relay;
 mod ring;
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -66,17 +67,32 @@ impl Trouble {
     }
 }
 
-impl Home {
-    /// Mounts the home and starts the relay.
-    ///
-    /// Returns before the host has answered anything: the kernel keeps programs waiting until it has.
-    pub(crate) fn mount(ring: Option<Ring>) -> Result<Self, Error> {
-        let port = port::open_blocking(&port::find(agent_proto::FUSE_PORT)?)?;
+/// A mount that nobody serves yet: the kernel keeps programs waiting.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    device: OwnedFd,
+    /// The port that its home will come through; closed.
+    port: PathBuf,
+}
+
+impl Stage {
+    /// Mounts it.
+    pub(crate) fn set() -> Result<Self, Error> {
+        let port = port::find(agent_proto::FUSE_PORT)?;
         let device = open("/dev/fuse", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(Error::sys("open /dev/fuse"))?;
         mount_device(&device)?;
+        Ok(Self { device, port })
+    }
+}
 
-        let (device, line) = (Arc::new(device), Arc::new(Line::new(port, ring)));
+impl Home {
+    /// Starts the relay.
+    ///
+    /// Returns before the host has answered anything: the kernel keeps programs waiting until it has.
+    pub(crate) fn on(stage: Stage, ring: Option<Ring>) -> Result<Self, Error> {
+        let port = port::open_blocking(&stage.port)?;
+        let (device, line) = (Arc::new(stage.device), Arc::new(Line::new(port, ring)));
         line.offer().map_err(Error::sys("offer the host a ring"))?;
         let (trouble, gate) = (Arc::new(Trouble::default()), Arc::new(Gate::default()));
         let (notifications, taken) = Notifications::start(Arc::clone(&device))?;

@@ -1,11 +1,11 @@
 //! Where the home goes: empty until the host has said whose guest this is.
 //!
 //! A guest may be saved before that and become many machines, so nothing of a home may be in it: the
-//! port is not even open.
+//! port is not even open. What is mounted by then at the most ([`Place::prepare`]) has heard of no home.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::{Home, Ring};
+use super::{Home, Ring, Stage};
 use crate::Error;
 use crate::console::say;
 
@@ -15,24 +15,37 @@ pub(crate) struct Place {
     home: OnceLock<Result<Arc<Home>, String>>,
     /// For the home that will be mounted.
     ring: Mutex<Option<Ring>>,
+    /// Where it will be.
+    stage: Mutex<Option<Stage>>,
 }
 
 impl Place {
     /// One that a home can be mounted in, over `ring` where there is one.
     pub(crate) fn empty(ring: Option<Ring>) -> Self {
-        Self { home: OnceLock::new(), ring: Mutex::new(ring) }
+        Self { home: OnceLock::new(), ring: Mutex::new(ring), stage: Mutex::default() }
     }
 
     /// One that never has a home, and why.
     pub(crate) fn without(why: &str) -> Self {
-        Self { home: OnceLock::from(Err(why.to_owned())), ring: Mutex::new(None) }
+        let (ring, stage) = Default::default();
+        Self { home: OnceLock::from(Err(why.to_owned())), ring, stage }
+    }
+
+    /// Does what of mounting needs no home.
+    pub(crate) fn prepare(&self) -> Result<(), Error> {
+        let mut stage = lock(&self.stage);
+        if stage.is_none() && self.is_empty() {
+            *stage = Some(Stage::set()?);
+        }
+        Ok(())
     }
 
     /// Mounts the home; only the first call does.
     pub(crate) fn mount(&self) -> Result<(), Error> {
         let home = self.home.get_or_init(|| {
-            let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let mounted = Home::mount(ring).map(Arc::new).map_err(|error| error.to_string());
+            let (ring, stage) = (lock(&self.ring).take(), lock(&self.stage).take());
+            let mounted = stage.map_or_else(Stage::set, Ok).and_then(|stage| Home::on(stage, ring));
+            let mounted = mounted.map(Arc::new).map_err(|error| error.to_string());
             match &mounted {
                 Ok(_) => say("home: mounted"),
                 Err(why) => say(&format!("home: not mounted: {why}")),
@@ -57,6 +70,10 @@ impl Place {
             None => Err("it is not mounted yet".to_owned()),
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -59,6 +59,10 @@ async fn clones_of_one_guest_are_machines_of_their_own() {
     let out = "curl -m 2 -s -o /dev/null http://1.1.1.1 || echo no way out";
     let out = agent_proto::Exec { cwd: Some("/".to_owned()), ..sh(out) };
     assert_eq!(run(&guest.client, &out).await.stdout, "no way out\n");
+    soon(guest.client.prepare()).await.unwrap();
+    assert!(soon(guest.client.hello()).await.unwrap().unconfigured);
+    assert_eq!(run(&guest.client, &look).await.stdout, "1\n33\n");
+    assert_eq!(guest.session.requests(), 0, "nothing was asked of a home");
     soon(guest.suspend(&devices)).await;
 
     let mut seen = Vec::new();
@@ -85,6 +89,8 @@ async fn clones_of_one_guest_are_machines_of_their_own() {
         whose.unix_nanos += hour * 1_000_000_000;
         guest.configure(&whose).await;
         let configured = begun.elapsed();
+        // It is too late for that, and changes nothing.
+        soon(guest.client.prepare()).await.unwrap_err();
         shell(&guest, &format!("echo home {who} >/root/home")).await;
         eprintln!(
             "met after {met:?}, configured after {configured:?}, home written after {:?}",

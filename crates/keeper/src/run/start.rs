@@ -183,14 +183,17 @@ impl Keeper {
         let running = begun.elapsed();
         let met = async {
             let agent = AgentClient::reconnect(started.control, &*self.parts.entropy).await?;
-            let hello = agent.hello().await?;
             let guest = Guest::new(agent, started.channel.notifier(), record.notified());
-            guest.forget(&stale).await?;
-            if record.was_anothers() {
-                // Entropy first, then who it is: its processes are held, and see nothing of the other machine.
-                guest.agent().configure(&self.configure()).await?;
-            }
-            guest.agent().thaw(self.now_nanos(), &self.fresh_entropy()).await?;
+            let go_on = async {
+                guest.forget(&stale).await?;
+                if record.was_anothers() {
+                    // Entropy first, then who it is: its processes are held, and see nothing of the other machine.
+                    guest.agent().configure(&self.configure()).await?;
+                }
+                guest.agent().thaw(self.now_nanos(), &self.fresh_entropy()).await
+            };
+            // Side by side: each answer of an emulated guest takes some milliseconds.
+            let (hello, ()) = tokio::try_join!(guest.agent().hello(), go_on)?;
             Ok::<_, agent_proto::Error>((guest, hello))
         };
         let met = tokio::select! {
