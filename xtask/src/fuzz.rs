@@ -9,8 +9,17 @@ use clap::Args;
 use crate::cargo::{cargo, run as run_command};
 
 /// Crates that have targets.
-const CRATES: &[&str] =
-    &["agent-proto", "fuse-serve", "guest-ring", "homefs", "keeper", "runtime", "upper", "vfs"];
+const CRATES: &[&str] = &[
+    "agent-proto",
+    "fuse-serve",
+    "guest-ring",
+    "homefs",
+    "keeper",
+    "nbd-serve",
+    "runtime",
+    "upper",
+    "vfs",
+];
 
 /// What to feed, and for how long.
 #[derive(Debug, Args)]

@@ -12,7 +12,7 @@ use crate::cargo::{cargo, run_quietly};
 
 /// Our crates by level; each may use those above it in this list.
 const LEVELS: &[&[&str]] = &[
-    &["base", "guest-ring"],
+    &["base", "guest-ring", "nbd-serve"],
     &["objstore", "chunks", "vfs", "agent-proto", "catalog", "runtime", "images", "sqlite-pages"],
     &["homefs", "upper", "volumes", "fuse-serve", "auth", "client"],
     &["keeper", "guest-agent"],
