@@ -139,6 +139,7 @@ impl Directories {
             initrd: image.initrd,
             root_image: image.root,
             upper_image: dir.upper(),
+            upper_server: None,
             agent_args: Vec::new(),
             memory: runtime::Memory::Anonymous,
             network: self.settings.network,

@@ -13,6 +13,7 @@ mod qemu;
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -39,6 +40,9 @@ pub struct Spec {
     pub root_image: PathBuf,
     /// The machine's writable layer: an ext4 file system, its second disk.
     pub upper_image: PathBuf,
+    /// What serves it in place of that file, where the file alone is not the whole disk.
+    #[serde(skip)]
+    pub upper_server: Option<DiskServer>,
     /// Words for the agent, appended to the kernel command line as `dormouse.KEY=VALUE`. Those for
     /// the network (`ip`, `gw`, `dns`) the runtime adds itself; given here, they win.
     pub agent_args: Vec<(String, String)>,
@@ -55,6 +59,25 @@ pub struct Spec {
     pub purpose: Purpose,
     /// Where the guest's console and the hypervisor's messages go; bounded by the runtime.
     pub log_dir: PathBuf,
+}
+
+/// Serves a disk over connections that speak the network block device protocol.
+pub trait ServesDisk: Send + Sync + std::fmt::Debug {
+    /// A new connection, of which this is the instance's end. Any before it is over: no two instances have one disk.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn connect(&self) -> std::io::Result<UnixStream>;
+}
+
+/// What serves a disk. The same is equal, and nothing else.
+#[derive(Debug, Clone)]
+pub struct DiskServer(pub Arc<dyn ServesDisk>);
+
+impl PartialEq for DiskServer {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// What an instance is started for.

@@ -208,6 +208,7 @@ pub(crate) fn spec(image: &Image, dir: &Path, network: Network) -> Spec {
         initrd: initrd(image, dir),
         root_image: image.root.clone(),
         upper_image: upper,
+        upper_server: None,
         agent_args,
         memory: runtime::Memory::Anonymous,
         network,

@@ -212,6 +212,7 @@ fn instance(machine: MachineId, folder: &Path) -> Spec {
         initrd: nothing.clone(),
         root_image: nothing.clone(),
         upper_image: nothing,
+        upper_server: None,
         agent_args: Vec::new(),
         memory: Memory::Anonymous,
         network: Network::None,

@@ -48,6 +48,7 @@ impl Maker {
             purpose: Purpose::Template,
             memory: Memory::File(dir.memory()),
             upper_image: dir.upper(),
+            upper_server: None,
             log_dir: dir.path().join("log"),
             ..spec.instance.clone()
         };

@@ -24,6 +24,9 @@ const CONTROL_PORT: &str = "dormouse.ctl";
 /// What an emulated guest sees as its processor. Without `erms`: kernels copy and clear memory by one `rep movsb` where
 /// it is there, which QEMU translates into a step for each byte; writing and reading large files went at half the pace.
 const TCG_CPU: &str = "max,-erms";
+/// A disk that is served says "no space" where the guest is about to be suspended: QEMU keeps the request with the guest,
+/// and sends it again when that goes on. Written requests are treated so anyway.
+const SERVED_ERRORS: &str = ",rerror=enospc";
 /// Name of the FUSE port in the guest.
 const FUSE_PORT: &str = "dormouse.fuse";
 
@@ -37,6 +40,8 @@ pub(crate) struct Descriptors {
     pub(crate) initrd: RawFd,
     pub(crate) root: RawFd,
     pub(crate) upper: RawFd,
+    /// That is a connection to what serves it, not a file.
+    pub(crate) upper_served: bool,
     pub(crate) control: RawFd,
     pub(crate) fuse: RawFd,
     pub(crate) console: RawFd,
@@ -98,15 +103,17 @@ pub(crate) fn arguments(
             .into_iter()
             .enumerate()
     {
-        arg("-add-fd", format!("fd={fd},set={set}"));
-        arg(
-            "-blockdev",
-            format!(
-                "driver=raw,node-name={name},{mode},file.driver=file,file.filename=/dev/fdset/{set}"
-            ),
-        );
+        let served = name == "upper" && fds.upper_served;
+        let file = if served {
+            format!("file.driver=nbd,file.server.type=fd,file.server.str={fd}")
+        } else {
+            arg("-add-fd", format!("fd={fd},set={set}"));
+            format!("file.driver=file,file.filename=/dev/fdset/{set}")
+        };
+        arg("-blockdev", format!("driver=raw,node-name={name},{mode},{file}"));
         // The guest may tell its disks apart by serial as well as by order.
-        arg("-device", format!("virtio-blk-device,drive={name},serial={name}"));
+        let errors = if served { SERVED_ERRORS } else { "" };
+        arg("-device", format!("virtio-blk-device,drive={name},serial={name}{errors}"));
     }
 
     arg("-device", "virtio-serial-device,max_ports=8".to_owned());
@@ -211,6 +218,7 @@ mod tests {
         initrd: 4,
         root: 5,
         upper: 6,
+        upper_served: false,
         control: 7,
         fuse: 8,
         console: 9,
@@ -228,6 +236,7 @@ mod tests {
             initrd: "/images/initrd".into(),
             root_image: "/images/root".into(),
             upper_image: "/data/upper".into(),
+            upper_server: None,
             agent_args: vec![("home".to_owned(), "/root".to_owned())],
             memory: Memory::Anonymous,
             network: Network::Isolated,
@@ -267,6 +276,15 @@ mod tests {
         assert!(root < upper);
         assert!(line.contains("node-name=root,read-only=on"));
         assert!(!line.contains("node-name=upper,read-only"));
+    }
+
+    #[test]
+    fn a_disk_that_is_served_is_a_connection() {
+        let fds = Descriptors { upper_served: true, ..FDS };
+        let line = arguments(&spec(), Accelerator::Tcg, true, Some(1), &fds).unwrap().join(" ");
+        assert!(line.contains("node-name=upper,discard=unmap,file.driver=nbd,file.server.type=fd,file.server.str=6 "), "{line}");
+        assert!(line.contains("drive=upper,serial=upper,rerror=enospc"), "{line}");
+        assert!(!line.contains("fd=6,set"), "{line}");
     }
 
     #[test]

@@ -30,6 +30,8 @@ const BOOTS: Descriptors = Descriptors {
     initrd: 4,
     root: 5,
     upper: 6,
+    // The guest sees the same disk.
+    upper_served: false,
     control: 7,
     fuse: 8,
     console: 9,
@@ -215,6 +217,7 @@ mod tests {
             initrd: "/i".into(),
             root_image: "/r".into(),
             upper_image: "/u".into(),
+            upper_server: None,
             agent_args: Vec::new(),
             memory: Memory::Anonymous,
             network: Network::None,

@@ -208,6 +208,7 @@ struct Inherited {
     initrd: OwnedFd,
     root: OwnedFd,
     upper: OwnedFd,
+    upper_served: bool,
     control: OwnedFd,
     fuse: OwnedFd,
     console: OwnedFd,
@@ -221,11 +222,13 @@ impl Files {
         let read = |path: &Path| {
             File::open(path).map(OwnedFd::from).map_err(start_error(&format!("open {path:?}")))
         };
-        let upper = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&spec.upper_image)
-            .map_err(start_error(&format!("open {:?}", spec.upper_image)))?;
+        let upper = match &spec.upper_server {
+            Some(server) => server.0.connect().map(OwnedFd::from),
+            None => {
+                OpenOptions::new().read(true).write(true).open(&spec.upper_image).map(OwnedFd::from)
+            }
+        };
+        let upper = upper.map_err(start_error(&format!("open {:?}", spec.upper_image)))?;
         let pair = || UnixStream::pair().map_err(start_error("create a channel"));
         let ((control, control_end), (fuse, fuse_end), (console, console_end)) =
             (pair()?, pair()?, pair()?);
@@ -239,7 +242,8 @@ impl Files {
             kernel: read(&spec.kernel)?,
             initrd: read(&spec.initrd)?,
             root: read(&spec.root_image)?,
-            upper: upper.into(),
+            upper,
+            upper_served: spec.upper_server.is_some(),
             control: control_end.into(),
             fuse: fuse_end.into(),
             console: console_end.into(),
@@ -259,6 +263,7 @@ impl Inherited {
             initrd: self.initrd.as_raw_fd(),
             root: self.root.as_raw_fd(),
             upper: self.upper.as_raw_fd(),
+            upper_served: self.upper_served,
             control: self.control.as_raw_fd(),
             fuse: self.fuse.as_raw_fd(),
             console: self.console.as_raw_fd(),

@@ -56,6 +56,7 @@ pub(crate) fn spec(image: &Image, dir: &Path, network: Network) -> Spec {
         initrd: initrd(image, dir),
         root_image: image.root.clone(),
         upper_image: upper,
+        upper_server: None,
         agent_args: Vec::new(),
         memory: Memory::Anonymous,
         network,

@@ -7,5 +7,6 @@
 mod boot;
 mod guest;
 mod jail;
+mod served;
 mod shares;
 mod suspend;

@@ -192,6 +192,7 @@ mod tests {
             initrd: "/images/initrd".into(),
             root_image: "/images/root".into(),
             upper_image: "/data/upper".into(),
+            upper_server: None,
             agent_args: Vec::new(),
             memory: Memory::Anonymous,
             network: Network::Isolated,
