@@ -117,9 +117,15 @@ pub struct KeeperStatus {
     /// What of the machine's upper is not the newest that was made, for people.
     #[serde(default)]
     pub upper_behind: Option<String>,
-    /// Bytes of the upper that were fetched, and that are to be fetched, while it is.
+    /// Bytes of what the guest needs before it can go on that were fetched, and that are to be fetched.
     #[serde(default)]
     pub restoring: Option<(u64, u64)>,
+    /// The same of the upper, which comes while the guest runs.
+    #[serde(default)]
+    pub upper_coming: Option<(u64, u64)>,
+    /// What keeps it from coming, for people.
+    #[serde(default)]
+    pub upper_trouble: Option<String>,
     /// The egress policy in force; one of a version that knew of none is open.
     #[serde(default)]
     pub egress: Egress,

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::Inner;
-use crate::host::{MemoryStanding, UpperStanding, UpperStored};
+use crate::host::{KeeperStatus, MemoryStanding, UpperStanding, UpperStored};
 use crate::{Error, Result};
 
 /// Uppers that are stored at once. Each takes some tens of MiB of memory, and one processor in bursts.
@@ -54,6 +54,8 @@ pub enum UpperStatus {
     /// It is on its way, or waits for its turn or for the store. Were the host lost now, it would be as it
     /// was stored before.
     Storing,
+    /// Of a machine that is awake: a part is still in the store, and comes when the guest wants it, or by itself.
+    Restoring,
 }
 
 /// How far what a sleeping machine has outside of its home is in the store.
@@ -73,6 +75,8 @@ pub(crate) struct Uppers {
     known: Mutex<HashMap<MachineId, Known>>,
     /// Machines that sleep with memory that is stored.
     remembered: Mutex<HashSet<MachineId>>,
+    /// Machines that are awake and whose upper is not all here; what keeps it from coming.
+    coming: Mutex<HashMap<MachineId, Option<String>>>,
     turns: Arc<Semaphore>,
     /// The same for memory, which can be done without: uppers do not wait for it.
     memory_turns: Arc<Semaphore>,
@@ -109,6 +113,7 @@ impl Default for Uppers {
         Self {
             known: Mutex::default(),
             remembered: Mutex::default(),
+            coming: Mutex::default(),
             turns: Arc::new(Semaphore::new(AT_ONCE)),
             memory_turns: Arc::new(Semaphore::new(1)),
             looked: AtomicBool::new(false),
@@ -119,6 +124,13 @@ impl Default for Uppers {
 impl Uppers {
     /// How far upper and memory of a machine are.
     pub(crate) fn status(&self, row: &MachineRow) -> Standing {
+        if row.observed.phase == Phase::Running
+            && let Some(trouble) = self.coming.lock().get(&row.id)
+        {
+            let upper = Some(UpperStatus::Restoring);
+            let trouble = trouble.as_ref().map(|why| not_coming(why));
+            return Standing { upper, trouble, ..Standing::default() };
+        }
         if row.observed.phase != Phase::Sleeping {
             return Standing::default();
         }
@@ -139,6 +151,23 @@ impl Uppers {
             }
             None => Standing::default(),
         }
+    }
+
+    /// Notes whether chunks of an upper are still to come, as its keeper says.
+    pub(crate) fn note_coming(&self, machine: &MachineId, status: Option<&KeeperStatus>) {
+        let mut coming = self.coming.lock();
+        // One that cannot be had is said for as long as the machine runs.
+        match status
+            .filter(|status| status.upper_coming.is_some() || status.upper_trouble.is_some())
+        {
+            Some(status) => coming.insert(machine.clone(), status.upper_trouble.clone()),
+            None => coming.remove(machine),
+        };
+    }
+
+    /// Whether there is something that changes by itself.
+    pub(crate) fn is_coming(&self, machine: &MachineId) -> bool {
+        self.coming.lock().contains_key(machine)
     }
 
     fn edit(&self, machine: &MachineId, edit: impl FnOnce(&mut Job)) {
@@ -202,6 +231,7 @@ pub(crate) fn may_yet_be_stored(inner: &Inner, machine: &MachineId) -> Option<bo
 pub(crate) fn forget(inner: &Inner, machine: &MachineId) {
     inner.uppers.known.lock().remove(machine);
     inner.uppers.remembered.lock().remove(machine);
+    inner.uppers.coming.lock().remove(machine);
 }
 
 fn begin(inner: &Arc<Inner>, machine: &MachineId, only_if_unknown: bool) {
@@ -315,6 +345,13 @@ async fn pause(inner: &Inner, tries: u32, stop: &CancellationToken) -> bool {
         () = stop.cancelled() => false,
         () = tokio::time::sleep(pause.min(PAUSE_MAX)) => true,
     }
+}
+
+/// Why what a machine has in the store does not come, for people.
+fn not_coming(why: &str) -> String {
+    format!(
+        "packages and system files (all outside of /root) that the machine has not read yet do not come: {why}"
+    )
 }
 
 /// Why what the last run left is not stored, where no later attempt can do, for people.

@@ -82,6 +82,7 @@ impl MachineDir {
             state: self.0.join("upper.json"),
             lock: self.0.join("upper.lock"),
             manifest: self.0.join("upper.manifest"),
+            missing: self.0.join("upper.missing"),
             fetched: self.0.join("upper.fetch"),
             memory_fetched: self.0.join("memory.fetch"),
         }

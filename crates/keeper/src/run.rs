@@ -18,6 +18,7 @@
 //! same directory and goes on from what was acknowledged.
 
 mod clone;
+mod disk;
 mod early;
 mod memory;
 mod sleep;
@@ -79,6 +80,10 @@ struct Standing {
     woken: String,
     upper_behind: Option<String>,
     restoring: ::upper::Progress,
+    /// Chunks of the upper, which come while the guest runs.
+    coming: ::upper::Progress,
+    /// The upper, where chunks of it are missing.
+    disk: Option<::upper::LazyDisk>,
     /// What the guest said before it was put to sleep.
     wake_at: Option<Timestamp>,
     egress: Arc<Policy>,
@@ -142,6 +147,8 @@ struct Keeper {
     dir: MachineDir,
     spec: KeeperSpec,
     parts: Parts,
+    /// The upper, where chunks of it are missing.
+    disk: Option<Arc<disk::Served>>,
     standing: Arc<Mutex<Standing>>,
     /// Told when the stage changes.
     moved: watch::Sender<()>,
@@ -157,6 +164,8 @@ impl Keeper {
             woken: String::new(),
             upper_behind: None,
             restoring: ::upper::Progress::default(),
+            coming: ::upper::Progress::default(),
+            disk: None,
             wake_at: None,
             egress: Arc::new(Policy::new(spec.instance.egress.allowed.clone())),
             sizes: Arc::new(SizesInForce::new(Sizes {
@@ -169,7 +178,7 @@ impl Keeper {
         };
         let stop = parts.terminate.child_token();
         let (standing, moved) = (Arc::new(Mutex::new(standing)), watch::Sender::new(()));
-        Self { dir, spec, parts, standing, moved, stop }
+        Self { dir, spec, parts, disk: None, standing, moved, stop }
     }
 
     async fn live(mut self) -> LastWords {
@@ -206,6 +215,7 @@ impl Keeper {
 
     async fn live_served(&mut self, shared: &Shared) -> LastWords {
         let asleep = SleepRecord::read(&self.dir);
+        self.open_disk_early().await;
         let (beginning, mut early) = match &asleep {
             Some(record) => (Beginning::Boot, self.load_early(record)),
             None => self.stage_template().await,
@@ -263,6 +273,9 @@ impl Keeper {
             Ok((Ending::GuestEnded(exit), held)) => (Some(guest_ended(&exit)), held),
             Err(error) => (Some(error), None),
         };
+        if let Err(error) = self.end_disk().await {
+            tracing::error!(%error, "what came of the upper is not noted, and will come again");
+        }
         // Before the home can be claimed elsewhere: who does has to know that there is something to wait for.
         if has_upper {
             self.leave_upper(epoch).await;
@@ -341,6 +354,7 @@ impl Keeper {
         shared.sizes.are_of(&awake.instance, home);
         self.standing.lock().runner = Some(runner.clone());
         self.enter(KeeperState::Running);
+        self.fetch_rest();
         let ending = self.until_end(home, &awake.instance).await;
         shared.door.close();
         let held = if matches!(ending, Ending::Asked) {
@@ -443,6 +457,8 @@ fn status_of(standing: Arc<Mutex<Standing>>) -> Box<dyn Fn() -> Status + Send + 
             woken: standing.woken.clone(),
             upper_behind: standing.upper_behind.clone(),
             restoring: standing.restoring.bytes(),
+            upper_coming: standing.coming.bytes(),
+            upper_trouble: standing.disk.as_ref().and_then(::upper::LazyDisk::trouble),
             egress: standing.egress.in_force(),
             sizes: Some(standing.sizes.in_force()),
             home_seq: home.as_ref().map_or(0, |home| home.seq),

@@ -49,9 +49,15 @@ pub struct Status {
     /// What of the machine's upper is not the newest, for people.
     #[serde(default)]
     pub upper_behind: Option<String>,
-    /// Bytes of the upper that were fetched, and that are to be fetched, while it is.
+    /// Bytes of the memory that were fetched, and that are to be fetched, before the guest goes on.
     #[serde(default)]
     pub restoring: Option<(u64, u64)>,
+    /// The same of chunks that come while the guest runs.
+    #[serde(default)]
+    pub upper_coming: Option<(u64, u64)>,
+    /// What keeps them from coming, for people.
+    #[serde(default)]
+    pub upper_trouble: Option<String>,
     /// The egress policy in force.
     #[serde(default)]
     pub egress: Egress,

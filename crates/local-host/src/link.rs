@@ -67,6 +67,8 @@ impl LocalLink {
                     woken: Woken::default(),
                     upper_behind: None,
                     restoring: None,
+                    upper_coming: None,
+                    upper_trouble: None,
                     egress: Egress::default(),
                     sizes: None,
                     home_claimed: false,
@@ -88,6 +90,8 @@ impl LocalLink {
             home_claimed: stage.claimed,
             upper_behind: status.upper_behind,
             restoring: status.restoring,
+            upper_coming: status.upper_coming,
+            upper_trouble: status.upper_trouble,
             egress: status.egress,
             sizes: status.sizes.map(|sizes| Sizes {
                 vcpu: sizes.vcpu,

@@ -3,8 +3,9 @@
 //! # Order
 //! The home is claimed under `epoch`. Where the claim follows directly on one of ours after which the newest
 //! generation was known, nothing is asked. Else: look at the generations; wait a while for one that is
-//! announced; create a generation `begun` of this epoch, which says the same as the newest; fetch where this
-//! host's file is older than that; note what is here now.
+//! announced; create a generation `begun` of this epoch, which says the same as the newest; where this host's
+//! file is older than that, look whether all chunks are in the store, and make a disk of which all are missing
+//! ([`lazy`](crate::lazy)); note what is here now.
 //!
 //! # Invariants
 //! - From `begun` on, no older upload counts, and no collector touches what the newest named.
@@ -12,7 +13,8 @@
 //!   be nowhere else is set aside, not deleted.
 //!
 //! # Crash
-//! Before the note: the next wake decides anew, and the same.
+//! Before the note: the next wake decides anew, and the same. What is missing of a disk is noted before the disk is in
+//! its place, and what was noted of the one before goes away with it, or first.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -21,9 +23,10 @@ use base::{Digest, Epoch};
 use tokio::time::Instant;
 
 use crate::error::{Error, Result, blocking};
-use crate::fetch::{self, Fetched, Progress};
+use crate::fetch::{self, Fetched};
 use crate::file;
 use crate::keys::{Generation, Kind};
+use crate::lazy::{Boot, Note};
 use crate::limits::{DECIDE_MAX, PENDING_LOOK, PENDING_PATIENCE};
 use crate::manifest::Manifest;
 use crate::memory::StoredMemory;
@@ -65,8 +68,8 @@ pub struct Begun {
 pub enum Found {
     /// This host's file.
     Here,
-    /// The store; it lies over this root.
-    Fetched {
+    /// The store, where its chunks still are; it lies over this root.
+    Stored {
         /// Digest of the root file system.
         root: Digest,
     },
@@ -109,10 +112,10 @@ fn choose(here: Option<Epoch>, stored: Option<Epoch>) -> Choice {
 }
 
 impl Upper {
-    /// Decides upon which upper the guest runs, and fetches it where it is not here. `root_here` is asked
-    /// whether this host has the root file system that a stored upper lies over, before anything is fetched;
-    /// `pin` writes down which it is, before what was fetched is put in its place: an upper is never
-    /// without its root.
+    /// Decides upon which upper the guest runs, and makes a disk for it where it is not here. `root_here` is asked
+    /// whether this host has the root file system that a stored upper lies over, before anything is made;
+    /// `pin` writes down which it is, before the disk is put in its place: an upper is never
+    /// without its root. Afterwards [`LazyDisk::open`](crate::LazyDisk::open) says whether chunks are missing.
     ///
     /// # Errors
     /// Those of store and disk, `Corrupt` where what is stored is damaged, `TooLarge` where it is longer than
@@ -121,13 +124,20 @@ impl Upper {
     pub async fn begin<E: From<Error>>(
         &self,
         begin: Begin,
-        progress: &Progress,
         root_here: impl Fn(&Digest) -> Result<(), E>,
         pin: impl FnOnce(&Digest) -> Result<(), E>,
     ) -> Result<Begun, E> {
-        let (state, look) = self.seen().await?;
+        let (state, look, is_whole) = self.seen().await?;
+        if !is_whole {
+            tracing::warn!(
+                "nobody knows what is missing of the upper here; the stored one is used"
+            );
+        }
         let is_first = begin.epoch <= FIRST_RUN;
-        if look.is_some() && state.settled > Epoch::default() && state.settled.next() == begin.epoch
+        if look.is_some()
+            && is_whole
+            && state.settled > Epoch::default()
+            && state.settled.next() == begin.epoch
         {
             return Ok(Begun::with(Found::Here));
         }
@@ -136,7 +146,7 @@ impl Upper {
             self.note(move |state| state.settled = begin.epoch).await?;
             return Ok(Begun::with(found));
         }
-        let here = look.map(|_| state.content);
+        let here = look.filter(|_| is_whole).map(|_| state.content);
         let Settled { newest, changed, memory } = self.settle(begin.epoch, here).await?;
         let choice = choose(here, Some(newest.content));
         if choice == Choice::Fetch && newest.disk_bytes > begin.disk_bytes_max {
@@ -185,29 +195,41 @@ impl Upper {
             }
             Choice::Fetch => {
                 root_here(&newest.root)?;
-                let fetched = self.fetch(&newest, progress).await?;
+                self.look_for_chunks(&newest).await?;
+                let (path, len) = (self.files.fetched.clone(), newest.disk_bytes);
+                let made = blocking(move || Fetched::make(path, len)).await?;
                 pin(&newest.root)?;
-                let (files, content) = (self.files.clone(), newest.content);
-                let stored = blocking(move || take_over(&files, &fetched, &state, look)).await?;
+                let (content, root) = (newest.content, newest.root);
+                let lazy = !newest.chunks.is_empty();
+                let files = self.files.clone();
+                let taken = move || take_over(&files, &made, &newest, &state, look);
+                let stored = blocking(taken).await?;
                 self.note(move |state| {
                     settle(state);
                     (state.content, state.stored, state.asleep) = (content, stored, stored);
-                    state.stored_run = content;
+                    (state.stored_run, state.lazy) = (content, lazy);
                 })
                 .await?;
-                Found::Fetched { root: newest.root }
+                Found::Stored { root }
             }
         };
         Ok(Begun { found, behind, memory })
     }
 
-    async fn seen(&self) -> Result<(State, Option<Look>)> {
+    /// With whether it is known what is missing of the disk.
+    async fn seen(&self) -> Result<(State, Option<Look>, bool)> {
         let files = self.files.clone();
         blocking(move || {
             // A process that was killed while it fetched could not take it away.
             fetch::remove(&files.fetched);
             fetch::remove(&files.memory_fetched);
-            Ok((State::read(&files.state), Look::at(&files.disk)?))
+            let (state, look) = (State::read(&files.state), Look::at(&files.disk)?);
+            if !state.lazy {
+                // All was here, and the process was killed before it went.
+                Note::remove(&files.missing);
+            }
+            let is_whole = !state.lazy || Note::missing(&files.missing, &Boot::this()?).is_ok();
+            Ok((state, look, is_whole))
         })
         .await
     }
@@ -297,22 +319,45 @@ fn behind(
     ))
 }
 
-/// Puts the fetched disk in the place of what is here; how it looks.
+/// Puts a new disk, of which all that `newest` names is missing, in the place of what is here; how it looks.
 fn take_over(
     files: &Files,
-    fetched: &Fetched,
+    made: &Fetched,
+    newest: &Manifest,
     state: &State,
     here: Option<Look>,
 ) -> Result<Option<Look>> {
     if here.is_some() && here != state.stored {
         let aside = aside(&files.disk, state.content)?;
         tracing::warn!(aside = %aside.display(), "an upper that was overtaken is kept aside");
+        if state.lazy {
+            // First: without it nobody takes the disk for a whole one.
+            match std::fs::rename(&files.missing, note_of(&aside)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(Error::disk("set an older upper aside")(error));
+                }
+                _ => {}
+            }
+        }
         std::fs::rename(&files.disk, aside).map_err(Error::disk("set an older upper aside"))?;
     }
-    std::fs::rename(fetched.path(), &files.disk)
+    made.file().sync_all().map_err(Error::disk("sync a new upper"))?;
+    if newest.chunks.is_empty() {
+        Note::remove(&files.missing);
+    } else {
+        Note::write(&files.missing, newest, &Boot::this()?)?;
+    }
+    std::fs::rename(made.path(), &files.disk)
         .and_then(|()| file::sync_name(&files.disk))
-        .map_err(Error::disk("put the fetched upper in its place"))?;
+        .map_err(Error::disk("put a new upper in its place"))?;
     Look::at(&files.disk)
+}
+
+/// Where lies what is missing of a disk that was set aside.
+fn note_of(aside: &Path) -> PathBuf {
+    let mut note = aside.to_owned();
+    note.as_mut_os_string().push(".missing");
+    note
 }
 
 /// A name that nothing has: a wake that was broken off may have set one aside already.

@@ -1,26 +1,22 @@
-//! From a manifest to a disk.
-//!
-//! # Order
-//! Chunks are fetched some at once, unpacked, compared with their digests, and written into a new sparse
-//! file; that is synced. Whoever asked puts it in its place.
+//! From names to content: a chunk, and what is looked at before a disk of chunks is begun with.
 //!
 //! # Failure
-//! Whatever ends a fetch early, a caller that no longer waits for it included, takes the file away. One that is
-//! left by a process that was killed goes at the next wake.
+//! Whatever ends the making of a new file early, a caller that no longer waits for it included, takes it away. One that
+//! is left by a process that was killed goes at the next wake.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use base::Digest;
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
 
 use crate::error::{Error, Result, blocking};
-use crate::limits::{CHUNK_BYTES, FETCHES};
+use crate::limits::{CHUNK_BYTES, CHUNK_NAMES_MAX, LIST_PAGE};
 use crate::manifest::{Chunk, Manifest, piece_len};
 use crate::place::Upper;
 
@@ -90,43 +86,6 @@ pub(crate) fn remove(path: &Path) {
 }
 
 impl Upper {
-    /// Fetches the disk of `manifest` into the file beside.
-    pub(crate) async fn fetch(&self, manifest: &Manifest, progress: &Progress) -> Result<Fetched> {
-        let begun = std::time::Instant::now();
-        let bytes = manifest.chunks.values().map(|chunk| u64::from(chunk.stored)).sum();
-        progress.begin(bytes);
-        let fetched = self.fetch_chunks(manifest, progress).await;
-        progress.begin(0);
-        if fetched.is_ok() {
-            tracing::info!(
-                generation = %manifest.generation, chunks = manifest.chunks.len(), bytes,
-                ms = begun.elapsed().as_millis(), "fetched the machine's upper"
-            );
-        }
-        fetched
-    }
-
-    async fn fetch_chunks(&self, manifest: &Manifest, progress: &Progress) -> Result<Fetched> {
-        let (path, len) = (self.files.fetched.clone(), manifest.disk_bytes);
-        let fetched = blocking(move || Fetched::make(path, len)).await?;
-        let chunks: Vec<(u32, Chunk)> =
-            manifest.chunks.iter().map(|(index, chunk)| (*index, *chunk)).collect();
-        let each = chunks.into_iter().map(|(index, chunk)| {
-            let file = fetched.file.clone();
-            async move {
-                self.fetch_chunk(file, manifest, index, &chunk).await?;
-                progress.add(u64::from(chunk.stored));
-                Ok::<_, Error>(())
-            }
-        });
-        futures::stream::iter(each).buffer_unordered(FETCHES).try_collect::<()>().await?;
-        blocking(move || {
-            fetched.file.sync_all().map_err(Error::disk("sync the fetched upper"))?;
-            Ok(fetched)
-        })
-        .await
-    }
-
     /// Where a chunk of a manifest lies: below this machine's prefix, or of one that it was forked from.
     pub(crate) fn chunk_key(&self, manifest: &Manifest, chunk: &Chunk) -> String {
         manifest.origins.keys(&self.keys, chunk.born).chunk(&chunk.digest, chunk.born)
@@ -147,22 +106,56 @@ impl Upper {
         Ok(stored)
     }
 
-    async fn fetch_chunk(
+    /// The content of chunk `index` of a manifest.
+    pub(crate) async fn content_of(
         &self,
-        file: Arc<File>,
         manifest: &Manifest,
         index: u32,
         chunk: &Chunk,
-    ) -> Result<()> {
+    ) -> Result<Vec<u8>> {
         let (key, len) = (self.chunk_key(manifest, chunk), manifest.disk_bytes);
         let stored = self.get_whole(&key, chunk.stored).await?;
         let digest = chunk.digest;
-        blocking(move || {
-            let content = unpack(&key, &stored, piece_len(len, CHUNK_BYTES, index), &digest)?;
-            file.write_all_at(&content, u64::from(index) * CHUNK_BYTES as u64)
-                .map_err(Error::disk("write the fetched upper"))
-        })
-        .await
+        blocking(move || unpack(&key, &stored, piece_len(len, CHUNK_BYTES, index), &digest)).await
+    }
+
+    /// Looks whether all chunks of `manifest` are in the store, by their names and lengths: a guest is not to begin
+    /// upon a disk that is not whole.
+    pub(crate) async fn look_for_chunks(&self, manifest: &Manifest) -> Result<()> {
+        let mut wanted: HashMap<String, u32> = HashMap::new();
+        for chunk in manifest.chunks.values() {
+            wanted.insert(self.chunk_key(manifest, chunk), chunk.stored);
+        }
+        let folder = |key: &String| key.rfind('/').and_then(|at| key.get(..=at)).map(str::to_owned);
+        let folders: BTreeSet<String> = wanted.keys().filter_map(folder).collect();
+        for folder in folders {
+            let (mut after, mut names) = (None::<String>, 0);
+            loop {
+                let page = self.store.list(&folder, after.as_deref(), LIST_PAGE).await?;
+                for object in &page {
+                    match wanted.remove(&object.key) {
+                        Some(len) if object.size != u64::from(len) => {
+                            return Err(Error::damaged(&object.key, "it has another length"));
+                        }
+                        _ => {}
+                    }
+                }
+                names += page.len();
+                if names > CHUNK_NAMES_MAX {
+                    return Err(Error::damaged(&folder, "there are too many names in it"));
+                }
+                match page.last() {
+                    Some(last) if page.len() == LIST_PAGE && !wanted.is_empty() => {
+                        after = Some(last.key.clone());
+                    }
+                    _ => break,
+                }
+            }
+        }
+        match wanted.into_keys().next() {
+            Some(key) => Err(Error::Missing { key }),
+            None => Ok(()),
+        }
     }
 }
 

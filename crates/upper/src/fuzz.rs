@@ -119,3 +119,28 @@ fn pins() {
         vec![outcome(decoded.map(|pin| pin.generation.to_string()).map_err(|e| e.to_string()))]
     });
 }
+
+#[test]
+fn notes_of_what_is_missing() {
+    let note = |chunks: u32| {
+        let manifest = manifest(chunks).encode();
+        let head = [&b"DMLAZY\0\0"[..], &[1, 0, 0, 0], &[7; 32]].concat();
+        let len = (manifest.len() as u32).to_le_bytes();
+        [&head[..], &len, &manifest, &vec![1; chunks as usize]].concat()
+    };
+    let target = Target {
+        name: "upper-missing",
+        examples: vec![note(0), note(3), note(20)],
+        words: &[b"DMLAZY\0\0", b"DMUPPER\0"],
+        bytes_max: 64 << 10,
+        memory_max: 1 << 20,
+    };
+    target.run(|input| {
+        // The sum stands between what it is of and the marks.
+        let at = input.get(44..48).and_then(<[u8]>::first_chunk::<4>);
+        let at = at.map_or(0, |len| 48_usize.saturating_add(u32::from_le_bytes(*len) as usize));
+        let (framed, marks) = input.split_at(at.min(input.len()));
+        let whole = [framed, Sha256::digest(framed).as_slice(), marks].concat();
+        vec![outcome(crate::lazy::marks_in(&whole).map_err(|error| error.to_string()))]
+    });
+}

@@ -5,8 +5,8 @@
 //! *generation*. Another host begins with the newest generation.
 //!
 //! # Order
-//! *Wake*: the home is claimed, then [`Upper::begin`] decides upon which upper the guest runs, and fetches
-//! it where this host has none, or an older one. *Sleep*: [`Upper::leave`] notes that there is something new,
+//! *Wake*: the home is claimed, then [`Upper::begin`] decides upon which upper the guest runs, and makes a disk
+//! where this host has none, or an older one; its chunks come when they are wanted ([`LazyDisk`]). *Sleep*: [`Upper::leave`] notes that there is something new,
 //! the home is given up. *Asleep*: [`Upper::save`] stores it, and [`Upper::save_memory`] the memory that was saved with
 //! it; [`Upper::collect`] deletes what nobody needs. *Fork*: [`Upper::hold`] keeps a state, [`begin_fork`] begins another
 //! machine with it.
@@ -23,7 +23,7 @@
 //!
 //! # Failure
 //! What cannot be stored is tried again later, from where it ended; what cannot be fetched is an error and
-//! leaves everything as it was. A guest never runs upon an upper that is not whole.
+//! leaves everything as it was. A guest never runs upon an upper of which a chunk is known to be nowhere.
 //!
 //! # Also here
 //! [`file`]: how small files of a machine are replaced whole. `keeper` does it so as well.
@@ -42,6 +42,7 @@ mod frame;
 #[cfg(test)]
 mod fuzz;
 mod keys;
+mod lazy;
 mod leave;
 mod limits;
 mod manifest;
@@ -61,6 +62,7 @@ pub use error::{Error, Result};
 pub use fetch::Progress;
 pub use fork::{Retell, abandon_fork, begin_fork};
 pub use keys::Generation;
+pub use lazy::LazyDisk;
 pub use limits::{
     ABOUT_BYTES_MAX, COLLECT_GRACE, DISK_BYTES_MAX, MEMORY_BYTES_MAX, MEMORY_STATE_BYTES_MAX,
 };

@@ -17,8 +17,21 @@ pub(crate) const ZSTD_LEVEL: i32 = 1;
 /// Chunks that are read, compressed and stored at once. Each takes up to twice its length in memory.
 pub(crate) const UPLOADS: usize = 3;
 
-/// Chunks that are fetched at once: somebody waits for them.
+/// Chunks that are fetched at once. Each takes up to twice its length in memory.
 pub(crate) const FETCHES: usize = 8;
+
+/// Of those, the most that nobody waits for: a guest's wish always finds a place.
+pub(crate) const BACKGROUND_FETCHES: usize = 4;
+
+/// The first and the longest pause before a chunk is asked for again. A guest waits for it.
+pub(crate) const CHUNK_PAUSE: (Duration, Duration) =
+    (Duration::from_millis(200), Duration::from_secs(5));
+
+/// How long somebody waits for a chunk of a disk upon which no guest runs.
+pub(crate) const STILL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often a chunk is fetched that is not there, or is not what was stored: it may have been damaged on its way.
+pub(crate) const CHUNK_TRIES: u32 = 2;
 
 /// Objects deleted at once.
 pub(crate) const DELETES: usize = 8;
@@ -40,6 +53,9 @@ pub(crate) const PIN_READS: usize = 16;
 
 /// How often pins are read anew that change meanwhile.
 pub(crate) const PIN_LOOKS: usize = 5;
+
+/// Names of chunks that are looked at: those of the largest upper, many times over.
+pub(crate) const CHUNK_NAMES_MAX: usize = 4_000_000;
 
 /// How long a wake waits for an upload that another host has under way.
 pub(crate) const PENDING_PATIENCE: Duration = Duration::from_secs(20);

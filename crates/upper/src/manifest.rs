@@ -122,14 +122,18 @@ impl Manifest {
 
     /// Reads the manifest `key`, which has to be that of `generation`.
     pub(crate) fn decode(key: &str, generation: Generation, bytes: &[u8]) -> Result<Self> {
-        let bad = |what| Error::damaged(key, what);
-        let (format, mut body) = frame::open(key, MAGIC, FORMAT_FORKED, bytes)?;
-        let manifest = Self::read(format, &mut body).ok_or_else(|| bad("its numbers cannot be"))?;
+        let manifest = Self::decode_any(key, bytes)?;
         if manifest.generation == generation {
             Ok(manifest)
         } else {
-            Err(bad("it is another generation's"))
+            Err(Error::damaged(key, "it is another generation's"))
         }
+    }
+
+    /// Reads a manifest of whichever generation, called `name`.
+    pub(crate) fn decode_any(name: &str, bytes: &[u8]) -> Result<Self> {
+        let (format, mut body) = frame::open(name, MAGIC, FORMAT_FORKED, bytes)?;
+        Self::read(format, &mut body).ok_or_else(|| Error::damaged(name, "its numbers cannot be"))
     }
 
     fn read(format: u32, reader: &mut Reader<'_>) -> Option<Self> {

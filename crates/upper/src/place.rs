@@ -24,7 +24,9 @@ pub struct Files {
     pub lock: PathBuf,
     /// A copy of the newest manifest.
     pub manifest: PathBuf,
-    /// A disk that is being fetched.
+    /// Which chunks of the disk are still in the store, where some are.
+    pub missing: PathBuf,
+    /// A disk that is being made for what is in the store.
     pub fetched: PathBuf,
     /// A memory that is being fetched.
     pub memory_fetched: PathBuf,

@@ -1,7 +1,7 @@
 //! Asleep: what changed goes to the store.
 //!
 //! # Order
-//! Chunks with data are read, some at once. Those of the generation before are taken over, new ones are
+//! Chunks with data are read, some at once; those that are missing here are named as they are. Those of the generation before are taken over, new ones are
 //! compressed and stored; then the file is looked at once more, and the manifest is created. Nobody writes
 //! to the file meanwhile; where somebody did, there is no manifest.
 //!
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result, blocking};
 use crate::keys::{Generation, Kind};
+use crate::lazy::{Boot, Note};
 use crate::limits::{CHUNK_BYTES, DISK_BYTES_MAX, STORED_BYTES_MAX, UPLOADS, ZSTD_LEVEL};
 use crate::manifest::{Chunk, Manifest};
 use crate::place::Upper;
@@ -87,14 +88,18 @@ impl Upper {
         let Some(look) = state.asleep.filter(|_| state.is_ahead_of_the_store()) else {
             return Ok(Saved::Nothing);
         };
-        let disk = self.files.disk.clone();
-        let (file, indexes) = blocking(move || {
-            if Look::at(&disk)? != Some(look) || look.len() > DISK_BYTES_MAX {
+        let (files, lazy) = (self.files.clone(), state.lazy);
+        let (file, indexes, missing) = blocking(move || {
+            if Look::at(&files.disk)? != Some(look) || look.len() > DISK_BYTES_MAX {
                 return Err(Error::Changed);
             }
-            let file = File::open(&disk).map_err(Error::disk("open the upper"))?;
-            let indexes = scan::with_data(&file, look.len(), CHUNK_BYTES)?;
-            Ok((Arc::new(file), indexes))
+            let file = File::open(&files.disk).map_err(Error::disk("open the upper"))?;
+            let mut indexes = scan::with_data(&file, look.len(), CHUNK_BYTES)?;
+            let missing =
+                if lazy { Note::missing(&files.missing, &Boot::this()?)? } else { BTreeMap::new() };
+            // What lies in their place is nothing, or came without being marked.
+            indexes.retain(|index| !missing.contains_key(index));
+            Ok((Arc::new(file), indexes, missing))
         })
         .await?;
         let parent = match state.parent {
@@ -112,7 +117,7 @@ impl Upper {
             disk_bytes: look.len(),
             known: known([&parent, &made], &state),
             epoch: state.content,
-            done: Mutex::default(),
+            done: Mutex::new(Done { chunks: missing, new: HashMap::new() }),
         };
         let ended = self.save_chunks(&attempt, indexes, stop).await;
         let Done { chunks, new } = attempt.done.into_inner();

@@ -79,6 +79,10 @@ pub(crate) struct State {
     pub(crate) uncollected: bool,
     /// Chunks that an upload stored which was broken off: digest, birth, stored length.
     pub(crate) ahead: Vec<(String, Epoch, u32)>,
+    /// Chunks of the file are still in the store; which, the note beside it says. Without that note the file is
+    /// worth nothing.
+    #[serde(default)]
+    pub(crate) lazy: bool,
     /// Of the memory that was saved with it.
     #[serde(default)]
     pub(crate) memory: MemoryNote,
@@ -134,6 +138,7 @@ impl Default for State {
             asleep: None,
             uncollected: false,
             ahead: Vec::new(),
+            lazy: false,
             memory: MemoryNote::default(),
         }
     }
@@ -286,6 +291,7 @@ mod tests {
             state: at("state"),
             lock: at("lock"),
             manifest: at("manifest"),
+            missing: at("missing"),
             fetched: at("fetched"),
             memory_fetched: at("memory"),
         };

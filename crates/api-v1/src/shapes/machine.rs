@@ -67,7 +67,8 @@ pub(crate) struct StatusBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     memory_assigned_mib: Option<u64>,
     /// Of a sleeping machine: `stored` where all that it has outside of its home is in the object store,
-    /// `storing` where it is on its way.
+    /// `storing` where it is on its way. Of one that is awake: `restoring` while a part of it is still in the store, and
+    /// comes when the guest wants it.
     #[serde(skip_serializing_if = "Option::is_none")]
     upper: Option<&'static str>,
     /// Of a machine that sleeps with its memory: the same of that. Once it is `stored`, a wake on another host goes on
@@ -150,6 +151,7 @@ fn in_the_store(status: control::UpperStatus) -> &'static str {
     match status {
         control::UpperStatus::Stored => "stored",
         control::UpperStatus::Storing => "storing",
+        control::UpperStatus::Restoring => "restoring",
     }
 }
 

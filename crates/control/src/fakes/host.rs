@@ -253,6 +253,8 @@ impl KeeperLink for FakeLink {
             woken: crate::host::Woken::default(),
             upper_behind: state.uppers.missing.clone(),
             restoring: state.uppers.restoring,
+            upper_coming: state.uppers.coming,
+            upper_trouble: state.uppers.trouble.clone(),
             egress: self.keeper.egress.lock().clone(),
             sizes: Some(*self.keeper.sizes.lock()),
             home_claimed: true,

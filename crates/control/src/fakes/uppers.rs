@@ -21,6 +21,10 @@ pub(crate) struct Uppers {
     /// What keepers say is missing.
     pub(crate) missing: Option<String>,
     pub(crate) restoring: Option<(u64, u64)>,
+    /// What comes of the upper while the guest runs.
+    pub(crate) coming: Option<(u64, u64)>,
+    /// What keeps it from coming.
+    pub(crate) trouble: Option<String>,
     /// Machines sleep with their memory.
     pub(crate) remembers: bool,
     /// The next attempts to store memory fail so.

@@ -32,6 +32,9 @@ use crate::control::Inner;
 use crate::host::{KeeperLink, KeeperPhase};
 use crate::{Error, Result};
 
+/// How often a machine that rests awake is looked at while its upper is still coming.
+const COMING_LOOK: Duration = Duration::from_secs(1);
+
 /// The drivers that run.
 #[derive(Debug, Default)]
 pub(crate) struct Drivers {
@@ -152,9 +155,11 @@ impl Driver {
                 self.tries = 0;
                 match link {
                     Some(link) => {
+                        let coming = self.inner.uppers.is_coming(&self.machine);
                         tokio::select! {
                             () = self.nudge.given() => (),
                             () = link.ended() => (),
+                            () = tokio::time::sleep(COMING_LOOK), if coming => (),
                         }
                     }
                     None if self.leave(false) => return,
@@ -211,6 +216,7 @@ impl Driver {
         let keeper = match &link {
             Some(link) => match link.status().await {
                 Ok(status) => {
+                    self.inner.uppers.note_coming(&self.machine, Some(&status));
                     failure = status.failure;
                     egress_differs =
                         status.phase == KeeperPhase::Ready && status.egress != row.spec.egress;
@@ -235,7 +241,10 @@ impl Driver {
                 }
                 Err(error) => return Err(error),
             },
-            None => Keeper::Absent(self.left(row).await?),
+            None => {
+                self.inner.uppers.note_coming(&self.machine, None);
+                Keeper::Absent(self.left(row).await?)
+            }
         };
         self.inner.note_memory(&self.machine, assigned);
         let (phase, recorded, reboot) = (row.observed.phase, row.recorded, row.reboot);

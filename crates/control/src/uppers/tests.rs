@@ -319,6 +319,35 @@ async fn a_wake_says_that_it_restores_and_has_the_time_for_it() {
 }
 
 #[tokio::test]
+async fn an_upper_that_is_still_coming_is_said_of_a_machine_that_runs_and_what_keeps_it() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = running(&control).await;
+    slept(&control, &machine).await;
+    world.host.state.lock().uppers.coming = Some((1, 9));
+    let awake = woken(&control, &machine).await;
+    assert_eq!((awake.phase, awake.status.last_error), (Phase::Running, None));
+    until_upper(&control, &machine, Some(UpperStatus::Restoring)).await;
+    world.host.state.lock().uppers.trouble = Some("the store is away".to_owned());
+    let said = || async {
+        let seen = control.machines().get(&by_id(&machine)).await.unwrap();
+        seen.status.last_error.unwrap_or_default()
+    };
+    for _ in 0..1_000 {
+        if said().await.contains("the store is away") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(said().await.contains("the store is away"));
+    world.host.state.lock().uppers.coming = None;
+    world.host.state.lock().uppers.trouble = None;
+    let seen = until_upper(&control, &machine, None).await;
+    assert_eq!(seen.status.last_error, None);
+    control.close().await;
+}
+
+#[tokio::test]
 async fn a_deleted_machine_leaves_no_upper_in_the_store() {
     let world = World::new();
     let control = world.open().await;

@@ -20,6 +20,7 @@ mod home_round_trip;
 mod host_loss;
 mod hostile;
 mod kills;
+mod lazy;
 mod mount;
 mod posix;
 mod reboot;

@@ -31,6 +31,9 @@ enum Loading {
 impl Keeper {
     /// Begins to load, where there is something that seems to fit.
     pub(super) fn load_early(&self, record: &SleepRecord) -> Option<Early> {
+        if !self.can_load_early() {
+            return None;
+        }
         let root_image = self.root_here()?;
         let spec = Spec { root_image, ..self.spec.instance.clone() };
         if !record.ran_on(&self.parts.runtime.fingerprint(&spec)) {

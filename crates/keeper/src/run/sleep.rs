@@ -144,12 +144,18 @@ impl Keeper {
     ) -> Result<Option<Held>> {
         let Awake { instance, session, channel, guest, line, .. } = awake;
         guest.agent().close().await;
+        // A request that waits for the store would hold it up.
+        self.hold_disk();
         let saved = instance.suspend(&self.dir.devices()).await;
         // A guest that saw it close would have to look for the next host.
         drop(line);
         instance.stop(Duration::ZERO).await;
         close(channel).await?;
-        let written = match saved {
+        let ended = self.end_disk().await;
+        let written = match saved
+            .map_err(|error| error.to_string())
+            .and(ended.map_err(|error| error.message))
+        {
             Ok(()) => {
                 let (dir, home) = (self.dir.clone(), home.clone());
                 crate::files::blocking(move || {
@@ -163,7 +169,7 @@ impl Keeper {
                 .await
                 .map_err(|error| error.message)
             }
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(error),
         };
         match written {
             Ok(()) => Ok(Some(Held { _session: session })),

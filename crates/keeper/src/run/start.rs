@@ -171,12 +171,18 @@ impl Keeper {
         };
         let loaded = match early {
             Some(early) => early.loaded(&self.spec.instance).await,
-            None => self.parts.runtime.load(&self.saved(&self.spec.instance)).await,
+            None => {
+                self.let_chunks_come();
+                self.parts.runtime.load(&self.saved(&self.spec.instance)).await
+            }
         };
         // From here on the memory is used up, also where it could not be loaded.
         SleepRecord::remove(&self.dir)
             .map_err(|error| format!("take its sleep record away: {error}"))?;
-        let started = loaded.map_err(|error| cannot(&error))?.go_on().await;
+        let loaded = loaded.map_err(|error| cannot(&error))?;
+        // Not before: a disk that was changed is not the one that the record is of.
+        self.let_chunks_come();
+        let started = loaded.go_on().await;
         let started = started.map_err(|error| cannot(&error))?;
         let started = self.serve_home(home, started, Some(&record.session()));
         let started = started.map_err(|error| cannot(&error))?;
@@ -271,6 +277,7 @@ impl Keeper {
 
     async fn launch(&self, home: &Arc<HomeFs>, memory: Memory) -> Result<Started> {
         let spec = runtime::Spec { memory, ..self.spec.instance.clone() };
+        self.let_chunks_come();
         let started = self.parts.runtime.start(&spec).await?;
         self.serve_home(home, started, None)
     }

@@ -1,7 +1,8 @@
-//! The machine's upper: from the store before the guest runs, noted for the store after it.
+//! The machine's upper: which one the guest runs upon, and what is noted for the store after it.
 //!
 //! # Order
-//! The home is claimed; the upper is decided upon, fetched or made; then the guest runs. It is gone; the upper is
+//! The home is claimed; the upper is decided upon, and made where it is not here, its chunks to come later
+//! ([`disk`](super::disk)); then the guest runs. It is gone; the upper is
 //! noted beside the last commit of the home. Storing it is the server's, once the machine sleeps.
 //!
 //! # Failure
@@ -42,12 +43,11 @@ impl Keeper {
             was_awake: self.spec.take_over,
             disk_bytes_max: self.spec.upper.bytes,
         };
-        let (upper, progress) = (self.upper(), self.standing.lock().restoring.clone());
+        let upper = self.upper();
         let pin = self.dir.root_pin();
         let begun = tokio::select! {
             begun = upper.begin(
                 begin,
-                &progress,
                 |root| root_of(&images, root).map(drop),
                 |root| pin_to(&pin, root).map(drop),
             ) => begun?,
@@ -60,7 +60,7 @@ impl Keeper {
         let root = crate::files::blocking(move || match begun.found {
             Found::Here => pinned(&pin),
             // It was pinned before it was put in its place.
-            Found::Fetched { root } => Ok(root),
+            Found::Stored { root } => Ok(root),
             // Pin first, then make the layer: a crash between leaves a pin that is written again.
             Found::Nowhere => pin_to(&pin, &wanted),
         })
@@ -69,8 +69,12 @@ impl Keeper {
         self.standing.lock().upper_behind = begun.behind;
         let beginning = match begun.found {
             Found::Nowhere => self.make_upper(beginning).await?,
-            Found::Here | Found::Fetched { .. } => Beginning::Boot,
+            Found::Here | Found::Stored { .. } => Beginning::Boot,
         };
+        // One that was opened early goes on being served, with what was loaded upon it.
+        if begun.found != Found::Here || self.disk.is_none() {
+            self.open_disk().await?;
+        }
         Ok((beginning, begun.memory))
     }
 

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use base::ErrorKind;
 use bytes::Bytes;
 use objstore::{Error, ObjectMeta, ObjectStore, Result};
-use upper::{Progress, Upper};
+use upper::Upper;
 
 use crate::support::World;
 
@@ -53,8 +53,7 @@ async fn a_list_without_an_end_of_names_that_are_none_of_ours_is_refused() {
     let host = world.host();
     let upper = Upper::new(Arc::new(Endless), &world.machine, host.files.clone());
     world.claim();
-    let (begin, progress) = (world.wake(false), Progress::default());
-    let begun = upper.begin(begin, &progress, |_| Ok::<_, upper::Error>(()), |_| Ok(()));
+    let begun = upper.begin(world.wake(false), |_| Ok::<_, upper::Error>(()), |_| Ok(()));
     let error = tokio::time::timeout(Duration::from_secs(20), begun).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(error.to_string().contains("too many names"), "{error}");

@@ -136,6 +136,7 @@ async fn what_a_fork_needs_is_not_collected_and_goes_with_the_last_who_needs_it(
             disk_bytes_max: crate::support::DISK,
         };
         host.begin_with(begin, |_| Ok(()), |_| Ok(())).await.unwrap();
+        host.bring_all().await;
         assert_eq!(host.digest(), was);
     };
     check(&one).await;
@@ -400,7 +401,7 @@ async fn a_fork_goes_on_from_the_memory_once_and_stores_what_changed_of_it() {
     here.memory_stored().await;
     let (there, late) = (child.host(), child.host());
     let found = there.begin(child.claim()).await.unwrap();
-    assert_eq!(found.found, Found::Fetched { root: child.root });
+    assert_eq!(found.found, Found::Stored { root: child.root });
     let stored = offered(found).unwrap();
     assert_eq!(stored.about(), b"about it, for a fork");
     there.take(&stored).await.unwrap();

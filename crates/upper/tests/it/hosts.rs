@@ -219,5 +219,6 @@ async fn the_loss_of_a_host_with_an_awake_machine_is_said() {
     );
     assert!(begun.await.unwrap().behind.unwrap().contains("while the machine was awake"));
     assert!(pinned.get());
+    two.bring_all().await;
     assert!(two.has(0, b"slept"));
 }

@@ -7,6 +7,7 @@ mod faults;
 mod forks;
 mod garbage;
 mod hosts;
+mod lazy;
 mod memory;
 mod overtaken;
 mod random;

@@ -11,7 +11,7 @@ use objstore::{MemoryStore, Metered, ObjectStore};
 use tempfile::TempDir;
 use testkit::{FaultRates, FaultyStore};
 use tokio_util::sync::CancellationToken;
-use upper::{Begin, Begun, Files, Found, Generation, Progress, Saved, Upper};
+use upper::{Begin, Begun, Files, Found, Generation, LazyDisk, Progress, Saved, Upper};
 
 pub(crate) const CHUNK: u64 = 4 << 20;
 pub(crate) const DISK: u64 = 40 * CHUNK + 4096;
@@ -70,6 +70,7 @@ impl World {
             state: at("upper.json"),
             lock: at("upper.lock"),
             manifest: at("upper.manifest"),
+            missing: at("upper.missing"),
             fetched: at("upper.fetch"),
             memory_fetched: at("memory.fetch"),
         };
@@ -85,7 +86,12 @@ impl World {
         Epoch(self.epoch.get())
     }
 
-    /// The same, by a machine that is to wake.
+    /// Under which epoch it was claimed last.
+    pub(crate) fn claimed(&self) -> Epoch {
+        Epoch(self.epoch.get())
+    }
+
+    /// It is claimed by a machine that is to wake.
     pub(crate) fn wake(&self, was_awake: bool) -> Begin {
         Begin { epoch: self.claim(), was_awake, disk_bytes_max: DISK }
     }
@@ -126,6 +132,7 @@ impl Host {
     pub(crate) async fn begin(&self, epoch: Epoch) -> Result<Begun, upper::Error> {
         let begin = Begin { epoch, was_awake: false, disk_bytes_max: DISK };
         let begun = self.begin_with(begin, |_| Ok(()), |_| Ok(())).await?;
+        self.bring_all().await;
         if begun.found == Found::Nowhere {
             File::create(&self.files.disk).unwrap().set_len(DISK).unwrap();
         }
@@ -139,7 +146,37 @@ impl Host {
         root_here: impl Fn(&Digest) -> Result<(), upper::Error>,
         pin: impl FnOnce(&Digest) -> Result<(), upper::Error>,
     ) -> Result<Begun, upper::Error> {
-        self.upper.begin(begin, &Progress::default(), root_here, pin).await
+        self.upper.begin(begin, root_here, pin).await
+    }
+
+    /// The disk, where chunks are missing.
+    pub(crate) async fn lazy(&self) -> Option<LazyDisk> {
+        for _ in 0..500 {
+            // One that was given up may be noting that all is here.
+            match LazyDisk::open(&self.upper, &Progress::default()).await {
+                Err(upper::Error::Disk { .. }) => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                opened => return opened.unwrap(),
+            }
+        }
+        panic!("it cannot be opened")
+    }
+
+    /// Waits until all of the disk is here.
+    pub(crate) async fn bring_all(&self) {
+        let Some(disk) = self.lazy().await else { return };
+        disk.go_on();
+        disk.fetch_rest();
+        tokio::time::timeout(Duration::from_secs(30), async {
+            while disk.missing() > 0 {
+                assert_eq!(disk.trouble(), None);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await
+        .unwrap();
+        disk.end().await.unwrap();
     }
 
     /// A guest writes.
@@ -220,7 +257,7 @@ impl Host {
 }
 
 pub(crate) fn fetched(world: &World) -> Found {
-    Found::Fetched { root: world.root }
+    Found::Stored { root: world.root }
 }
 
 /// Waits until something holds.

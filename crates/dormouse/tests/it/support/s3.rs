@@ -1,9 +1,10 @@
 //! S3 servers as processes: our own, which can be paused and keeps its objects on disk, and one that
 //! shares no line of code with us.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use super::eventually;
@@ -14,6 +15,8 @@ pub(crate) struct S3Server {
     endpoint: String,
     key: String,
     secret: String,
+    /// To ours.
+    control: Option<Mutex<(ChildStdin, BufReader<ChildStdout>)>>,
     _dir: Option<tempfile::TempDir>,
 }
 
@@ -25,9 +28,9 @@ impl S3Server {
         let beside = program.parent().expect("the program is in a directory").join("s3-server");
         let program = std::env::var_os("DORMOUSE_S3_SERVER").map_or(beside, Into::into);
         let mut child = Command::new(&program)
-            .args(["--listen", "127.0.0.1:0", "--dir"])
+            .args(["--control", "--listen", "127.0.0.1:0", "--dir"])
             .arg(dir.path())
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| {
@@ -35,9 +38,9 @@ impl S3Server {
                 panic!("start {shown}: {error}; build it with: cargo build -p testkit --bins")
             });
         let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("it is piped"))
-            .read_line(&mut line)
-            .expect("read its first line");
+        let input = child.stdin.take().expect("it is piped");
+        let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
+        output.read_line(&mut line).expect("read its first line");
         let field = |name: &str| {
             line.split_whitespace()
                 .find_map(|word| word.strip_prefix(&format!("{name}=")).map(str::to_owned))
@@ -48,6 +51,7 @@ impl S3Server {
             key: field("AWS_ACCESS_KEY_ID"),
             secret: field("AWS_SECRET_ACCESS_KEY"),
             child,
+            control: Some(Mutex::new((input, output))),
             _dir: Some(dir),
         }
     }
@@ -72,6 +76,7 @@ impl S3Server {
             child,
             key: "key".to_owned(),
             secret: "secret".to_owned(),
+            control: None,
             _dir: None,
             endpoint: endpoint.clone(),
         };
@@ -98,6 +103,16 @@ impl S3Server {
     /// Where homes go.
     pub(crate) fn url(&self) -> String {
         "s3://dormouse/test".to_owned()
+    }
+
+    /// Has every request of `verb` take so many milliseconds longer from here on. Ours alone can.
+    pub(crate) fn latency(&self, verb: &str, ms: u64) {
+        let control = self.control.as_ref().expect("it is ours");
+        let (input, output) = &mut *control.lock().expect("nobody panicked with it");
+        writeln!(input, "latency {verb} {ms}").expect("tell it");
+        let mut line = String::new();
+        output.read_line(&mut line).expect("hear it");
+        assert_eq!(line.trim(), "ok");
     }
 
     /// Stops answering, without closing anything.

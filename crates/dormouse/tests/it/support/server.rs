@@ -71,6 +71,7 @@ pub(crate) fn adopt(data: &Path, options: &Options, flags: &[&str]) -> String {
         .arg(data)
         .args(["--store", options.store.as_deref().expect("it is set")])
         .args(flags)
+        .envs(options.env.iter().map(|(name, value)| (name, value)))
         .output()
         .expect("run adopt");
     let said = String::from_utf8_lossy(&adopted.stderr).into_owned();
