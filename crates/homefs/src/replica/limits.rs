@@ -112,6 +112,9 @@ pub(crate) const RESTORES_MAX: usize = 64;
 /// Snapshots of one home, and forks of one home.
 pub(crate) const PINS_MAX: usize = 1_000;
 
+/// How often pins are read anew of which one went meanwhile.
+pub(crate) const PIN_LOOKS: u32 = 5;
+
 /// Pins fetched at once.
 pub(crate) const PINS_AT_ONCE: usize = 16;
 

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
 use super::header::Nonce;
-use super::limits::{DRAFT_PATIENCE, LIST_PAGE, PINS_AT_ONCE, PINS_MAX, SMALL_JSON_MAX};
+use super::limits::{DRAFT_PATIENCE, LIST_PAGE, PIN_LOOKS, PINS_AT_ONCE, PINS_MAX, SMALL_JSON_MAX};
 use super::log::{Head, Log};
 
 const FORMAT: u32 = 2;
@@ -155,11 +155,19 @@ impl Log {
     /// [`Error::Corrupt`] of one that cannot be read. Whoever asks in order to delete something
     /// must not go on then.
     pub(crate) async fn pins(&self) -> Result<Vec<Pin>> {
-        let keys = self.pin_keys().await?;
-        let pins = keys.into_iter().map(|key| async move { self.read_pin(&key).await });
-        let pins: Vec<_> = futures::stream::iter(pins).buffered(PINS_AT_ONCE).try_collect().await?;
-        // One that went since it was listed is no longer needed.
-        Ok(pins.into_iter().flatten().collect())
+        for _ in 0..PIN_LOOKS {
+            let keys = self.pin_keys().await?;
+            let pins = keys.into_iter().map(|key| async move { self.read_pin(&key).await });
+            let pins: Vec<_> =
+                futures::stream::iter(pins).buffered(PINS_AT_ONCE).try_collect().await?;
+            // Where one went since the names were read, its state may be kept for somebody else by now: a snapshot of
+            // which a fork was made meanwhile.
+            if pins.iter().all(Option::is_some) {
+                return Ok(pins.into_iter().flatten().collect());
+            }
+        }
+        let message = "what is kept of the home changes too quickly".to_owned();
+        Err(objstore::Error::Unavailable { message }.into())
     }
 
     /// The same for whoever collects: without those of drafts that waited too long, which are let go.
@@ -296,6 +304,70 @@ mod tests {
             store.objects.lock().insert(key.clone(), body.to_owned().into());
             assert!(matches!(log.pins().await, Err(Error::Corrupt { .. })), "{body}");
         }
+    }
+
+    /// A store in which a snapshot goes, and a fork of it comes, between the names and the first look.
+    #[derive(Debug)]
+    struct HandingOver {
+        store: objstore::MemoryStore,
+        from: String,
+        to: (String, Bytes),
+    }
+
+    #[async_trait::async_trait]
+    impl objstore::ObjectStore for HandingOver {
+        async fn put(&self, key: &str, body: Bytes) -> objstore::Result<()> {
+            self.store.put(key, body).await
+        }
+
+        async fn create(&self, key: &str, body: Bytes) -> objstore::Result<()> {
+            self.store.create(key, body).await
+        }
+
+        async fn get(
+            &self,
+            key: &str,
+            range: Option<std::ops::Range<u64>>,
+        ) -> objstore::Result<Bytes> {
+            if key == self.from {
+                self.store.put(&self.to.0, self.to.1.clone()).await?;
+                self.store.delete(key).await?;
+            }
+            self.store.get(key, range).await
+        }
+
+        async fn head(&self, key: &str) -> objstore::Result<objstore::ObjectMeta> {
+            self.store.head(key).await
+        }
+
+        async fn delete(&self, key: &str) -> objstore::Result<()> {
+            self.store.delete(key).await
+        }
+
+        async fn list(
+            &self,
+            prefix: &str,
+            after: Option<&str>,
+            max: usize,
+        ) -> objstore::Result<Vec<objstore::ObjectMeta>> {
+            self.store.list(prefix, after, max).await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_state_that_is_handed_from_a_snapshot_to_a_fork_is_seen_all_the_time() {
+        use objstore::ObjectStore as _;
+        let (_, plain) = TestStore::with_log();
+        let pin = snapshot(&plain, 7);
+        let fork = pin.clone().for_fork(HomeId::generate(), plain.clock().now());
+        let json = |pin: &Pin| Bytes::from(serde_json::to_vec(pin).unwrap());
+        let (from, to) = (plain.pin_key(&pin.kind), plain.pin_key(&fork.kind));
+        let store = objstore::MemoryStore::new();
+        store.put(&from, json(&pin)).await.unwrap();
+        let store = HandingOver { store, from, to: (to, json(&fork)) };
+        let home = plain.keys().home().clone();
+        let log = Log::new(std::sync::Arc::new(store), plain.clock().clone(), home);
+        assert_eq!(log.pins().await.unwrap(), [fork]);
     }
 
     #[tokio::test]
