@@ -33,6 +33,7 @@ use crate::manifest::Manifest;
 use crate::memory::Image;
 use crate::place::Upper;
 use crate::remote::{Remote, found};
+use crate::state::Look;
 
 /// What is written, and the largest that is read.
 const FORMAT: u32 = 1;
@@ -124,8 +125,13 @@ impl Upper {
         if newest.is_some_and(|newest| newest.epoch > home) || pending > Some(home) {
             return Ok(Hold::Moved);
         }
-        // Also where the store was not told: this host knows. But where another one went on, it does not count.
-        if pending.is_some() || (state.is_ahead_of_the_store() && state.parent == newest) {
+        // Also where the store was not told: this host knows, or sees that somebody wrote to the disk since. But where
+        // another one went on, that does not count.
+        let disk = self.files.disk.clone();
+        let disk = blocking(move || Look::at(&disk)).await?;
+        let written = state.asleep.is_some() && disk.is_some() && disk != state.asleep;
+        let ahead = state.is_ahead_of_the_store() || written;
+        if pending.is_some() || (ahead && state.parent == newest) {
             return Ok(Hold::Storing);
         }
         let Some(generation) = newest else { return Ok(Hold::Nothing) };

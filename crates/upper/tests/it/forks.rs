@@ -1,9 +1,11 @@
 //! Forks have what their parents had, go their own ways, and outlive them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use base::{ErrorKind, MachineId, SnapshotId};
-use objstore::ObjectStore;
+use bytes::Bytes;
+use objstore::{ObjectMeta, ObjectStore};
 use testkit::{FaultyStore, Injection, Verb};
 use upper::{Collected, Error, Found, Hold, Holder, Kept, Upper, abandon_fork, begin_fork};
 
@@ -207,6 +209,12 @@ async fn what_is_not_stored_yet_or_went_on_is_not_kept() {
     assert_eq!(hold(&here, base::Epoch(epoch.0 - 1)).await, Hold::Moved);
     assert!(matches!(hold(&here, epoch).await, Hold::Kept(_)));
     assert!(matches!(hold(&here, epoch).await, Hold::Kept(_)), "it is kept already");
+    // A run of which nobody came to note the end.
+    let epoch = world.claim();
+    here.begin(epoch).await.unwrap();
+    here.write(0, b"third");
+    let other = Holder::Snapshot(SnapshotId::generate());
+    assert_eq!(here.upper.hold(&other, epoch, true).await.unwrap(), Hold::Storing);
 }
 
 #[tokio::test]
@@ -358,6 +366,87 @@ async fn a_pin_that_cannot_be_read_is_not_no_pin() {
         world.memory.delete(&key).await.unwrap();
     }
     host.upper.collect(newest).await.unwrap();
+}
+
+/// A store in which a fork of a snapshot is made and the snapshot goes, between the names of pins and the first look.
+#[derive(Debug)]
+struct HandingOver {
+    store: Arc<dyn ObjectStore>,
+    from: String,
+    to: String,
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for HandingOver {
+    async fn put(&self, key: &str, body: Bytes) -> objstore::Result<()> {
+        self.store.put(key, body).await
+    }
+
+    async fn create(&self, key: &str, body: Bytes) -> objstore::Result<()> {
+        self.store.create(key, body).await
+    }
+
+    async fn get(&self, key: &str, range: Option<Range<u64>>) -> objstore::Result<Bytes> {
+        for end in ["", "-memory"] {
+            let (from, to) = (format!("{}{end}", self.from), format!("{}{end}", self.to));
+            if key == from && self.store.head(&from).await.is_ok() {
+                let pin = self.store.get(&from, None).await?;
+                self.store.put(&to, pin).await?;
+                self.store.delete(&from).await?;
+            }
+        }
+        self.store.get(key, range).await
+    }
+
+    async fn head(&self, key: &str) -> objstore::Result<ObjectMeta> {
+        self.store.head(key).await
+    }
+
+    async fn delete(&self, key: &str) -> objstore::Result<()> {
+        self.store.delete(key).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        max: usize,
+    ) -> objstore::Result<Vec<ObjectMeta>> {
+        self.store.list(prefix, after, max).await
+    }
+}
+
+#[tokio::test]
+async fn what_is_handed_from_a_snapshot_to_a_fork_is_kept_all_the_time() {
+    let world = World::new();
+    let host = world.host();
+    host.run_with_memory(&world, 1).await;
+    let snapshot = Holder::Snapshot(SnapshotId::generate());
+    let hold = host.upper.hold(&snapshot, world.epoch(), true).await.unwrap();
+    assert_eq!(hold, Hold::Kept(Kept { memory: Ok(()) }));
+    let (kept, was) = (crate::memory::packs(&world).await, host.digest());
+    // Nothing of it is in what the next runs leave.
+    let child = world.forked();
+    host.run_with_memory(&world, 2).await;
+    host.run_with_memory(&world, 3).await;
+    let (newest, _) = {
+        host.run(&world, CHUNK, b"more").await;
+        host.save_all(&world).await
+    };
+    let pins = format!("uppers/{}/pins/", world.machine);
+    let store = HandingOver {
+        store: world.store(),
+        from: format!("{pins}{snapshot}"),
+        to: format!("{pins}{}", child.machine),
+    };
+    Upper::new(Arc::new(store), &world.machine, host.files.clone()).collect(newest).await.unwrap();
+    let packs = crate::memory::packs(&world).await;
+    assert!(kept.iter().all(|pack| packs.contains(pack)), "{packs:?}");
+    begun(&world, &child).await.unwrap();
+    let there = child.host();
+    let found = there.begin(child.claim()).await.unwrap();
+    assert_eq!(there.digest(), was);
+    there.take(&offered(found).unwrap()).await.unwrap();
 }
 
 #[tokio::test]
