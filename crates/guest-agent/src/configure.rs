@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::unistd::sethostname;
 
 use crate::Error;
+use crate::console::say;
 use crate::identity::{self, Places};
 use crate::limits::{HOSTNAME_BYTES_MAX, HOSTS_LINES_MAX, NAMESERVERS_MAX};
 use crate::moment::Moment;
@@ -98,12 +99,15 @@ fn hosts(hostname: &str, lines: &[String]) -> Result<String, Error> {
 
 impl Checked {
     /// Does it. Only a guest may; a developer's machine has a name and a clock already. True where the
-    /// machine is to make host keys.
+    /// machine is to make host keys, also where something else failed.
+    ///
+    /// What its user can keep us from writing is said, and no reason not to run: else a machine whose disk
+    /// is full could not be woken to make room.
     pub(crate) fn apply(
         &self,
         places: &Places,
         prepared: Option<&Prepared>,
-    ) -> Result<bool, Error> {
+    ) -> (bool, Result<(), Error>) {
         let moment = self.moment.apply();
         let makes_keys = match (prepared, &*self.machine_id) {
             (Some(prepared), machine_id) => prepared.identity.settle(machine_id),
@@ -115,17 +119,25 @@ impl Checked {
             Some(file) => {
                 file.write_all_at(text.as_bytes(), 0).map_err(Error::io(format!("write {path}")))
             }
+            // At each boot but the first it says so already.
+            None if fs::read_to_string(path).is_ok_and(|there| there == text) => Ok(()),
             None => replace(Path::new(path), text),
         };
         let (hostname, hosts) = (prepared.map(|p| &p.hostname), prepared.map(|p| &p.hosts));
-        let results = [
-            moment,
-            sethostname(&self.hostname).map_err(Error::sys("set the host name")),
+        let wishes = [
             write(HOSTNAME, hostname, &format!("{}\n", self.hostname)),
             write(HOSTS, hosts, &self.hosts),
             self.resolv_conf.as_deref().map_or(Ok(()), write_resolv_conf),
         ];
-        results.into_iter().collect::<Result<(), _>>().and(makes_keys)
+        for error in wishes.into_iter().filter_map(Result::err) {
+            say(&error.to_string());
+        }
+        let named = sethostname(&self.hostname).map_err(Error::sys("set the host name"));
+        let (makes_keys, identity) = match makes_keys {
+            Ok(makes_keys) => (makes_keys, Ok(())),
+            Err(error) => (false, Err(error)),
+        };
+        (makes_keys, moment.and(named).and(identity))
     }
 }
 

@@ -7,7 +7,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use agent_proto::mux::{AgentMux, MuxStream};
@@ -25,7 +24,8 @@ use crate::console::say;
 use crate::exec::{self, Reader, Starter, Writer};
 use crate::freezer::Freezer;
 use crate::home::{Place, Ring};
-use crate::identity::{MAKE_HOST_KEYS, Places};
+use crate::host_keys::HostKeys;
+use crate::identity::Places;
 use crate::limits::LAST_WORD_TIMEOUT;
 use crate::moment::Moment;
 use crate::port::Control;
@@ -45,8 +45,7 @@ pub(crate) struct Agent {
     home: Arc<Place>,
     /// `None` outside of a guest.
     sleep: Option<Sleep>,
-    /// Host keys are to be made once processes go on.
-    makes_host_keys: AtomicBool,
+    host_keys: Arc<HostKeys>,
     stopping: watch::Sender<bool>,
     /// Told once the guest may end.
     stopped: mpsc::Sender<()>,
@@ -81,18 +80,9 @@ impl Agent {
         let starter = Arc::new(Starter::new(Arc::clone(&reaper), freezer.ok()));
         let stopping = watch::Sender::new(false);
         let prepared = std::sync::Mutex::default();
-        let makes_host_keys = AtomicBool::new(false);
-        let agent = Self {
-            reaper,
-            old_root,
-            starter,
-            prepared,
-            home,
-            sleep,
-            makes_host_keys,
-            stopping,
-            stopped,
-        };
+        let host_keys = Arc::new(HostKeys::new(Arc::clone(&starter)));
+        let agent =
+            Self { reaper, old_root, starter, prepared, home, sleep, host_keys, stopping, stopped };
         (Arc::new(agent), heard)
     }
 
@@ -116,25 +106,28 @@ impl Agent {
         let checked = configure::check(configure)?;
         let Some(places) = self.places() else { return Ok(()) };
         let prepared = lock(&self.prepared).take();
-        let applied = checked.apply(&places, prepared.as_ref());
+        // One of another machine would go on with that one's random numbers.
+        let was_making = self.host_keys.end_maker(&places).await;
+        let (makes_keys, applied) = checked.apply(&places, prepared.as_ref());
         // Also where that failed: the host decides, and may look.
         self.home.mount()?;
-        if applied? {
-            self.makes_host_keys.store(true, Ordering::Release);
+        if makes_keys || was_making {
+            self.host_keys.want(places);
             self.make_host_keys().await;
         }
-        Ok(())
+        applied
     }
 
-    /// Makes host keys that are to be made. A program that is begun while processes are held is held with them, and
-    /// nobody hears whether it began: a thaw comes back to it.
+    /// A program that is begun while processes are held is held with them, and nobody hears whether it began: a
+    /// thaw comes back to it.
     async fn make_host_keys(&self) {
         let frozen = match &self.sleep {
             Some(sleep) => sleep.is_frozen().await,
             None => false,
         };
-        if !frozen && self.makes_host_keys.swap(false, Ordering::AcqRel) {
-            exec::leave(&MAKE_HOST_KEYS, &self.starter).await;
+        if !frozen {
+            let host_keys = Arc::clone(&self.host_keys);
+            drop(tokio::spawn(async move { host_keys.make().await }));
         }
     }
 
@@ -143,14 +136,14 @@ impl Agent {
         lock(self.old_root.as_ref()?).as_ref().map(OldRoot::places)
     }
 
-    fn prepare(&self) -> Result<(), Error> {
+    async fn prepare(&self) -> Result<(), Error> {
         if !self.home.is_empty() {
             return Err(Error::Invalid("it is told already whose guest this is".to_owned()));
         }
         let Some(places) = self.places() else { return Ok(()) };
         *lock(&self.prepared) = Some(configure::prepare(&places)?);
         self.home.prepare()?;
-        self.starter.make_ready();
+        self.starter.be_ready().await;
         Ok(())
     }
 
@@ -171,7 +164,7 @@ impl Agent {
 
     async fn freeze(&self, patience: Duration) -> Result<(), Error> {
         // A guest that wakes, or is cloned, has it for its first command.
-        self.starter.make_ready();
+        self.starter.be_ready().await;
         let mut stopping = self.stopping.subscribe();
         // It fails only where the sender is gone, and that is in us.
         let given_up = async { drop(stopping.wait_for(|stopping| *stopping).await) };
@@ -256,7 +249,7 @@ async fn serve_request(agent: Arc<Agent>, stream: MuxStream) {
         }
         Request::Hello => return answer(&mut writer, &Reply::Hello(agent.hello())).await,
         Request::Configure(configure) => agent.configure(&configure).await,
-        Request::Prepare => agent.prepare(),
+        Request::Prepare => agent.prepare().await,
         Request::Barrier { seq } => agent.barrier(seq).await,
         Request::Kill { pid, signal } => kill(&agent, pid, signal),
         Request::Trim => agent.trim().await,

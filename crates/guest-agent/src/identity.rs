@@ -43,34 +43,79 @@ pub(crate) struct Places {
     pub(crate) mark: PathBuf,
 }
 
+impl Places {
+    /// A file that is there while host keys are to be made: a guest that is lost meanwhile has none.
+    fn owed_keys(&self) -> PathBuf {
+        self.mark.with_extension("keys")
+    }
+}
+
 /// Makes what is in `places` the machine's whose id is given. True where host keys are to be made.
 pub(crate) fn settle(places: &Places, machine_id: &str) -> Result<bool, Error> {
     let before = fs::read_to_string(&places.mark).ok();
     let is_half = || read_machine_id(&places.root).trim_end() == NOBODYS;
     if before.as_deref().map(str::trim_end) == Some(machine_id) && !is_half() {
         // A guest that ended while they were made has none.
-        return Ok(host_keys(&places.root)?.is_empty() && !host_keys(&places.image)?.is_empty());
+        let has_none = host_keys(&places.root)?.is_empty() && !host_keys(&places.image)?.is_empty();
+        return Ok(has_none || places.owed_keys().exists());
     }
     // Else it has none, and may be older than the mark: only what it shares with its image is replaced.
     let was_anothers = before.is_some();
     settle_machine_id(places, machine_id, was_anothers)?;
+    // Before they go. On a disk that is full it is not written: then only this boot makes them.
+    drop(File::create(places.owed_keys()));
     let makes_keys = take_host_keys(places, was_anothers)?;
-    replace(&places.mark, &format!("{machine_id}\n"))?;
+    if !makes_keys {
+        made_host_keys(places);
+    }
+    put(&places.mark, machine_id)?;
     Ok(makes_keys)
 }
 
 fn settle_machine_id(places: &Places, machine_id: &str, was_anothers: bool) -> Result<(), Error> {
     let path = places.root.join(MACHINE_ID);
     let (text, in_image) = (read_machine_id(&places.root), read_machine_id(&places.image));
-    if !was_anothers && is_machine_id(text.trim_end()) && text != in_image {
+    let is_one = is_machine_id(text.trim_end()) && text.trim_end() != NOBODYS;
+    if !was_anothers && is_one && text != in_image {
         return Ok(());
     }
-    replace(&path, &format!("{machine_id}\n"))?;
+    put(&path, machine_id)?;
     let copy = places.root.join(DBUS_MACHINE_ID);
     if is_file(&copy) {
-        replace(&copy, &format!("{machine_id}\n"))?;
+        put(&copy, machine_id)?;
     }
     Ok(())
+}
+
+/// Writes an id: where there is no room for a new file, over the one that is there.
+fn put(path: &Path, machine_id: &str) -> Result<(), Error> {
+    let text = format!("{machine_id}\n");
+    match replace(path, &text) {
+        Err(error) if matches!(error.errno(), Errno::ENOSPC | Errno::EDQUOT) => {
+            let doing = || Error::io(format!("write {}", path.display()));
+            let file = File::options().write(true).open(path).map_err(doing())?;
+            file.write_all_at(text.as_bytes(), 0).map_err(doing())?;
+            file.set_len(text.len() as u64).map_err(doing())
+        }
+        replaced => replaced,
+    }
+}
+
+/// The host keys that were to be made are there.
+pub(crate) fn made_host_keys(places: &Places) {
+    drop(fs::remove_file(places.owed_keys()));
+}
+
+/// Removes what a maker of host keys leaves that was ended.
+pub(crate) fn remove_half_made_keys(places: &Places) {
+    let Ok(entries) = fs::read_dir(places.root.join(SSH)) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // `ssh_host_rsa_key.XXXX`, and `.pub`, which is made anew with the other.
+        if name.starts_with("ssh_host_") && name.contains("_key.") {
+            drop(fs::remove_file(entry.path()));
+        }
+    }
 }
 
 fn read_machine_id(root: &Path) -> String {
@@ -283,6 +328,31 @@ mod tests {
         machine.has("etc/ssh/ssh_host_rsa_key", "its own");
         assert!(!settle(&machine.places, ONE).unwrap(), "a later boot finds all done");
         assert_eq!(machine.read("etc/ssh/ssh_host_rsa_key").unwrap(), "its own");
+    }
+
+    #[test]
+    fn keys_that_were_to_be_made_are_owed_until_they_are() {
+        let machine = Machine::new();
+        settle(&machine.places, ONE).unwrap();
+        // Its user installed a server; the image has none.
+        machine.has("etc/ssh/ssh_host_rsa_key", "the other's");
+        assert!(settle(&machine.places, TWO).unwrap());
+        assert!(settle(&machine.places, TWO).unwrap(), "the guest was lost before they were there");
+        machine.has("etc/ssh/ssh_host_rsa_key", "its own");
+        machine.has("etc/ssh/ssh_host_ed25519_key.x7Yz", "half of one");
+        remove_half_made_keys(&machine.places);
+        made_host_keys(&machine.places);
+        assert!(!settle(&machine.places, TWO).unwrap());
+        assert_eq!(machine.read("etc/ssh/ssh_host_rsa_key").unwrap(), "its own");
+        assert_eq!(machine.read("etc/ssh/ssh_host_ed25519_key.x7Yz"), None);
+    }
+
+    #[test]
+    fn nobodys_id_is_no_machines_own() {
+        let machine = Machine::new();
+        machine.has(MACHINE_ID, &format!("{NOBODYS}\n"));
+        settle(&machine.places, ONE).unwrap();
+        assert_eq!(machine.machine_id(), ONE);
     }
 
     #[test]

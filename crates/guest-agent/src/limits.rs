@@ -30,6 +30,9 @@ pub(crate) const READY_AFTER: Duration = Duration::from_millis(2);
 /// The same after the start of a command that goes on: it begins meanwhile.
 pub(crate) const READY_BESIDE_AFTER: Duration = Duration::from_millis(100);
 
+/// How long a freeze waits for that process to be ready.
+pub(crate) const READY_PATIENCE: Duration = Duration::from_millis(200);
+
 /// How often we look whether all processes are frozen: of a sleep, everything waits for it.
 pub(crate) const FREEZE_POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// Longest time that a freeze may take, whatever the host says: processes stand still meanwhile.

@@ -18,6 +18,7 @@ mod error;
 mod exec;
 mod freezer;
 mod home;
+mod host_keys;
 mod identity;
 mod limits;
 mod moment;

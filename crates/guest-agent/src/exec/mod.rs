@@ -31,6 +31,7 @@ use agent_proto::mux::MuxStream;
 use agent_proto::{Exec, Exited, FrameKind, FrameReader, FrameWriter, Reply};
 use nix::unistd::Pid;
 use tokio::io::{ReadHalf, WriteHalf};
+use tokio::sync::oneshot;
 
 use crate::console::say;
 use crate::limits::{READY_AFTER, READY_BESIDE_AFTER};
@@ -46,7 +47,10 @@ pub(crate) async fn serve(exec: Exec, reader: Reader, mut writer: Writer, starte
     let child = match starter.start(&exec).await {
         Ok(child) => child,
         // Where the host is gone already, there is nobody to tell.
-        Err(error) => return drop(writer.message(&error.reply()).await),
+        Err(error) => {
+            drop(writer.message(&error.reply()).await);
+            return starter.make_ready_after(READY_AFTER);
+        }
     };
     let (pid, reaper) = (child.pid, starter.reaper());
     drop(writer.message(&Reply::Started { pid: pid.as_raw().cast_unsigned() }).await);
@@ -75,16 +79,29 @@ pub(crate) async fn serve(exec: Exec, reader: Reader, mut writer: Writer, starte
     starter.make_ready_after(READY_AFTER);
 }
 
-/// Starts `command` in the machine and leaves it to itself. One that cannot be started is said.
-pub(crate) async fn leave(command: &[&str], starter: &Starter) {
+/// A command that is for nobody but us.
+#[derive(Debug)]
+pub(crate) struct Own {
+    pub(crate) pid: Pid,
+    pub(crate) ended: oneshot::Receiver<Ended>,
+}
+
+/// Starts `command` in the machine, and drops what it says. One that cannot be started is said.
+pub(crate) async fn start_own(command: &[&str], starter: &Starter) -> Option<Own> {
     let exec = Exec {
         command: command.iter().map(|&word| word.to_owned()).collect(),
         cwd: Some("/".to_owned()),
         ..Exec::default()
     };
     match starter.start(&exec).await {
-        Ok(child) => output::ignore([child.stdout, child.stderr]),
-        Err(error) => say(&error.to_string()),
+        Ok(child) => {
+            output::ignore([child.stdout, child.stderr]);
+            Some(Own { pid: child.pid, ended: child.ended })
+        }
+        Err(error) => {
+            say(&error.to_string());
+            None
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 
 use std::ffi::{CString, c_char};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::c_void;
 use nix::errno::Errno;
@@ -16,7 +17,17 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use super::plan::Plan;
 use crate::limits::ORDER_BYTES;
 
-/// The beginning of the memory: addresses in it.
+/// The beginning of the memory.
+#[derive(Debug)]
+#[repr(C)]
+pub(super) struct Shared {
+    /// Set by the child once all is done that can be done before it is told.
+    pub(super) is_set_up: AtomicBool,
+    /// What it is told; addresses in the memory.
+    pub(super) told: Told,
+}
+
+/// What a child is told.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub(super) struct Told {
@@ -46,8 +57,15 @@ impl Order {
     }
 
     /// Where the child finds it.
-    pub(super) fn told(&self) -> *const Told {
+    pub(super) fn shared(&self) -> *const Shared {
         self.0.as_ptr().cast()
+    }
+
+    /// True once the child only waits.
+    pub(super) fn is_set_up(&self) -> bool {
+        // SAFETY: it begins as zeros, which is false, and both sides use it as what it is.
+        let is_set_up = unsafe { &(*self.shared()).is_set_up };
+        is_set_up.load(Ordering::Acquire)
     }
 
     /// Writes what the child is to become.
@@ -55,7 +73,7 @@ impl Order {
     /// # Errors
     /// `E2BIG`, as the kernel says of what is too long for it.
     pub(super) fn write(&mut self, plan: &Plan, has_stdin: bool) -> Result<(), Errno> {
-        let mut text = Text { base: self.0.as_ptr() as usize, bytes: vec![0; size_of::<Told>()] };
+        let mut text = Text { base: self.0.as_ptr() as usize, bytes: vec![0; size_of::<Shared>()] };
         let told = Told {
             argv: text.list(&plan.argv),
             env: text.list(&plan.env),
@@ -67,10 +85,13 @@ impl Order {
         if bytes.len() > ORDER_BYTES.get() {
             return Err(Errno::E2BIG);
         }
+        let begin = size_of::<Shared>();
+        let text = bytes.get(begin..).unwrap_or_default();
         // SAFETY: so much is mapped, writable and aligned to pages, and nobody reads it yet.
         unsafe {
-            self.0.as_ptr().cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
-            self.0.as_ptr().cast::<Told>().write(told);
+            let into = self.0.as_ptr().cast::<u8>().add(begin);
+            into.copy_from_nonoverlapping(text.as_ptr(), text.len());
+            (&raw mut (*self.0.as_ptr().cast::<Shared>()).told).write(told);
         }
         Ok(())
     }
@@ -140,7 +161,8 @@ mod tests {
         let mut order = Order::new().unwrap();
         order.write(&plan, true).unwrap();
         // SAFETY: it was just written, and the order is alive.
-        let told = unsafe { order.told().read() };
+        let told = unsafe { (&raw const (*order.shared()).told).read() };
+        assert!(!order.is_set_up(), "that is for the child to say");
         assert_eq!(strings(told.argv), ["a", "", "bcd"]);
         assert!(strings(told.env).is_empty());
         assert_eq!(strings(told.candidates), ["/bin/a"]);

@@ -20,15 +20,17 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::Ordering;
 
 use libc::{c_char, c_int, c_uint};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pipe2, write};
 use tokio::sync::oneshot;
 
 use super::fork::fork;
-use super::order::{Order, Told};
+use super::order::{Order, Shared};
 use super::plan::Plan;
 use crate::reaper::Reaper;
 use crate::sys::Ended;
@@ -102,10 +104,10 @@ impl Ready {
             stderr: child_stderr,
             failure: child_failure,
         };
-        let told = order.told();
+        let shared = order.shared();
         // SAFETY: the child calls nothing but async-signal-safe functions on memory that is there,
         // takes no lock and allocates nothing, then execs or exits.
-        let in_child = || unsafe { wait_and_become(told, &ends) };
+        let in_child = || unsafe { wait_and_become(shared, &ends) };
         // SAFETY: as above.
         let (pid, ended) = reaper.adopt(|| unsafe { fork(cgroup, in_child) })?;
         Ok(Self { order, go, begun: Begun { pid, ended, stdin, stdout, stderr, failure } })
@@ -116,29 +118,37 @@ impl Ready {
         matches!(self.begun.ended.try_recv(), Err(oneshot::error::TryRecvError::Empty))
     }
 
-    /// Has it become what is planned. That it was ended a moment ago is told by how it ended.
+    /// True once it only waits to be told.
+    pub(super) fn is_set_up(&self) -> bool {
+        self.order.is_set_up()
+    }
+
+    /// Has it become what is planned.
     ///
     /// # Errors
-    /// `E2BIG` where the plan is longer than can be told.
+    /// `E2BIG` where the plan is longer than can be told; `EPIPE` where it was ended a moment ago and was told
+    /// nothing.
     pub(super) fn send_off(mut self, plan: &Plan, has_stdin: bool) -> Result<Begun, Errno> {
         self.order.write(plan, has_stdin)?;
-        match write(&self.go, b"!") {
-            Ok(_) | Err(Errno::EPIPE) => Ok(self.begun),
-            Err(error) => Err(error),
-        }
+        write(&self.go, b"!")?;
+        // Somebody may have stopped it with all else; a command that nobody named yet is not to be held up.
+        kill(self.begun.pid, Signal::SIGCONT).ok();
+        Ok(self.begun)
     }
 }
 
 /// The whole life of the child.
-unsafe fn wait_and_become(told: *const Told, ends: &ChildEnds) -> ! {
+unsafe fn wait_and_become(shared: *const Shared, ends: &ChildEnds) -> ! {
     // SAFETY: see `Ready::make`; what it is told is written before the byte that it waits for.
     unsafe {
         let failure = ends.failure.as_raw_fd();
         if setup(ends) == -1 {
             give_up(failure, Step::Setup, Errno::last_raw());
         }
+        let is_set_up = &(*shared).is_set_up;
+        is_set_up.store(true, Ordering::Release);
         wait(ends.go.as_raw_fd());
-        let told = told.read_volatile();
+        let told = (&raw const (*shared).told).read_volatile();
         if !told.has_stdin && no_stdin() == -1 {
             give_up(failure, Step::Setup, Errno::last_raw());
         }

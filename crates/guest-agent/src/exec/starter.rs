@@ -9,11 +9,13 @@ use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::plan;
 use super::ready::{Begun, REPORT_BYTES, Ready, Step, decode_report};
 use crate::Error;
 use crate::freezer::Freezer;
+use crate::limits::{FREEZE_POLL_INTERVAL, READY_PATIENCE};
 use crate::reaper::Reaper;
 use crate::sys::Ended;
 
@@ -69,8 +71,18 @@ impl Starter {
         }
     }
 
+    /// The same, and returns when it only waits: before all is frozen, so that it needs nothing more then.
+    pub(crate) async fn be_ready(&self) {
+        self.make_ready();
+        let until = Instant::now() + READY_PATIENCE;
+        let waits = || matches!(&*self.lock(), Next::Ready(ready) if !ready.is_set_up());
+        while waits() && Instant::now() < until {
+            tokio::time::sleep(FREEZE_POLL_INTERVAL).await;
+        }
+    }
+
     /// The same in a while, when nobody waits any more for what is being done.
-    pub(super) fn make_ready_after(self: &Arc<Self>, long: Duration) {
+    pub(crate) fn make_ready_after(self: &Arc<Self>, long: Duration) {
         let starter = Arc::clone(self);
         drop(tokio::spawn(async move {
             tokio::time::sleep(long).await;
@@ -85,9 +97,13 @@ impl Starter {
 
     pub(super) async fn start(&self, exec: &Exec) -> Result<Child, Error> {
         let plan = plan::plan(exec)?;
-        let cannot = Error::sys("start a process");
-        let Begun { pid, ended, stdin, stdout, stderr, failure } =
-            self.take().and_then(|ready| ready.send_off(&plan, exec.stdin)).map_err(cannot)?;
+        let begun = match self.take().and_then(|ready| ready.send_off(&plan, exec.stdin)) {
+            // It was killed, and nobody has come to reap it.
+            Err(Errno::EPIPE) => self.make().and_then(|ready| ready.send_off(&plan, exec.stdin)),
+            begun => begun,
+        };
+        let begun = begun.map_err(Error::sys("start a process"))?;
+        let Begun { pid, ended, stdin, stdout, stderr, failure } = begun;
         // Else a command that wants none would keep a pipe that nobody writes to.
         let stdin = Some(stdin).filter(|_| exec.stdin);
         let adopt_pipe = |fd| pipe::Receiver::from_owned_fd(fd).map_err(Error::io("watch a pipe"));
