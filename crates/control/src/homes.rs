@@ -50,10 +50,17 @@ pub struct HomeSnapshot {
     pub id: SnapshotId,
     /// What people call it.
     pub name: Option<String>,
-    /// Under which epoch the state was made.
-    pub epoch: Epoch,
     /// When it was made.
     pub time: Timestamp,
+}
+
+/// The state of a home that is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HomeState {
+    /// Under which epoch it was made.
+    pub epoch: Epoch,
+    /// True where its writer gave the home up with it; else the machine was awake, here or elsewhere.
+    pub released: bool,
 }
 
 /// What collecting the garbage of a sleeping home came to.
@@ -146,7 +153,7 @@ pub trait Homes: Send + Sync + Debug + 'static {
     /// Those of the disk.
     async fn discard(&self, at: &HomeAt) -> Result<()>;
 
-    /// Keeps the published state. The same id again is the same snapshot.
+    /// Keeps the published state, and says which that is. The same id again is the same snapshot.
     ///
     /// # Errors
     /// `NotFound`, `InvalidArgument` for a name that cannot be, `Exhausted`; those of the store.
@@ -155,7 +162,7 @@ pub trait Homes: Send + Sync + Debug + 'static {
         home: &HomeId,
         id: &SnapshotId,
         name: Option<&str>,
-    ) -> Result<HomeSnapshot>;
+    ) -> Result<(HomeSnapshot, HomeState)>;
     /// The snapshots of a home, in the order of their ids.
     ///
     /// # Errors
@@ -177,8 +184,7 @@ pub trait Homes: Send + Sync + Debug + 'static {
     /// `NotFound`, `Fenced` where somebody has it, `Conflict` where it moved; those of the store.
     async fn restore(&self, at: &HomeAt, id: &SnapshotId) -> Result<()>;
 
-    /// Keeps the published state, or a snapshot's, for the fork `into`; idempotent. The epoch under which that state
-    /// was made.
+    /// Keeps the published state, or a snapshot's, for the fork `into`, and says which state that is; idempotent.
     ///
     /// # Errors
     /// `NotFound`, `Exhausted`; those of the store.
@@ -187,7 +193,7 @@ pub trait Homes: Send + Sync + Debug + 'static {
         from: &HomeId,
         at: Option<&SnapshotId>,
         into: &HomeId,
-    ) -> Result<Epoch>;
+    ) -> Result<HomeState>;
     /// Makes `into` a home that goes on from what is kept for it; idempotent.
     ///
     /// # Errors

@@ -238,9 +238,9 @@ async fn make_snapshot(
         Place::Asleep => {
             let until = whole::stored(inner, &row).await;
             let homes = &inner.parts.homes;
-            let made = homes.snapshot(&row.home, &id, name).await?;
+            let (made, home) = homes.snapshot(&row.home, &id, name).await?;
             let holder = UpperHolder::Snapshot(id.clone());
-            match whole::keep(inner, &row, (made.epoch, &holder), new.whole, until).await {
+            match whole::keep(inner, &row, (home, &holder), new.whole, until).await {
                 Ok(kept) => (made, kept.map(|kept| kept.memory.is_ok())),
                 Err(error) => {
                     homes.delete_snapshot(&row.home, &id).await?;

@@ -16,7 +16,7 @@
 //! - A parent that is deleted keeps what its forks need; the last of them to go removes it
 //!   ([`crate::delete_home`]).
 
-use base::{Epoch, HomeId, ServerId, SnapshotId};
+use base::{HomeId, ServerId, SnapshotId};
 
 use crate::error::Result;
 use crate::replica::error::Error as LogError;
@@ -24,7 +24,7 @@ use crate::replica::horizon::Moment;
 use crate::replica::log::{Head, Log};
 use crate::replica::pinned::{Pin, PinKind};
 use crate::settings::Parts;
-use crate::snapshots::{pin_found, pin_of, published};
+use crate::snapshots::{KeptState, pin_found, pin_of, published};
 
 /// Makes `into` a home that goes on from the newest state of `from`, or from a snapshot of it.
 ///
@@ -43,8 +43,8 @@ pub async fn fork(
     begin_fork(parts, from, into, holder).await
 }
 
-/// The first half of [`fork`]: `from` keeps the state for `into`. Returns the epoch of its commit; the first one
-/// of `into` follows on it.
+/// The first half of [`fork`]: `from` keeps the state for `into`. Returns which state that is: the first
+/// commit of `into` follows on its epoch.
 ///
 /// # Errors
 /// As [`fork`].
@@ -53,13 +53,18 @@ pub async fn hold_fork(
     from: &HomeId,
     at: Option<&SnapshotId>,
     into: &HomeId,
-) -> Result<Epoch> {
+) -> Result<KeptState> {
     let log = parts.log(from);
     let pin = match at {
         None => {
             let found = Moment::of(&*parts.clock);
             let head = published(&log).await?;
-            hold(parts, &log, (&head, &found), into).await?
+            let pin = hold(parts, &log, (&head, &found), into).await?;
+            if pin.seq == head.seq {
+                return Ok(KeptState::of(&head));
+            }
+            // One that an earlier call made stands.
+            pin
         }
         Some(id) => {
             let kept = pin_of(&log, id).await?;
@@ -72,7 +77,7 @@ pub async fn hold_fork(
             pin
         }
     };
-    Ok(pin.epoch)
+    Ok(KeptState::of(&log.pinned_head(&pin).await?))
 }
 
 /// The second half of [`fork`]: `into` becomes a home. Where it is that already, nothing is done.

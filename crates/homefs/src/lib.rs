@@ -85,4 +85,6 @@ pub use settings::{
     UNREPLICATED_BYTES_MAX,
 };
 pub use snapshot::Snapshot;
-pub use snapshots::{SnapshotInfo, delete_snapshot, restore, snapshot, snapshot_info, snapshots};
+pub use snapshots::{
+    KeptState, SnapshotInfo, delete_snapshot, restore, snapshot, snapshot_info, snapshots,
+};

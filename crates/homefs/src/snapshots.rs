@@ -29,7 +29,16 @@ pub struct SnapshotInfo {
     pub time: Timestamp,
 }
 
-/// Keeps the newest state of a home that is in the store. Called again with the same id, it answers
+/// The state of a home that is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeptState {
+    /// Under which its commit was made.
+    pub epoch: Epoch,
+    /// Its writer gave the home up with it. Else somebody had the home, and the state is one of many of that run.
+    pub released: bool,
+}
+
+/// Keeps the newest state of a home that is in the store, and says which. Called again with the same id, it answers
 /// the same.
 ///
 /// # Errors
@@ -40,11 +49,18 @@ pub async fn snapshot(
     home: &HomeId,
     id: &SnapshotId,
     name: Option<&str>,
-) -> Result<SnapshotInfo> {
+) -> Result<(SnapshotInfo, KeptState)> {
     let log = parts.log(home);
     let found = Moment::of(&*parts.clock);
     let head = published(&log).await?;
-    keep(parts, &log, (&head, &found), id, name).await
+    let kept = keep(parts, &log, (&head, &found), id, name).await?;
+    // One that an earlier call made stands, of whatever state it is.
+    let earlier = if kept.seq == head.seq { None } else { log.snapshot_pin(id).await? };
+    let state = match earlier {
+        None => KeptState::of(&head),
+        Some(pin) => KeptState::of(&log.pinned_head(&pin).await?),
+    };
+    Ok((kept, state))
 }
 
 /// The snapshots of a home, oldest first.
@@ -95,6 +111,12 @@ pub async fn restore(
     let state = log.pinned_head(&pin).await?;
     let nonce = parts.entropy.nonce();
     Ok(log.restore_to(&head, &state, holder.clone(), nonce).await?)
+}
+
+impl KeptState {
+    pub(crate) fn of(head: &Head) -> Self {
+        Self { epoch: head.epoch, released: head.released }
+    }
 }
 
 /// Pins `head` for a snapshot, as [`pin_found`] does.

@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use base::{Clock, Entropy, Epoch, HomeId, ServerId, SnapshotId};
+use base::{Clock, Entropy, HomeId, ServerId, SnapshotId};
 use control::files::{ByteStream, FileCalls};
 use control::homes::{
-    DraftChanges, DraftPublished, HomeAt, HomeCollected, HomeHead, HomeSnapshot, Homes,
+    DraftChanges, DraftPublished, HomeAt, HomeCollected, HomeHead, HomeSnapshot, HomeState, Homes,
 };
 use control::{Error, Result};
 use homefs::{Draft, HomeFs, HomeSettings, Parts, Published, Snapshot, Step};
@@ -115,7 +115,11 @@ impl LocalHomes {
 }
 
 fn kept(info: homefs::SnapshotInfo) -> HomeSnapshot {
-    HomeSnapshot { id: info.id, name: info.name, epoch: info.epoch, time: info.time }
+    HomeSnapshot { id: info.id, name: info.name, time: info.time }
+}
+
+fn state(kept: homefs::KeptState) -> HomeState {
+    HomeState { epoch: kept.epoch, released: kept.released }
 }
 
 /// What either touched; `None` where that is more than a sleeper can be told.
@@ -293,9 +297,9 @@ impl Homes for LocalHomes {
         home: &HomeId,
         id: &SnapshotId,
         name: Option<&str>,
-    ) -> Result<HomeSnapshot> {
+    ) -> Result<(HomeSnapshot, HomeState)> {
         let made = homefs::snapshot(&self.parts(), home, id, name).await;
-        made.map(kept).map_err(convert::home_error)
+        made.map(|(info, of)| (kept(info), state(of))).map_err(convert::home_error)
     }
 
     async fn snapshots(&self, home: &HomeId) -> Result<Vec<HomeSnapshot>> {
@@ -324,8 +328,9 @@ impl Homes for LocalHomes {
         from: &HomeId,
         at: Option<&SnapshotId>,
         into: &HomeId,
-    ) -> Result<Epoch> {
-        homefs::hold_fork(&self.parts(), from, at, into).await.map_err(convert::home_error)
+    ) -> Result<HomeState> {
+        let held = homefs::hold_fork(&self.parts(), from, at, into).await;
+        held.map(state).map_err(convert::home_error)
     }
 
     async fn begin_fork(&self, from: &HomeId, into: &HomeId) -> Result<()> {

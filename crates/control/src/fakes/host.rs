@@ -26,7 +26,9 @@ use crate::files::{
     ByteStream, DeleteOptions, Entry, FileBody, FileCalls, FileMeta, Imported, PutDone, PutOptions,
     RangeSpec,
 };
-use crate::homes::{DraftChanges, DraftPublished, HomeAt, HomeHead, HomeSnapshot, Homes};
+use crate::homes::{
+    DraftChanges, DraftPublished, HomeAt, HomeHead, HomeSnapshot, HomeState, Homes,
+};
 use crate::host::{
     ExecutionRecords, Host, KeeperLink, KeeperPhase, KeeperSpec, KeeperStatus, LastWords,
     MemoryStanding, Sizes, UpperHolder, UpperKept, UpperStanding, UpperStored,
@@ -415,10 +417,13 @@ impl FakeHome {
         let made = HomeSnapshot {
             id: id.clone(),
             name: name.map(str::to_owned),
-            epoch: Epoch(self.seq),
             time: Timestamp::UNIX_EPOCH,
         };
         Ok(self.snapshots.entry(id.clone()).or_insert((made, tree)).0.clone())
+    }
+
+    fn kept_state(&self) -> HomeState {
+        HomeState { epoch: Epoch(self.seq), released: !self.held }
     }
 
     fn kept(&self, id: &SnapshotId) -> Result<&(HomeSnapshot, FakeTree)> {
@@ -427,6 +432,16 @@ impl FakeHome {
 }
 
 impl FakeHost {
+    /// Somebody else has the home just before its state is kept, where a test wants that.
+    fn claim_first(&self, home: &HomeId) {
+        let mut state = self.state.lock();
+        if state.claim_before_pin
+            && let Some(home) = state.homes.get_mut(home)
+        {
+            (home.held, home.seq) = (true, home.seq + 1);
+        }
+    }
+
     /// A home that must be there.
     fn there<T>(&self, home: &HomeId, work: impl FnOnce(&mut FakeHome) -> Result<T>) -> Result<T> {
         let mut state = self.state.lock();
@@ -520,8 +535,12 @@ impl Homes for FakeHost {
         home: &HomeId,
         id: &SnapshotId,
         name: Option<&str>,
-    ) -> Result<HomeSnapshot> {
-        self.there(home, |home| home.keep(home.published.copy(), id, name))
+    ) -> Result<(HomeSnapshot, HomeState)> {
+        self.claim_first(home);
+        self.there(home, |home| {
+            let made = home.keep(home.published.copy(), id, name)?;
+            Ok((made, home.kept_state()))
+        })
     }
 
     async fn snapshots(&self, home: &HomeId) -> Result<Vec<HomeSnapshot>> {
@@ -557,14 +576,15 @@ impl Homes for FakeHost {
         from: &HomeId,
         at: Option<&SnapshotId>,
         into: &HomeId,
-    ) -> Result<Epoch> {
+    ) -> Result<HomeState> {
+        self.claim_first(from);
         self.there(from, |home| {
             let tree = match at {
                 Some(id) => home.kept(id)?.1.copy(),
                 None => home.published.copy(),
             };
             home.forks.insert(into.clone(), tree);
-            Ok(Epoch(home.seq))
+            Ok(home.kept_state())
         })
     }
 

@@ -85,6 +85,8 @@ pub(crate) struct State {
     pub(crate) egress_errors: VecDeque<(ErrorKind, &'static str)>,
     pub(crate) dies_while_starting: VecDeque<KeeperFailure>,
     pub(crate) hold_starting: bool,
+    /// Homes are claimed just before a state of them is kept.
+    pub(crate) claim_before_pin: bool,
     pub(crate) hold_stopping: bool,
     pub(crate) starts: u32,
     pub(crate) forgotten: u32,

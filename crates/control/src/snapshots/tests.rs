@@ -232,6 +232,25 @@ async fn an_upper_that_can_never_be_stored_is_left_out_unless_it_is_wanted() {
 }
 
 #[tokio::test]
+async fn of_a_machine_that_is_woken_before_its_home_is_kept_nothing_is() {
+    let world = World::new();
+    let control = world.open().await;
+    let parent = created(&control, named("one")).await;
+    let machine = MachineRef::Id(parent.machine_id.clone());
+    slept(&control, &machine).await;
+    world.host.state.lock().claim_before_pin = true;
+    let snapshots = control.snapshots();
+    let error = snapshots.create(&machine, NewSnapshot::default()).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Unavailable, true), "{error}");
+    let error = snapshots.fork(&machine, ForkMachine::default()).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Unavailable, true), "{error}");
+    let listed = snapshots.list(&machine, &PageQuery::default()).await.unwrap();
+    assert_eq!((listed.items, world.host.forks_of(&parent.home_id)), (vec![], 0));
+    assert!(!world.host.state.lock().uppers.kept.contains_key(&parent.machine_id));
+    control.close().await;
+}
+
+#[tokio::test]
 async fn a_whole_fork_that_was_broken_off_is_finished_by_the_next_server_or_was_never_made() {
     let world = World::new();
     let control = world.open().await;

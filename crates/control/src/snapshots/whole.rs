@@ -10,11 +10,12 @@
 
 use std::time::Duration;
 
-use base::{Epoch, ErrorKind, SnapshotId};
+use base::{ErrorKind, SnapshotId};
 use catalog::MachineRow;
 use tokio::time::Instant;
 
 use crate::control::Inner;
+use crate::homes::HomeState;
 use crate::host::{MemoryStanding, UpperHolder, UpperKept};
 use crate::limits::STORED_WAIT;
 use crate::{Error, Result, uppers};
@@ -48,21 +49,26 @@ pub(super) async fn stored(inner: &Inner, row: &MachineRow) -> Instant {
     until
 }
 
-/// Keeps what goes with the state of the home of this epoch; `None` where there is nothing, or it cannot be had.
+/// Keeps what goes with this state of the home; `None` where there is nothing, or it cannot be had.
 ///
 /// # Errors
-/// `Unavailable` where it is not in the store by `until`; `Conflict` where there is nothing and all was `wanted`.
+/// `Unavailable` where it is not in the store by `until`, or the machine was woken meanwhile; `Conflict` where there is nothing and all was `wanted`.
 pub(super) async fn keep(
     inner: &Inner,
     row: &MachineRow,
-    (home, holder): (Epoch, &UpperHolder),
+    (home, holder): (HomeState, &UpperHolder),
     wanted: bool,
     until: Instant,
 ) -> Result<Option<Kept>> {
+    // Woken since it was found asleep, here or elsewhere: a state in the middle of a run goes with nothing else that the
+    // machine had.
+    if !home.released {
+        return Err(not_now(row, "was woken meanwhile"));
+    }
     let standing = inner.parts.host.memory_standing(&row.id).await;
     let had_memory = standing != MemoryStanding::Nothing;
     loop {
-        match inner.parts.host.keep_upper(&row.id, home, holder).await? {
+        match inner.parts.host.keep_upper(&row.id, home.epoch, holder).await? {
             UpperKept::Kept { memory } => return Ok(Some(Kept { memory, had_memory })),
             UpperKept::Nothing if wanted => {
                 return Err(refused(row, "has nothing outside of its home yet; wake it"));
@@ -92,9 +98,9 @@ pub(super) async fn hold(
 ) -> Result<Option<Kept>> {
     let until = stored(inner, parent).await;
     let homes = &inner.parts.homes;
-    let epoch = homes.hold_fork(&parent.home, None, &fork.home).await?;
+    let home = homes.hold_fork(&parent.home, None, &fork.home).await?;
     let holder = UpperHolder::Fork(fork.id.clone());
-    let kept = keep(inner, parent, (epoch, &holder), wanted, until).await;
+    let kept = keep(inner, parent, (home, &holder), wanted, until).await;
     if kept.is_err() {
         homes.abandon_fork(&parent.home, &fork.home).await?;
     }

@@ -63,7 +63,7 @@ fn a_snapshot_is_one_put_and_can_be_listed_and_deleted() {
     assert_eq!(names, ["one", "two"]);
     // Again under its id: the same.
     let again = block_on(homefs::snapshot(&parts, &world.home, &one, Some("other"))).unwrap();
-    assert_eq!(again.name.as_deref(), Some("one"));
+    assert_eq!(again.0.name.as_deref(), Some("one"));
     for _ in 0..2 {
         block_on(homefs::delete_snapshot(&parts, &world.home, &one)).unwrap();
     }
@@ -73,6 +73,41 @@ fn a_snapshot_is_one_put_and_can_be_listed_and_deleted() {
     assert_eq!(bad.unwrap_err().kind(), ErrorKind::InvalidArgument);
     let nobody = block_on(homefs::snapshot(&parts, &HomeId::generate(), &one, None));
     assert_eq!(nobody.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn whoever_keeps_a_state_learns_whether_its_writer_had_given_the_home_up() {
+    let world = asleep();
+    let parts = world.parts();
+    let (id, child) = (SnapshotId::generate(), HomeId::generate());
+    let keep = |id: &SnapshotId, child: &HomeId| {
+        let (_, kept) = block_on(homefs::snapshot(&parts, &world.home, id, None)).unwrap();
+        assert_eq!(block_on(homefs::hold_fork(&parts, &world.home, None, child)).unwrap(), kept);
+        kept
+    };
+    let asleep = keep(&id, &child);
+    assert!(asleep.released);
+    // A claim, and a commit of a run: somebody has the home.
+    let (home, _) = world.open("a");
+    let other = || (SnapshotId::generate(), HomeId::generate());
+    let (at_claim, at_claim_too) = other();
+    let claimed = keep(&at_claim, &at_claim_too);
+    put(&home, "small", b"second");
+    home.sync(None).unwrap();
+    let (later, later_too) = other();
+    let running = keep(&later, &later_too);
+    assert_eq!((claimed.released, running.released), (false, false));
+    assert!(claimed.epoch > asleep.epoch && running.epoch == claimed.epoch);
+    home.release().unwrap();
+    let (released, released_too) = other();
+    assert!(keep(&released, &released_too).released);
+    // The same again: what is kept, and not what is newest.
+    assert_eq!(keep(&later, &later_too), running);
+    assert_eq!(keep(&id, &child), asleep);
+    let of_snapshot =
+        |at| block_on(homefs::hold_fork(&parts, &world.home, Some(at), &HomeId::generate()));
+    assert_eq!(of_snapshot(&later).unwrap(), running);
+    assert_eq!(of_snapshot(&id).unwrap(), asleep);
 }
 
 #[test]

@@ -69,7 +69,7 @@ impl World {
         let (parts, _) = self.process(host, true);
         let (of, may) = (self.homes[home].0.clone(), self.homes[home].1.may.clone());
         let done = RUNTIME.block_on(homefs::snapshot(&parts, &of, &id, Some("kept")));
-        let (certain, seq) = (done.is_ok(), done.as_ref().ok().map(|info| info.seq));
+        let (certain, seq) = (done.is_ok(), done.as_ref().ok().map(|(info, _)| info.seq));
         self.note(format!("snapshot h{host} home{home}: commit {seq:?}"));
         self.kept.push(Kept { home, id, may, certain });
         match done {
