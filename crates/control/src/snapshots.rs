@@ -243,6 +243,8 @@ async fn make_snapshot(
             match whole::keep(inner, &row, (home, &holder), new.whole, until).await {
                 Ok(kept) => (made, kept.map(|kept| kept.memory.is_ok())),
                 Err(error) => {
+                    // It may be kept all the same. The home last: with it, it can be let go of once more.
+                    inner.parts.host.let_go_of_upper(&row.id, &holder).await?;
                     homes.delete_snapshot(&row.home, &id).await?;
                     return Err(error);
                 }

@@ -177,7 +177,9 @@ impl Host for FakeHost {
         _home: Epoch,
         holder: &UpperHolder,
     ) -> Result<UpperKept> {
-        Ok(self.keep_fake_upper(machine, holder))
+        let kept = self.keep_fake_upper(machine, holder);
+        self.fake_keep_error()?;
+        Ok(kept)
     }
 
     async fn keep_upper_again(
@@ -192,6 +194,7 @@ impl Host for FakeHost {
             let all = state.uppers.kept.entry(machine.clone()).or_default();
             all.insert(UpperHolder::Fork(into.clone()), memory);
         }
+        self.fake_keep_error()?;
         Ok(kept)
     }
 

@@ -33,6 +33,8 @@ pub(crate) struct Uppers {
     pub(crate) unstored: Vec<MachineId>,
     /// What is kept, by machine and holder: whether the memory is.
     pub(crate) kept: HashMap<MachineId, BTreeMap<UpperHolder, bool>>,
+    /// The next attempts to keep one fail so, having kept it.
+    pub(crate) keep_errors: VecDeque<ErrorKind>,
     /// Forks that have begun with an upper, and with memory.
     pub(crate) begun: HashMap<MachineId, bool>,
     /// The next attempts to begin one fail so.
@@ -107,6 +109,12 @@ impl FakeHost {
         state.uppers.kept.entry(machine.clone()).or_default().insert(holder.clone(), memory);
         let why = || "it is not in the store".to_owned();
         UpperKept::Kept { memory: if memory { Ok(()) } else { Err(why()) } }
+    }
+
+    /// What an attempt to keep one ends with, whose reply is lost.
+    pub(crate) fn fake_keep_error(&self) -> Result<()> {
+        let kind = self.state.lock().uppers.keep_errors.pop_front();
+        kind.map_or(Ok(()), |kind| Err(Error::new(kind, "the store is away")))
     }
 
     /// Whether the memory is in what is kept, if that is.

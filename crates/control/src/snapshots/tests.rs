@@ -251,6 +251,31 @@ async fn of_a_machine_that_is_woken_before_its_home_is_kept_nothing_is() {
 }
 
 #[tokio::test]
+async fn where_it_is_not_known_whether_an_upper_is_kept_it_is_let_go_of() {
+    let world = World::new();
+    let control = world.open().await;
+    let parent = created(&control, named("one")).await;
+    let machine = MachineRef::Id(parent.machine_id.clone());
+    slept(&control, &machine).await;
+    let snapshots = control.snapshots();
+    let at = snapshots.create(&machine, whole()).await.unwrap().snapshot_id;
+    let kept = || world.host.state.lock().uppers.kept[&parent.machine_id].len();
+    let fail = || world.host.state.lock().uppers.keep_errors.push_back(ErrorKind::Unavailable);
+    fail();
+    snapshots.create(&machine, NewSnapshot::default()).await.unwrap_err();
+    assert_eq!(kept(), 1);
+    for at in [None, Some(at)] {
+        fail();
+        let fork = ForkMachine { snapshot_id: at, ..ForkMachine::default() };
+        snapshots.fork(&machine, fork).await.unwrap_err();
+        assert_eq!((kept(), world.host.forks_of(&parent.home_id)), (1, 0));
+    }
+    let listed = snapshots.list(&machine, &PageQuery::default()).await.unwrap();
+    assert_eq!(listed.items.len(), 1);
+    control.close().await;
+}
+
+#[tokio::test]
 async fn a_whole_fork_that_was_broken_off_is_finished_by_the_next_server_or_was_never_made() {
     let world = World::new();
     let control = world.open().await;

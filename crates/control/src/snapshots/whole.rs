@@ -102,9 +102,16 @@ pub(super) async fn hold(
     let holder = UpperHolder::Fork(fork.id.clone());
     let kept = keep(inner, parent, (home, &holder), wanted, until).await;
     if kept.is_err() {
-        homes.abandon_fork(&parent.home, &fork.home).await?;
+        let_go(inner, parent, fork).await?;
     }
     kept
+}
+
+/// Lets go of what is kept for a fork that nobody has begun. An attempt that failed may have kept it all the same.
+async fn let_go(inner: &Inner, parent: &MachineRow, fork: &MachineRow) -> Result<()> {
+    let holder = UpperHolder::Fork(fork.id.clone());
+    inner.parts.host.let_go_of_upper(&parent.id, &holder).await?;
+    inner.parts.homes.abandon_fork(&parent.home, &fork.home).await
 }
 
 /// Keeps what a snapshot has for a fork.
@@ -137,7 +144,7 @@ pub(super) async fn hold_again(
             Ok(Some(Kept { memory, had_memory: false }))
         }
         Err(error) => {
-            homes.abandon_fork(&parent.home, &fork.home).await?;
+            let_go(inner, parent, fork).await?;
             Err(error)
         }
     }
