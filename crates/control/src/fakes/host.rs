@@ -224,6 +224,7 @@ impl Host for FakeHost {
     }
 
     async fn abandon_upper(&self, from: &MachineId, into: &MachineId) -> Result<()> {
+        self.state.lock().uppers.abandoned.push(into.clone());
         let begun = self.state.lock().uppers.begun.contains_key(into);
         let holder = UpperHolder::Fork(into.clone());
         if begun { Ok(()) } else { self.let_go_of_upper(from, &holder).await }
@@ -237,7 +238,9 @@ impl Host for FakeHost {
     }
 
     async fn remove(&self, machine: &MachineId) -> Result<()> {
-        self.state.lock().executions.remove(machine);
+        let mut state = self.state.lock();
+        state.executions.remove(machine);
+        state.removed.push(machine.clone());
         Ok(())
     }
 }

@@ -37,6 +37,8 @@ pub(crate) struct Uppers {
     pub(crate) keep_errors: VecDeque<ErrorKind>,
     /// Forks that have begun with an upper, and with memory.
     pub(crate) begun: HashMap<MachineId, bool>,
+    /// Forks that were given up.
+    pub(crate) abandoned: Vec<MachineId>,
     /// The next attempts to begin one fail so.
     pub(crate) begin_errors: VecDeque<ErrorKind>,
 }

@@ -95,6 +95,8 @@ pub(crate) struct State {
     pub(crate) started_with: Option<crate::host::KeeperSpec>,
     pub(crate) last_activity: HashMap<MachineId, Timestamp>,
     pub(crate) uppers: Uppers,
+    /// Machines of which nothing is left on this host.
+    pub(crate) removed: Vec<MachineId>,
 }
 
 /// The host and the homes, in memory.

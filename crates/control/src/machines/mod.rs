@@ -288,7 +288,7 @@ impl Machines {
 pub(crate) async fn promise(inner: Arc<Inner>, row: MachineRow) -> Result<Machine> {
     let (stored, max) = (row.clone(), inner.settings.limits.machines_max);
     if let Err(error) = inner.db(move |catalog| catalog.insert_machine(&stored, max)).await {
-        if let Err(left) = steps::abandon_fork(&inner, &row).await {
+        if let Err(left) = steps::let_go_of_parent(&inner, &row).await {
             tracing::warn!(home = %row.home, %left, "a state stays kept for a fork");
         }
         return Err(error);
@@ -302,6 +302,14 @@ pub(crate) async fn promise(inner: Arc<Inner>, row: MachineRow) -> Result<Machin
             inner.edit(&row.id, |row| intent::delete(row, &IfMatch::Any)).await?;
             if let Err(left) = steps::unrecord(&inner, &row).await {
                 tracing::warn!(machine = %row.id, home = %row.home, %left, "left in the store");
+                if row.forked_from.is_some() {
+                    // Its parent keeps a state for it: the row says so, until that is let go of.
+                    Drivers::nudge(&inner, &row.id);
+                    return Err(error);
+                }
+            }
+            if let Err(left) = inner.parts.host.remove(&row.id).await {
+                tracing::warn!(machine = %row.id, %left, "left on this host");
             }
             inner.db(move |catalog| catalog.remove_machine(&row.id)).await?;
             return Err(error);

@@ -14,7 +14,9 @@ use super::driver::Nudge;
 use super::lifecycle::{Observed, Step};
 use super::record::{self, Record};
 use crate::control::Inner;
-use crate::host::{KeeperFailure, KeeperLink, KeeperPhase, KeeperSpec, KeeperStatus, Sizes, Woken};
+use crate::host::{
+    KeeperFailure, KeeperLink, KeeperPhase, KeeperSpec, KeeperStatus, Sizes, UpperHolder, Woken,
+};
 use crate::{Error, Result, uppers};
 
 /// How long a keeper that no longer answers may take to end.
@@ -126,6 +128,20 @@ pub(crate) async fn abandon_fork(inner: &Inner, row: &MachineRow) -> Result<()> 
     if let Some(parent) = &row.forked_machine {
         inner.parts.host.abandon_upper(parent, &row.id).await?;
     }
+    abandon_home(inner, row).await
+}
+
+/// The same for one that was never written down: nobody has begun it, so that nothing is written that says it never
+/// will be.
+pub(crate) async fn let_go_of_parent(inner: &Inner, row: &MachineRow) -> Result<()> {
+    if let Some(parent) = &row.forked_machine {
+        let holder = UpperHolder::Fork(row.id.clone());
+        inner.parts.host.let_go_of_upper(parent, &holder).await?;
+    }
+    abandon_home(inner, row).await
+}
+
+async fn abandon_home(inner: &Inner, row: &MachineRow) -> Result<()> {
     let Some(parent) = &row.forked_from else { return Ok(()) };
     match inner.parts.homes.abandon_fork(parent, &row.home).await {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),

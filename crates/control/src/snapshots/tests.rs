@@ -136,9 +136,45 @@ async fn a_fork_that_does_not_reach_the_store_was_never_made() {
     world.store.break_down(true);
     let error = control.snapshots().fork(&machine, ForkMachine::default()).await.unwrap_err();
     assert!(error.is_retryable(), "{error}");
+    // Its parent keeps a state for it until the store says otherwise, so it is being deleted until then.
+    let rows = async || control.machines().list(&PageQuery::default()).await.unwrap().items;
+    let left = rows().await.into_iter().find(|one| one.machine_id != parent.machine_id).unwrap();
+    assert_eq!(left.desired_state, Desired::Destroyed);
     world.store.break_down(false);
-    let all = control.machines().list(&PageQuery::default()).await.unwrap();
-    assert_eq!(all.items.len(), 1);
+    let gone = async {
+        while rows().await.len() > 1 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(5), gone).await.unwrap();
+    assert!(world.host.state.lock().uppers.kept[&parent.machine_id].is_empty());
+    control.close().await;
+}
+
+#[tokio::test]
+async fn of_a_fork_that_is_refused_nothing_is_left() {
+    let world = World::new();
+    let mut settings = world.settings();
+    settings.limits.machines_max = 1;
+    let control = Control::open(settings, world.parts()).await.unwrap();
+    let parent = created(&control, named("one")).await;
+    let machine = MachineRef::Id(parent.machine_id.clone());
+    slept(&control, &machine).await;
+    let fork = async || control.snapshots().fork(&machine, ForkMachine::default()).await;
+    assert_eq!(fork().await.unwrap_err().kind(), ErrorKind::Exhausted);
+    let kept = || world.host.state.lock().uppers.kept[&parent.machine_id].len();
+    assert_eq!((kept(), world.host.forks_of(&parent.home_id)), (0, 0));
+    // Nobody wrote down that it never will be, which nobody would delete.
+    assert_eq!(world.host.state.lock().uppers.abandoned, []);
+    control.close().await;
+    // One that was written down and did not get far leaves nothing on this host.
+    let control = world.open().await;
+    world.host.state.lock().uppers.begin_errors.push_back(ErrorKind::Unavailable);
+    let error = control.snapshots().fork(&machine, ForkMachine::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    control.close().await;
+    let state = world.host.state.lock();
+    assert_eq!((state.removed.len(), &state.removed), (1, &state.uppers.abandoned));
 }
 
 #[tokio::test]
