@@ -1,4 +1,4 @@
-//! Keepers, execution records and sleeping homes on a [`FakeHost`].
+//! Keepers and execution records on a [`FakeHost`].
 //!
 //! An execution whose program is `sleep` runs until it is cancelled; any other succeeds at once and
 //! has written its arguments.
@@ -16,19 +16,16 @@ use tokio_util::sync::CancellationToken;
 use vfs::path::TreePath;
 use vfs::tar::ImportOptions;
 
-use super::FakeTree;
 use super::keeper::FakeKeeper;
 use super::records::FakeRecords;
 use super::uppers::FakeUpper;
-use super::world::{FakeHome, FakeHost, no_such};
+use super::world::{FakeHost, no_such};
 use crate::executions::{AttachOutput, Attachment, Execution, ExecutionStatus, NewExecution};
 use crate::files::{
     ByteStream, DeleteOptions, Entry, FileBody, FileCalls, FileMeta, Imported, PutDone, PutOptions,
     RangeSpec,
 };
-use crate::homes::{
-    DraftChanges, DraftPublished, HomeAt, HomeHead, HomeSnapshot, HomeState, Homes,
-};
+use crate::homes::HomeSnapshot;
 use crate::host::{
     ExecutionRecords, Host, KeeperLink, KeeperPhase, KeeperSpec, KeeperStatus, LastWords,
     MemoryStanding, Sizes, UpperHolder, UpperKept, UpperStanding, UpperStored,
@@ -407,218 +404,5 @@ impl FileCalls for FakeLink {
     }
     async fn bundle_tar(&self, path: &TreePath) -> Result<ByteStream> {
         self.keeper.tree.bundle_tar(path).await
-    }
-}
-
-impl FakeHome {
-    fn keep(
-        &mut self,
-        tree: FakeTree,
-        id: &SnapshotId,
-        name: Option<&str>,
-    ) -> Result<HomeSnapshot> {
-        if name.is_some_and(str::is_empty) {
-            return Err(Error::invalid("a snapshot's name has at least one byte"));
-        }
-        let made = HomeSnapshot {
-            id: id.clone(),
-            name: name.map(str::to_owned),
-            time: Timestamp::UNIX_EPOCH,
-        };
-        Ok(self.snapshots.entry(id.clone()).or_insert((made, tree)).0.clone())
-    }
-
-    fn kept_state(&self) -> HomeState {
-        HomeState { epoch: Epoch(self.seq), released: !self.held }
-    }
-
-    fn kept(&self, id: &SnapshotId) -> Result<&(HomeSnapshot, FakeTree)> {
-        self.snapshots.get(id).ok_or_else(|| no_such(id))
-    }
-}
-
-impl FakeHost {
-    /// Somebody else has the home just before its state is kept, where a test wants that.
-    fn claim_first(&self, home: &HomeId) {
-        let mut state = self.state.lock();
-        if state.claim_before_pin
-            && let Some(home) = state.homes.get_mut(home)
-        {
-            (home.held, home.seq) = (true, home.seq + 1);
-        }
-    }
-
-    /// A home that must be there.
-    fn there<T>(&self, home: &HomeId, work: impl FnOnce(&mut FakeHome) -> Result<T>) -> Result<T> {
-        let mut state = self.state.lock();
-        work(state.homes.get_mut(home).ok_or_else(|| no_such(home))?)
-    }
-
-    fn home<T>(&self, at: &HomeAt, work: impl FnOnce(&mut FakeHome) -> T) -> T {
-        work(self.state.lock().homes.entry(at.home.clone()).or_default())
-    }
-}
-
-#[async_trait]
-impl Homes for FakeHost {
-    async fn create(&self, home: &HomeId) -> Result<()> {
-        let mut state = self.state.lock();
-        let home = state.homes.entry(home.clone()).or_default();
-        home.seq = home.seq.max(1);
-        Ok(())
-    }
-
-    async fn delete(&self, at: &HomeAt) -> Result<()> {
-        self.state.lock().homes.remove(&at.home);
-        Ok(())
-    }
-
-    async fn head(&self, home: &HomeId) -> Result<Option<HomeHead>> {
-        let state = self.state.lock();
-        let home = state.homes.get(home).filter(|home| home.seq > 0);
-        Ok(home.map(|home| HomeHead { seq: home.seq, released: !home.held }))
-    }
-
-    async fn published(&self, at: &HomeAt) -> Result<Arc<dyn FileCalls>> {
-        Ok(Arc::new(self.home(at, |home| home.published.copy())))
-    }
-
-    async fn has_draft(&self, at: &HomeAt) -> bool {
-        self.home(at, |home| home.draft.is_some())
-    }
-
-    async fn draft(&self, at: &HomeAt) -> Result<Arc<dyn FileCalls>> {
-        Ok(Arc::new(self.home(at, |home| {
-            let (published, seq) = (&home.published, home.seq);
-            let open = || (published.copy(), published.copy(), seq);
-            home.draft.get_or_insert_with(open).0.clone()
-        })))
-    }
-
-    async fn publish(&self, at: &HomeAt) -> Result<DraftPublished> {
-        Ok(self.home(at, |home| match home.draft.take() {
-            Some((draft, base, seq)) if seq == home.seq => {
-                let (made, gone) = draft.against(&base);
-                home.published = draft;
-                home.seq += 1;
-                let changed = (made.len() + gone.len()) as u64;
-                DraftPublished::Committed { seq: home.seq, changed }
-            }
-            moved => {
-                home.draft = moved;
-                DraftPublished::Moved
-            }
-        }))
-    }
-
-    async fn changes(&self, at: &HomeAt) -> Result<DraftChanges> {
-        self.home(at, |home| {
-            let (draft, base, _) = home.draft.as_ref().ok_or_else(|| no_such("draft"))?;
-            let (changed, removed) = draft.against(base);
-            let both = changed.iter().chain(&removed);
-            let bases = both.map(|path| (path.clone(), base.etag(path))).collect();
-            Ok(DraftChanges { tar: draft.bundle(&changed), removed, changed, bases })
-        })
-    }
-
-    async fn apply(&self, at: &HomeAt, changes: DraftChanges) -> Result<()> {
-        let tree = self.home(at, |home| home.published.copy());
-        tree.graft(&changes.removed, changes.tar).await?;
-        self.home(at, |home| {
-            home.published = tree;
-            home.seq += 1;
-        });
-        Ok(())
-    }
-
-    async fn discard(&self, at: &HomeAt) -> Result<()> {
-        self.home(at, |home| home.draft = None);
-        Ok(())
-    }
-
-    async fn snapshot(
-        &self,
-        home: &HomeId,
-        id: &SnapshotId,
-        name: Option<&str>,
-    ) -> Result<(HomeSnapshot, HomeState)> {
-        self.claim_first(home);
-        self.there(home, |home| {
-            let made = home.keep(home.published.copy(), id, name)?;
-            Ok((made, home.kept_state()))
-        })
-    }
-
-    async fn snapshots(&self, home: &HomeId) -> Result<Vec<HomeSnapshot>> {
-        self.there(home, |home| Ok(home.snapshots.values().map(|one| one.0.clone()).collect()))
-    }
-
-    async fn snapshot_info(&self, home: &HomeId, id: &SnapshotId) -> Result<HomeSnapshot> {
-        self.there(home, |home| Ok(home.kept(id)?.0.clone()))
-    }
-
-    async fn delete_snapshot(&self, home: &HomeId, id: &SnapshotId) -> Result<()> {
-        self.there(home, |home| {
-            home.snapshots.remove(id);
-            Ok(())
-        })
-    }
-
-    async fn restore(&self, at: &HomeAt, id: &SnapshotId) -> Result<()> {
-        self.there(&at.home, |home| {
-            let tree = home.kept(id)?.1.copy();
-            if home.held {
-                return Err(Error::new(ErrorKind::Fenced, "somebody has the home"));
-            }
-            home.published = tree;
-            home.local = None;
-            home.seq += 1;
-            Ok(())
-        })
-    }
-
-    async fn hold_fork(
-        &self,
-        from: &HomeId,
-        at: Option<&SnapshotId>,
-        into: &HomeId,
-    ) -> Result<HomeState> {
-        self.claim_first(from);
-        self.there(from, |home| {
-            let tree = match at {
-                Some(id) => home.kept(id)?.1.copy(),
-                None => home.published.copy(),
-            };
-            home.forks.insert(into.clone(), tree);
-            Ok(home.kept_state())
-        })
-    }
-
-    async fn begin_fork(&self, from: &HomeId, into: &HomeId) -> Result<()> {
-        let kept = self.there(from, |home| Ok(home.forks.get(into).map(FakeTree::copy)))?;
-        let published = kept.ok_or_else(|| no_such("fork"))?;
-        let mut state = self.state.lock();
-        state.homes.entry(into.clone()).or_insert_with(|| FakeHome {
-            published,
-            seq: 1,
-            ..FakeHome::default()
-        });
-        Ok(())
-    }
-
-    async fn collect(&self, _at: &HomeAt) -> Result<crate::homes::HomeCollected> {
-        self.state.lock().collected += 1;
-        Ok(crate::homes::HomeCollected::default())
-    }
-
-    async fn abandon_fork(&self, from: &HomeId, into: &HomeId) -> Result<()> {
-        let mut state = self.state.lock();
-        if state.homes.contains_key(into) {
-            return Err(Error::new(ErrorKind::AlreadyExists, "the fork was begun"));
-        }
-        if let Some(home) = state.homes.get_mut(from) {
-            home.forks.remove(into);
-        }
-        Ok(())
     }
 }

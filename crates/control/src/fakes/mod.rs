@@ -3,6 +3,7 @@
 //! For this crate's own tests and, with the feature `fakes`, for those of the faces. Nothing here is
 //! in a release build.
 
+mod homes;
 mod host;
 mod keeper;
 #[cfg(test)]
