@@ -205,8 +205,6 @@ fn supervise(
     command
         .args(&arguments)
         .env_clear()
-        // One heap for all of its threads: each other one is some hundred KiB of every machine.
-        .env("MALLOC_ARENA_MAX", "1")
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
