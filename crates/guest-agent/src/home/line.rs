@@ -127,16 +127,40 @@ impl Line {
         }
     }
 
+    /// Says to the host that it need not ring for the answer to what is sent next, where looking for it is worth it.
+    ///
+    /// Before that is sent: a host is faster than the guest that it emulates. It would have answered, and rung, which costs both
+    /// more than the answer, before the guest came to look.
+    pub(super) fn expect(&self) -> Option<Expecting<'_>> {
+        let ring = self.agreed().filter(|_| self.looks.is_worth_it())?;
+        ring.replies().wake();
+        Some(Expecting { line: self, ring })
+    }
+
+    fn agreed(&self) -> Option<&Ring> {
+        self.ring.as_ref().filter(|ring| ring.agreed.load(Ordering::SeqCst))
+    }
+}
+
+/// The host does not ring. Whoever has this looks.
+#[derive(Debug)]
+#[must_use = "nobody else hears of what the host sends now"]
+pub(super) struct Expecting<'a> {
+    line: &'a Line,
+    ring: &'a Ring,
+}
+
+impl Expecting<'_> {
     /// Takes messages out of the ring, for a moment, until `is_answered`: the thread that delivers them is not woken
     /// then, and neither is the host's.
     pub(super) fn look(
-        &self,
+        self,
         is_answered: impl Fn() -> bool,
         mut take: impl FnMut(&Piece<'_>),
     ) -> Result<(), Broken> {
-        let Some(ring) = self.agreed().filter(|_| self.looks.is_worth_it()) else { return Ok(()) };
         let begun = Instant::now();
-        let mut replies = ring.replies();
+        let mut replies = self.ring.replies();
+        // The thread that delivers them may have gone to sleep since.
         replies.wake();
         loop {
             while let Some(piece) = replies.first()? {
@@ -145,18 +169,14 @@ impl Line {
             }
             let found = is_answered();
             if found || begun.elapsed() > LOOK {
-                self.looks.looked(found);
+                self.line.looks.looked(found);
                 break;
             }
             // Whoever else has something to do comes first.
             thread::yield_now();
         }
         drop(replies);
-        self.empty(take)
-    }
-
-    fn agreed(&self) -> Option<&Ring> {
-        self.ring.as_ref().filter(|ring| ring.agreed.load(Ordering::SeqCst))
+        self.line.empty(take)
     }
 }
 
@@ -170,4 +190,59 @@ fn write_all(port: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::fs::File;
+
+    use guest_ring::{Area, Offer, Sender};
+
+    use super::*;
+
+    /// A line with a ring, and the host's end of what comes over that.
+    fn line() -> (Line, Sender) {
+        let (to_host, to_guest) = (Area::anonymous().unwrap(), Area::anonymous().unwrap());
+        let host = Sender::new(to_guest.clone()).unwrap();
+        let offer = Offer { to_host: 0, to_guest: 1 << 21, token: 7 };
+        let ring = Ring::over(to_host, to_guest, offer).unwrap();
+        let line = Line::new(File::open("/dev/null").unwrap().into(), Some(ring));
+        line.empty(|_| ()).unwrap();
+        (line, host)
+    }
+
+    #[test]
+    fn a_host_that_answers_before_anybody_looks_does_not_ring() {
+        let (line, mut host) = line();
+        assert!(line.expect().is_none(), "the host has not taken the ring yet");
+        line.offer_answered(true);
+        assert_eq!(host.send(&[b"unasked"]).unwrap(), Some(true), "nobody looks: it rings");
+        line.empty(|_| ()).unwrap();
+        let expecting = line.expect().expect("the first is looked for");
+        assert_eq!(host.send(&[b"answer"]).unwrap(), Some(false));
+        let taken = Cell::new(0);
+        expecting.look(|| taken.get() == 1, |_| taken.set(taken.get() + 1)).unwrap();
+        assert_eq!(taken.get(), 1);
+        assert_eq!(
+            host.send(&[b"later"]).unwrap(),
+            Some(true),
+            "it was looked for: it rings again"
+        );
+    }
+
+    #[test]
+    fn who_looked_in_vain_is_rung_for() {
+        let (line, mut host) = line();
+        line.offer_answered(true);
+        line.expect().unwrap().look(|| false, |_| ()).unwrap();
+        assert_eq!(host.send(&[b"late"]).unwrap(), Some(true));
+        let left_out = (1..CREDIT).filter(|_| line.expect().is_none()).count();
+        assert_eq!(
+            left_out as u64,
+            CREDIT - 1,
+            "it did not pay, so the next ones are not looked for"
+        );
+        assert!(line.expect().is_some());
+    }
 }

@@ -60,15 +60,16 @@ pub(super) fn requests(line: &Line, inbox: &Inbox) -> End {
             Ok(length) => {
                 let message = &message[..length];
                 let passing = inbox.gate.pass(message);
+                let soon = answered_soon(message);
+                let expected = soon.and_then(|unique| Some((unique, line.expect()?)));
                 if let Err(errno) = line.send(message) {
                     return End::Failed(format!("write to the host: {}", errno.desc()));
                 }
                 drop(passing);
-                if let Some(unique) = answered_soon(message) {
+                if let Some((unique, expecting)) = expected {
                     let is_answered = || inbox.gate.is_answered(unique);
-                    if let Err(broken) =
-                        line.look(is_answered, |piece| inbox.take_piece(piece, line))
-                    {
+                    let looked = expecting.look(is_answered, |piece| inbox.take_piece(piece, line));
+                    if let Err(broken) = looked {
                         return End::Failed(broken.to_string());
                     }
                 }

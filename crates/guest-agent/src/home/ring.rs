@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use guest_ring::{Area, Offer, Receiver, Sender};
+use guest_ring::{Area, Broken, Offer, Receiver, Sender};
 
 use crate::Error;
 
@@ -48,13 +48,15 @@ impl Ring {
         to_guest.mark(token);
         let place = |area: &Area| physical(area.address()).map_err(Error::io("find a large page"));
         let offer = Offer { to_host: place(&to_host)?, to_guest: place(&to_guest)?, token };
-        let broken = |error| Error::Invalid(format!("a new ring: {error}"));
-        Ok(Self {
-            offer,
-            agreed: AtomicBool::new(false),
-            requests: Mutex::new(Sender::new(to_host).map_err(broken)?),
-            replies: Mutex::new(Receiver::new(to_guest).map_err(broken)?),
-        })
+        Self::over(to_host, to_guest, offer)
+            .map_err(|error| Error::Invalid(format!("a new ring: {error}")))
+    }
+
+    /// Over memory that `offer` says where to find.
+    pub(super) fn over(to_host: Area, to_guest: Area, offer: Offer) -> Result<Self, Broken> {
+        let (requests, replies) = (Sender::new(to_host)?, Receiver::new(to_guest)?);
+        let (requests, replies) = (Mutex::new(requests), Mutex::new(replies));
+        Ok(Self { offer, agreed: AtomicBool::new(false), requests, replies })
     }
 
     pub(super) fn requests(&self) -> MutexGuard<'_, Sender> {
