@@ -6,6 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::Timestamp;
+
 /// A text that is not an id of the expected sort.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a {what} id: expected {prefix}- and a lower-case UUID")]
@@ -26,6 +28,14 @@ macro_rules! id {
             #[must_use]
             pub fn generate() -> Self {
                 Self(format!(concat!($prefix, "-{}"), Uuid::now_v7()))
+            }
+
+            /// When it was made, by the clock of whoever made it; `None` of an id that does not say.
+            #[must_use]
+            pub fn made_at(&self) -> Option<Timestamp> {
+                let (_, uuid) = self.0.split_once('-')?;
+                let (secs, nanos) = Uuid::try_parse(uuid).ok()?.get_timestamp()?.to_unix();
+                Timestamp::new(secs.try_into().ok()?, nanos.try_into().ok()?).ok()
             }
 
             /// The text form.
@@ -122,5 +132,15 @@ mod tests {
         assert!(id.as_str().to_uppercase().parse::<MachineId>().is_err());
         assert!("dm-../../etc".parse::<MachineId>().is_err());
         assert!(HomeId::generate().as_str().parse::<MachineId>().is_err());
+    }
+
+    #[test]
+    fn an_id_says_when_it_was_made() {
+        let before = Timestamp::now().as_second();
+        let made = SnapshotId::generate().made_at().unwrap().as_second();
+        assert!((before..=before + 60).contains(&made), "{made}");
+        // No other version of UUIDs says so.
+        let id: SnapshotId = "snap-00000000-0000-4000-8000-000000000000".parse().unwrap();
+        assert_eq!(id.made_at(), None);
     }
 }

@@ -146,13 +146,13 @@ impl Snapshots {
         self.read(&row, id).await
     }
 
-    /// Lets go of a snapshot; returns what it was.
+    /// Lets go of a snapshot; returns what it was, as far as that can be read: what goes need not be readable.
     ///
     /// # Errors
     /// `NotFound`; those of the store.
     pub async fn delete(&self, id: &SnapshotId) -> Result<Snapshot> {
         let row = self.owner(id).await?;
-        let was = self.read(&row, id).await?;
+        let was = self.read_what_is_left(&row, id).await?;
         let (inner, id) = (self.inner.clone(), id.clone());
         let done = async move {
             // The home last: as long as it is kept, the rest can be let go of once more.
@@ -190,6 +190,31 @@ impl Snapshots {
     async fn read(&self, row: &MachineRow, id: &SnapshotId) -> Result<Snapshot> {
         let found = self.inner.parts.homes.snapshot_info(&row.home, id).await?;
         let upper = self.inner.parts.host.kept_upper(&row.id, id).await?;
+        Ok(shape(&row.id, found, upper))
+    }
+
+    /// What is known of a snapshot, part of which may be damaged.
+    async fn read_what_is_left(&self, row: &MachineRow, id: &SnapshotId) -> Result<Snapshot> {
+        let (homes, host) = (&self.inner.parts.homes, &self.inner.parts.host);
+        let unless_damaged = |error: Error| match error.kind() {
+            ErrorKind::Corrupt | ErrorKind::Unsupported => {
+                tracing::warn!(machine = %row.id, snapshot = %id, %error, "delete a damaged snapshot");
+                Ok(())
+            }
+            _ => Err(error),
+        };
+        let found = match homes.snapshot_info(&row.home, id).await {
+            Ok(found) => found,
+            Err(error) => {
+                unless_damaged(error)?;
+                let time = id.made_at().unwrap_or(row.created_at);
+                HomeSnapshot { id: id.clone(), name: None, time }
+            }
+        };
+        let upper = match host.kept_upper(&row.id, id).await {
+            Ok(upper) => upper,
+            Err(error) => unless_damaged(error).map(|()| None)?,
+        };
         Ok(shape(&row.id, found, upper))
     }
 

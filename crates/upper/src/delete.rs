@@ -8,18 +8,23 @@
 //! # Failure
 //! The first error ends it; calling again goes on: until the mark is gone, it says what is left to be done. A mark of a
 //! machine that others go on from stays as long as they do.
+//!
+//! Damage ends no deletion. Of what keeps something for the machine itself nothing is read; where it cannot be read
+//! what a fork needs, all stays that there is, with the mark, until that fork goes. The log says so.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use base::{Digest, Epoch, MachineId};
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 use objstore::ObjectStore;
 use serde::{Deserialize, Serialize};
 
 use crate::collect::{Collected, delete_where};
 use crate::error::{Error, Result};
 use crate::keys::{Entry, Generation};
+use crate::limits::PIN_READS;
 use crate::pins::{Holder, Pin};
 use crate::remote::{Remote, found};
 
@@ -37,7 +42,7 @@ pub(crate) struct Grave {
 /// Deletes all of a machine's upper from the store, and its memory, but for what forks of it need; idempotent.
 ///
 /// # Errors
-/// Those of the store; `Corrupt` where it is not certain what forks need. Calling again goes on.
+/// Those of the store. Calling again goes on.
 pub async fn delete(store: &Arc<dyn ObjectStore>, machine: &MachineId) -> Result<Collected> {
     let (mut collected, mut gone) = (Collected::default(), Vec::new());
     let mut next = Some(Remote::of(store, machine));
@@ -50,7 +55,7 @@ pub async fn delete(store: &Arc<dyn ObjectStore>, machine: &MachineId) -> Result
             let parent = one.other(&parent);
             parent.unpin(&Holder::Fork(one.machine()?)).await?;
             // One that lives goes on without it.
-            if parent.grave().await?.is_some() {
+            if parent.is_buried().await? {
                 next = Some(parent);
             }
         }
@@ -69,6 +74,14 @@ impl Remote {
         self.small(&self.keys.grave(), FORMAT).await
     }
 
+    /// Whether the mark is there, whatever it says.
+    pub(crate) async fn is_buried(&self) -> Result<bool> {
+        match self.grave().await {
+            Err(error) if error.is_damage() => Ok(true),
+            grave => Ok(grave?.is_some()),
+        }
+    }
+
     pub(crate) fn machine(&self) -> Result<MachineId> {
         let damaged = |_| Error::damaged(self.keys.prefix(), "it is of no machine");
         self.keys.machine().parse().map_err(damaged)
@@ -76,8 +89,13 @@ impl Remote {
 
     /// Marks it; `None` where there is nothing of it.
     async fn bury(&self) -> Result<Option<Grave>> {
-        if let Some(grave) = self.grave().await? {
-            return Ok(Some(grave));
+        match self.grave().await {
+            Ok(None) => {}
+            // What it said is made again, as far as its manifests are still there.
+            Err(error @ Error::Damaged { .. }) => {
+                tracing::warn!(%error, "the mark of a deleted machine");
+            }
+            there => return there,
         }
         if self.store.list(self.keys.prefix(), None, 1).await?.is_empty() {
             return Ok(None);
@@ -104,14 +122,20 @@ impl Remote {
 
     /// Deletes what no fork needs; true where that is everything but the mark.
     async fn delete_unneeded(&self, collected: &mut Collected) -> Result<bool> {
-        let mut living = Vec::new();
-        for (holder, pin) in self.pins().await? {
-            if let Holder::Fork(child) = &holder
-                && !self.abandon(child, &pin).await?
-            {
-                living.push((holder, pin));
+        let found = async {
+            let living = self.living().await?;
+            let needed = self.needed(&living).await?;
+            Ok((living, needed))
+        };
+        let (living, Needed { generations, chunks, packs }) = match found.await {
+            Err(error) if Error::is_damage(&error) => {
+                let machine = self.keys.machine();
+                tracing::error!(machine, %error, "a machine is deleted, and all it had stored stays: what its forks \
+                    need of it cannot be read");
+                return Ok(false);
             }
-        }
+            found => found?,
+        };
         let grave = self.keys.grave();
         if living.is_empty() {
             // Names first: what is left of a deletion that was broken off is no upper any more.
@@ -120,7 +144,6 @@ impl Remote {
             }
             return Ok(true);
         }
-        let Needed { generations, chunks, packs } = self.needed(&living).await?;
         let is_dead = |key: &str| match self.keys.holder(key) {
             Some((holder, _)) => !living.iter().any(|(alive, _)| *alive == holder),
             None => false,
@@ -137,6 +160,26 @@ impl Remote {
         *collected += delete_where(&self.store, &self.keys.packs(), unneeded).await?;
         tracing::info!(machine = self.keys.machine(), forks = living.len(), "kept for forks");
         Ok(false)
+    }
+
+    /// The forks that go on from it; what is kept for others that never will is let go of. What is pinned for the
+    /// machine itself is nobody's any more.
+    async fn living(&self) -> Result<Vec<(Holder, Pin)>> {
+        let names = self.names(&self.keys.pins()).await?;
+        let each = names.into_iter().map(|key| async move {
+            let child = match self.keys.holder(&key) {
+                Some((Holder::Fork(child), false)) => child,
+                Some(_) => return Ok(None),
+                None => return Err(Error::unknown_pin(&key)),
+            };
+            let holder = Holder::Fork(child.clone());
+            // One that has gone since is not needed: whoever makes another one sees the mark.
+            let Some(pin) = self.pin(&holder).await? else { return Ok(None) };
+            let over = self.abandon(&child, &pin).await?;
+            Ok((!over).then_some((holder, pin)))
+        });
+        let each: Vec<_> = futures::stream::iter(each).buffered(PIN_READS).try_collect().await?;
+        Ok(each.into_iter().flatten().collect())
     }
 
     async fn needed(&self, living: &[(Holder, Pin)]) -> Result<Needed> {

@@ -98,8 +98,17 @@ impl Error {
         }
     }
 
+    /// Whether it is what is stored that cannot be used, and not the store: asking again brings the same.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported)
+    }
+
     pub(crate) fn disk(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Disk { doing, source }
+    }
+
+    pub(crate) fn unknown_pin(key: &str) -> Self {
+        Self::damaged(key, "it is the pin of something unknown")
     }
 
     pub(crate) fn damaged(key: &str, what: &'static str) -> Self {

@@ -94,10 +94,16 @@ pub async fn abandon_fork(
 ) -> Result<()> {
     let parent = Remote::of(store, from);
     let holder = Holder::Fork(into.clone());
-    match parent.pin(&holder).await? {
-        Some(pin) => parent.abandon(into, &pin).await.map(drop),
+    match parent.pin(&holder).await {
+        Ok(Some(pin)) => parent.abandon(into, &pin).await.map(drop),
         // A part of one may be there.
-        None => parent.unpin(&holder).await,
+        Ok(None) => parent.unpin(&holder).await,
+        // Nobody begins with that any more. Where somebody has, it stays until that machine goes.
+        Err(error) if error.is_damage() => match parent.other(into).begun().await? {
+            Begun::Yes => Ok(()),
+            Begun::No | Begun::GivenUp => parent.unpin(&holder).await,
+        },
+        Err(error) => Err(error),
     }
 }
 
@@ -107,11 +113,13 @@ impl Remote {
         let manifests = self.log().await?.manifests;
         match manifests[..] {
             [] => Ok(Begun::No),
-            [only] => match found(self.manifest(only).await)? {
+            [only] => match found(self.manifest(only).await) {
                 // One that ran has a disk, or was no fork.
-                Some(first) if first.disk_bytes == 0 && !first.origins.is_empty() => {
+                Ok(Some(first)) if first.disk_bytes == 0 && !first.origins.is_empty() => {
                     Ok(Begun::GivenUp)
                 }
+                Err(error) if !error.is_damage() => Err(error),
+                // What cannot be read may have been one.
                 _ => Ok(Begun::Yes),
             },
             _ => Ok(Begun::Yes),
@@ -122,7 +130,7 @@ impl Remote {
     pub(crate) async fn abandon(&self, into: &MachineId, pin: &Pin) -> Result<bool> {
         let child = self.other(into);
         // What is being deleted needs nothing that it does not name.
-        if child.begun().await? == Begun::No && child.grave().await?.is_none() {
+        if child.begun().await? == Begun::No && !child.is_buried().await? {
             let none = Manifest {
                 origins: origins(&Origins::default(), self.machine()?, pin)?,
                 ..Manifest::blank(first_generation(pin))

@@ -284,10 +284,8 @@ impl Remote {
     /// Who holds something, and whether the name is that of a memory.
     pub(crate) async fn pin_names(&self) -> Result<Vec<(Holder, bool)>> {
         let names = self.names(&self.keys.pins()).await?;
-        let parsed = names.iter().map(|key| {
-            let bad = || Error::damaged(key, "it is the pin of something unknown");
-            self.keys.holder(key).ok_or_else(bad)
-        });
+        let parsed =
+            names.iter().map(|key| self.keys.holder(key).ok_or_else(|| Error::unknown_pin(key)));
         parsed.collect()
     }
 
@@ -313,7 +311,10 @@ impl Remote {
     /// The generations that are pinned, as they are.
     pub(crate) async fn pinned(&self, pins: &[(Holder, Pin)]) -> Result<Vec<Manifest>> {
         let generations: HashSet<Generation> = pins.iter().map(|(_, pin)| pin.generation).collect();
-        let each = generations.into_iter().map(|generation| self.manifest(generation));
+        let each = generations.into_iter().map(|generation| async move {
+            let missing = || Error::Missing { key: self.keys.manifest(generation) };
+            found(self.manifest(generation).await)?.ok_or_else(missing)
+        });
         futures::stream::iter(each).buffered(PIN_READS).try_collect().await
     }
 

@@ -51,6 +51,13 @@ impl FakeHost {
         }
     }
 
+    pub(super) fn pins_are_whole(&self) -> Result<()> {
+        if self.state.lock().damaged_pins {
+            return Err(Error::new(ErrorKind::Corrupt, "the pin cannot be read"));
+        }
+        Ok(())
+    }
+
     /// A home that must be there.
     fn there<T>(&self, home: &HomeId, work: impl FnOnce(&mut FakeHome) -> Result<T>) -> Result<T> {
         let mut state = self.state.lock();
@@ -157,6 +164,7 @@ impl Homes for FakeHost {
     }
 
     async fn snapshot_info(&self, home: &HomeId, id: &SnapshotId) -> Result<HomeSnapshot> {
+        self.pins_are_whole()?;
         self.there(home, |home| Ok(home.kept(id)?.0.clone()))
     }
 

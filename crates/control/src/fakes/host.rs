@@ -213,6 +213,7 @@ impl Host for FakeHost {
     }
 
     async fn kept_upper(&self, machine: &MachineId, at: &SnapshotId) -> Result<Option<bool>> {
+        self.pins_are_whole()?;
         Ok(self.fake_kept(machine, &UpperHolder::Snapshot(at.clone())))
     }
 

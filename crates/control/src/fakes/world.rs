@@ -87,6 +87,8 @@ pub(crate) struct State {
     pub(crate) hold_starting: bool,
     /// Homes are claimed just before a state of them is kept.
     pub(crate) claim_before_pin: bool,
+    /// What is kept of homes and of uppers cannot be read.
+    pub(crate) damaged_pins: bool,
     pub(crate) hold_stopping: bool,
     pub(crate) starts: u32,
     pub(crate) forgotten: u32,

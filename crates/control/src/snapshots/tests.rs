@@ -353,3 +353,26 @@ async fn a_fork_that_has_to_do_without_memory_says_so() {
     assert!(why.contains("memory of the other machine was not kept"), "{why}");
     control.close().await;
 }
+
+#[tokio::test]
+async fn a_snapshot_that_cannot_be_read_can_be_deleted() {
+    let world = World::new();
+    let control = world.open().await;
+    let parent = created(&control, named("one")).await;
+    let machine = MachineRef::Id(parent.machine_id.clone());
+    slept(&control, &machine).await;
+    let snapshots = control.snapshots();
+    let made = snapshots.create(&machine, whole()).await.unwrap();
+    world.host.state.lock().damaged_pins = true;
+    assert_eq!(snapshots.get(&made.snapshot_id).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    let was = snapshots.delete(&made.snapshot_id).await.unwrap();
+    assert_eq!((&was.snapshot_id, &was.contains[..]), (&made.snapshot_id, &[Part::Home][..]));
+    assert!(was.created_at > Timestamp::UNIX_EPOCH, "{}", was.created_at);
+    world.host.state.lock().damaged_pins = false;
+    let gone = snapshots.get(&made.snapshot_id).await.unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
+    assert!(world.host.state.lock().uppers.kept[&parent.machine_id].is_empty());
+    let listed = snapshots.list(&machine, &PageQuery::default()).await.unwrap();
+    assert_eq!(listed.items, []);
+    control.close().await;
+}

@@ -12,7 +12,7 @@ use upper::{Collected, Error, Found, Hold, Holder, Kept, Upper, abandon_fork, be
 use crate::memory::offered;
 use crate::support::{CHUNK, Host, World, fetched, noise};
 
-const WITHOUT: bool = false;
+pub(crate) const WITHOUT: bool = false;
 
 /// Words about a memory, for a fork.
 fn retell(about: &[u8]) -> Option<Vec<u8>> {
@@ -24,7 +24,7 @@ fn for_fork(child: &World) -> Holder {
 }
 
 /// Keeps the state of the last run for a fork, which is to be.
-async fn held(parent: &World, host: &Host, with_memory: bool) -> (World, Kept) {
+pub(crate) async fn held(parent: &World, host: &Host, with_memory: bool) -> (World, Kept) {
     let child = parent.forked();
     match host.upper.hold(&for_fork(&child), parent.epoch(), with_memory).await.unwrap() {
         Hold::Kept(kept) => (child, kept),
@@ -32,11 +32,11 @@ async fn held(parent: &World, host: &Host, with_memory: bool) -> (World, Kept) {
     }
 }
 
-async fn begun(parent: &World, child: &World) -> Result<(), Error> {
+pub(crate) async fn begun(parent: &World, child: &World) -> Result<(), Error> {
     begin_fork(&child.store(), &parent.machine, &child.machine, &retell).await
 }
 
-async fn forked(parent: &World, host: &Host, with_memory: bool) -> World {
+pub(crate) async fn forked(parent: &World, host: &Host, with_memory: bool) -> World {
     let (child, _) = held(parent, host, with_memory).await;
     begun(parent, &child).await.unwrap();
     child
@@ -49,12 +49,12 @@ fn killed_at(world: &World, at: u64) -> Arc<dyn ObjectStore> {
     Arc::new(store)
 }
 
-async fn delete(world: &World) -> Collected {
+pub(crate) async fn delete(world: &World) -> Collected {
     upper::delete(&world.store(), &world.machine).await.unwrap()
 }
 
 /// A run that changes something, stored.
-async fn stored(world: &World, host: &Host, at: u64, seed: u64) {
+pub(crate) async fn stored(world: &World, host: &Host, at: u64, seed: u64) {
     host.run(world, at, &noise(seed, 4096)).await;
     host.save_all(world).await;
 }
@@ -334,38 +334,6 @@ async fn of_a_machine_that_is_deleted_nothing_is_kept() {
     let error = host.upper.hold(&holder, world.epoch(), false).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(!world.keys().await.iter().any(|key| key.contains("/pins/")));
-}
-
-#[tokio::test]
-async fn a_pin_that_cannot_be_read_is_not_no_pin() {
-    let world = World::new();
-    let host = world.host();
-    stored(&world, &host, 0, 1).await;
-    stored(&world, &host, 0, 2).await;
-    host.run(&world, CHUNK, b"x").await;
-    let (newest, _) = host.save_all(&world).await;
-    let pins = format!("uppers/{}/pins/", world.machine);
-    for (name, body) in [
-        (SnapshotId::generate().to_string(), "{}"),
-        (SnapshotId::generate().to_string(), "{\"format\":2}"),
-        (MachineId::generate().to_string(), ""),
-        ("of-later".to_owned(), "{\"format\":1}"),
-        (format!("{}-memory", SnapshotId::generate()), "DMMEMORY"),
-    ] {
-        let key = format!("{pins}{name}");
-        world.memory.put(&key, body.into()).await.unwrap();
-        let before = world.chunks().await;
-        host.upper.collect(newest).await.unwrap_err();
-        if !name.ends_with("memory") {
-            assert_eq!(world.chunks().await, before, "{name}");
-            upper::delete(&world.store(), &world.machine).await.unwrap_err();
-            assert_eq!(world.chunks().await, before, "{name}");
-            let grave = format!("uppers/{}/deleted", world.machine);
-            world.memory.delete(&grave).await.unwrap();
-        }
-        world.memory.delete(&key).await.unwrap();
-    }
-    host.upper.collect(newest).await.unwrap();
 }
 
 /// A store in which a fork of a snapshot is made and the snapshot goes, between the names of pins and the first look.
