@@ -280,8 +280,8 @@ pub trait Host: Send + Sync + Debug + 'static {
         home: Epoch,
         holder: &UpperHolder,
     ) -> Result<UpperKept>;
-    /// Keeps for the fork `into` what the snapshot `at` keeps; `None` where that keeps nothing. With it, whether the
-    /// memory is there.
+    /// Keeps for the fork `into` what the snapshot `at` keeps; `None` where that keeps nothing. With it, the memory, or
+    /// why not, for people.
     ///
     /// # Errors
     /// `NotFound` where the snapshot goes meanwhile; those of the store.
@@ -290,7 +290,7 @@ pub trait Host: Send + Sync + Debug + 'static {
         machine: &MachineId,
         at: &SnapshotId,
         into: &MachineId,
-    ) -> Result<Option<bool>>;
+    ) -> Result<Option<Result<(), String>>>;
     /// Lets go of what is kept for a holder. Idempotent.
     ///
     /// # Errors
@@ -306,12 +306,17 @@ pub trait Host: Send + Sync + Debug + 'static {
     /// # Errors
     /// Those of the store.
     async fn kept_upper(&self, machine: &MachineId, at: &SnapshotId) -> Result<Option<bool>>;
-    /// Begins the upper of `into`, whose home is `home`, with what is kept for it of `from`, and the memory.
-    /// Idempotent.
+    /// Begins the upper of `into`, whose home is `home`, with what is kept for it of `from`, and the memory; why a
+    /// memory that is kept is left out, for people. Idempotent.
     ///
     /// # Errors
     /// `NotFound` where nothing is kept for it; those of the store.
-    async fn begin_upper(&self, from: &MachineId, into: &MachineId, home: &HomeId) -> Result<()>;
+    async fn begin_upper(
+        &self,
+        from: &MachineId,
+        into: &MachineId,
+        home: &HomeId,
+    ) -> Result<Option<String>>;
     /// Lets go of what is kept of `from` for a fork that was not begun; nothing of one that was. Idempotent.
     ///
     /// # Errors

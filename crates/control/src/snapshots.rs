@@ -13,7 +13,7 @@
 //! with what is outside of its home and with the home. Nobody was told before all was there. With the row, the driver
 //! finishes it; without, a pin keeps a state until the parent is deleted.
 
-mod whole;
+pub(crate) mod whole;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -363,7 +363,9 @@ async fn make_fork(inner: &Arc<Inner>, from: &MachineRef, fork: ForkMachine) -> 
         row.observed.last_error = kept.without();
     }
     let machine = machines::promise(inner.clone(), row).await?;
-    let contains = Part::with(kept.map(|kept| kept.memory.is_ok()));
+    // Memory that turned out to be damaged when the fork began was left out; that is all that is said of a new fork.
+    let has_memory = machine.status.last_error.is_none();
+    let contains = Part::with(kept.map(|kept| kept.memory.is_ok() && has_memory));
     if contains.contains(&Part::Memory) {
         uppers::remembers(inner, &machine.machine_id);
     }

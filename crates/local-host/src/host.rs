@@ -342,7 +342,7 @@ impl Host for LocalHost {
         machine: &MachineId,
         at: &SnapshotId,
         into: &MachineId,
-    ) -> Result<Option<bool>> {
+    ) -> Result<Option<Result<(), String>>> {
         self.uppers().keep_again(machine, at, into).await
     }
 
@@ -358,7 +358,12 @@ impl Host for LocalHost {
         self.uppers().kept(machine, at).await
     }
 
-    async fn begin_upper(&self, from: &MachineId, into: &MachineId, home: &HomeId) -> Result<()> {
+    async fn begin_upper(
+        &self,
+        from: &MachineId,
+        into: &MachineId,
+        home: &HomeId,
+    ) -> Result<Option<String>> {
         self.uppers().begin(from, into, home).await
     }
 

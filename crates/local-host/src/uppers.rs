@@ -128,9 +128,9 @@ impl LocalUppers<'_> {
         machine: &MachineId,
         at: &SnapshotId,
         into: &MachineId,
-    ) -> Result<Option<bool>> {
+    ) -> Result<Option<Result<(), String>>> {
         let kept = self.upper(machine).hold_again(at, into).await.map_err(failed)?;
-        Ok(kept.map(|kept| kept.memory.is_ok()))
+        Ok(kept.map(|kept| kept.memory))
     }
 
     pub(crate) async fn let_go(&self, machine: &MachineId, holder: &UpperHolder) -> Result<()> {
@@ -151,16 +151,16 @@ impl LocalUppers<'_> {
         from: &MachineId,
         into: &MachineId,
         home: &HomeId,
-    ) -> Result<()> {
+    ) -> Result<Option<String>> {
         let retell = |about: &[u8]| stored::for_fork(about, home);
-        upper::begin_fork(self.store, from, into, &retell).await.map_err(failed)?;
+        let without = upper::begin_fork(self.store, from, into, &retell).await.map_err(failed)?;
         // It is no new machine: it is not to begin with a template.
         let dir = self.dir(into);
         let noted = tokio::task::spawn_blocking(move || note_fork(&dir)).await;
         if let Ok(Err(error)) = noted {
             tracing::warn!(%error, "note that a machine is a fork");
         }
-        Ok(())
+        Ok(without)
     }
 
     pub(crate) async fn abandon(&self, from: &MachineId, into: &MachineId) -> Result<()> {

@@ -43,7 +43,7 @@ pub(crate) enum Begun {
 }
 
 /// Begins the upper of `into` with what `from` keeps for it, and the memory. Where it has begun already, nothing is
-/// done.
+/// done. Returns why a memory that is kept was left out, for people.
 ///
 /// # Errors
 /// `NotFound` where `from` keeps nothing for it, or the fork was given up; `Exhausted` where the chain of forks is too
@@ -53,11 +53,11 @@ pub async fn begin_fork(
     from: &MachineId,
     into: &MachineId,
     retell: Retell<'_>,
-) -> Result<()> {
+) -> Result<Option<String>> {
     let (parent, child) = (Remote::of(store, from), Remote::of(store, into));
     let given_up = || Error::Gone { what: format!("what {from} keeps for {into}") };
     match child.begun().await? {
-        Begun::Yes => return Ok(()),
+        Begun::Yes => return Ok(None),
         Begun::GivenUp => return Err(given_up()),
         Begun::No => {}
     }
@@ -65,18 +65,22 @@ pub async fn begin_fork(
     let pin = parent.pin(&holder).await?.ok_or_else(given_up)?;
     let of_parent = parent.manifest(pin.generation).await?;
     let begun = first(&of_parent, from, &pin)?;
+    let mut without = None;
     if pin.memory {
         let image = parent.pinned_image(&holder, &pin).await?;
-        if let Some(image) = memory(image, from, &begun, retell)? {
-            let key = child.keys.memory(image.epoch);
-            child.store.put(&key, image.encode()).await?;
+        match image.and_then(|image| memory(image, from, &begun, retell)) {
+            Ok(image) => {
+                let key = child.keys.memory(image.epoch);
+                child.store.put(&key, image.encode()).await?;
+            }
+            Err(why) => without = Some(why),
         }
     }
     match child.store.create(&child.keys.manifest(begun.generation), begun.encode()).await {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(without),
         // An attempt of ours whose reply was lost.
         Err(objstore::Error::Exists { .. }) => match child.begun().await? {
-            Begun::Yes => Ok(()),
+            Begun::Yes => Ok(without),
             Begun::No | Begun::GivenUp => Err(given_up()),
         },
         Err(error) => Err(error.into()),
@@ -168,16 +172,17 @@ fn first(of_parent: &Manifest, parent: &MachineId, pin: &Pin) -> Result<Manifest
     })
 }
 
-/// The same memory, for the claim that follows on `begun`.
+/// The same memory, for the claim that follows on `begun`; or why not, for people.
 fn memory(
     image: Image,
     parent: &MachineId,
     begun: &Manifest,
     retell: Retell<'_>,
-) -> Result<Option<Image>> {
-    let too_long = || Error::TooManyForks { max: ORIGINS_MAX };
+) -> Result<Image, String> {
+    let too_long = || Error::TooManyForks { max: ORIGINS_MAX }.to_string();
     let origins = image.origins.forked(parent.clone(), image.epoch).ok_or_else(too_long)?;
-    let Some(about) = retell(&image.about) else { return Ok(None) };
+    let unknown = || "what is stored of it is not understood".to_owned();
+    let about = retell(&image.about).ok_or_else(unknown)?;
     let Generation { epoch, .. } = begun.generation;
-    Ok(Some(Image { epoch, upper: begun.generation, about, origins, ..image }))
+    Ok(Image { epoch, upper: begun.generation, about, origins, ..image })
 }

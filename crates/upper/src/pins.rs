@@ -160,7 +160,8 @@ impl Upper {
         }
     }
 
-    /// Keeps for the fork `into` what the snapshot `at` keeps; `None` where that keeps nothing.
+    /// Keeps for the fork `into` what the snapshot `at` keeps; `None` where that keeps nothing. A memory that cannot be
+    /// read is left out.
     ///
     /// # Errors
     /// `NotFound` where the snapshot or the machine goes meanwhile; those of the store.
@@ -168,21 +169,27 @@ impl Upper {
         let (remote, at) = (self.remote(), Holder::Snapshot(at.clone()));
         let into = Holder::Fork(into.clone());
         let Some(pin) = remote.pin(&at).await? else { return Ok(None) };
-        let gone = || Error::Gone { what: "the snapshot".to_owned() };
-        if pin.memory {
-            let image = found(remote.pinned_image(&at, &pin).await)?.ok_or_else(gone)?;
-            remote.put_image(&into, &image).await?;
-        }
+        let memory = if pin.memory {
+            // One that is not there may have gone with the snapshot: that is looked for below.
+            let image = remote.pinned_image(&at, &pin).await?;
+            if let Ok(image) = &image {
+                remote.put_image(&into, image).await?;
+            }
+            image.map(drop)
+        } else {
+            Err("the snapshot was made without".to_owned())
+        };
+        let pin = Pin { memory: memory.is_ok(), ..pin };
         remote.make_pin(&into, &pin).await?;
         let stays = async {
             remote.not_deleted().await?;
-            remote.pin(&at).await?.ok_or_else(gone)
+            remote.pin(&at).await?.ok_or_else(|| Error::Gone { what: "the snapshot".to_owned() })
         };
         if let Err(error) = stays.await {
             remote.unpin(&into).await?;
             return Err(error);
         }
-        Ok(Some(pin.kept(None)))
+        Ok(Some(pin.kept(memory.err())))
     }
 
     /// Lets go of what is kept for `holder`; nothing is no error.
@@ -270,9 +277,18 @@ impl Remote {
         Ok(self.store.put(&self.keys.pinned_memory(holder), image.encode()).await?)
     }
 
-    /// The memory that is kept for `holder`.
-    pub(crate) async fn pinned_image(&self, holder: &Holder, pin: &Pin) -> Result<Image> {
-        self.image(self.keys.pinned_memory(holder), pin.home_epoch).await
+    /// The memory that is kept for `holder`, or why it cannot be used, for people.
+    pub(crate) async fn pinned_image(
+        &self,
+        holder: &Holder,
+        pin: &Pin,
+    ) -> Result<Result<Image, String>> {
+        match found(self.image(self.keys.pinned_memory(holder), pin.home_epoch).await) {
+            Ok(Some(image)) => Ok(Ok(image)),
+            Ok(None) => Ok(Err("what was kept of it is not in the store".to_owned())),
+            Err(error) if error.is_damage() => Ok(Err(error.to_string())),
+            Err(error) => Err(error),
+        }
     }
 
     /// Lets go of what is kept for `holder`.

@@ -184,13 +184,8 @@ impl Host for FakeHost {
         machine: &MachineId,
         at: &SnapshotId,
         into: &MachineId,
-    ) -> Result<Option<bool>> {
-        let kept = self.fake_kept(machine, &UpperHolder::Snapshot(at.clone()));
-        if let Some(memory) = kept {
-            let mut state = self.state.lock();
-            let all = state.uppers.kept.entry(machine.clone()).or_default();
-            all.insert(UpperHolder::Fork(into.clone()), memory);
-        }
+    ) -> Result<Option<Result<(), String>>> {
+        let kept = self.keep_fake_upper_again(machine, at, into);
         self.fake_keep_error()?;
         Ok(kept)
     }
@@ -217,7 +212,12 @@ impl Host for FakeHost {
         Ok(self.fake_kept(machine, &UpperHolder::Snapshot(at.clone())))
     }
 
-    async fn begin_upper(&self, from: &MachineId, into: &MachineId, _home: &HomeId) -> Result<()> {
+    async fn begin_upper(
+        &self,
+        from: &MachineId,
+        into: &MachineId,
+        _home: &HomeId,
+    ) -> Result<Option<String>> {
         self.begin_fake_upper(from, into)
     }
 

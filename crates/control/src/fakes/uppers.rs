@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use base::{ErrorKind, MachineId};
+use base::{ErrorKind, MachineId, SnapshotId};
 use tokio_util::sync::CancellationToken;
 
 use super::world::{FakeHost, no_such};
@@ -35,6 +35,10 @@ pub(crate) struct Uppers {
     pub(crate) kept: HashMap<MachineId, BTreeMap<UpperHolder, bool>>,
     /// The next attempts to keep one fail so, having kept it.
     pub(crate) keep_errors: VecDeque<ErrorKind>,
+    /// Memory that is kept is damaged, and it is found out when it is kept for a fork of a snapshot.
+    pub(crate) damaged_when_kept: bool,
+    /// The same, and it is found out when a fork begins.
+    pub(crate) damaged_when_begun: bool,
     /// Forks that have begun with an upper, and with memory.
     pub(crate) begun: HashMap<MachineId, bool>,
     /// Forks that were given up.
@@ -113,6 +117,24 @@ impl FakeHost {
         UpperKept::Kept { memory: if memory { Ok(()) } else { Err(why()) } }
     }
 
+    pub(crate) fn keep_fake_upper_again(
+        &self,
+        machine: &MachineId,
+        at: &SnapshotId,
+        into: &MachineId,
+    ) -> Option<Result<(), String>> {
+        let memory = self.fake_kept(machine, &UpperHolder::Snapshot(at.clone()))?;
+        let mut state = self.state.lock();
+        let lost = state.uppers.damaged_when_kept;
+        let all = state.uppers.kept.entry(machine.clone()).or_default();
+        all.insert(UpperHolder::Fork(into.clone()), memory && !lost);
+        Some(match (memory, lost) {
+            (true, false) => Ok(()),
+            (true, true) => Err("it is damaged".to_owned()),
+            (false, _) => Err("the snapshot was made without".to_owned()),
+        })
+    }
+
     /// What an attempt to keep one ends with, whose reply is lost.
     pub(crate) fn fake_keep_error(&self) -> Result<()> {
         let kind = self.state.lock().uppers.keep_errors.pop_front();
@@ -124,7 +146,12 @@ impl FakeHost {
         self.state.lock().uppers.kept.get(machine)?.get(holder).copied()
     }
 
-    pub(crate) fn begin_fake_upper(&self, from: &MachineId, into: &MachineId) -> Result<()> {
+    /// Why the memory is left out.
+    pub(crate) fn begin_fake_upper(
+        &self,
+        from: &MachineId,
+        into: &MachineId,
+    ) -> Result<Option<String>> {
         if let Some(kind) = self.state.lock().uppers.begin_errors.pop_front() {
             return Err(Error::new(kind, "the store is away"));
         }
@@ -132,9 +159,11 @@ impl FakeHost {
         let mut state = self.state.lock();
         if !state.uppers.begun.contains_key(into) {
             let memory = kept.ok_or_else(|| no_such("kept upper"))?;
-            state.uppers.begun.insert(into.clone(), memory);
+            let lost = memory && state.uppers.damaged_when_begun;
+            state.uppers.begun.insert(into.clone(), memory && !lost);
+            return Ok(lost.then(|| "it is damaged".to_owned()));
         }
-        Ok(())
+        Ok(None)
     }
 
     /// It is being read, until it may be stored.

@@ -17,6 +17,7 @@ use crate::control::Inner;
 use crate::host::{
     KeeperFailure, KeeperLink, KeeperPhase, KeeperSpec, KeeperStatus, Sizes, UpperHolder, Woken,
 };
+use crate::snapshots::whole;
 use crate::{Error, Result, uppers};
 
 /// How long a keeper that no longer answers may take to end.
@@ -97,9 +98,10 @@ pub(crate) fn is_in_force(in_force: Sizes, wanted: Sizes) -> bool {
 
 /// Puts home and record into the store and notes that they are there, unless the row changed meanwhile.
 pub(crate) async fn ensure_recorded(inner: &Inner, row: &MachineRow) -> Result<MachineRow> {
-    if let Some(parent) = &row.forked_machine {
-        inner.parts.host.begin_upper(parent, &row.id, &row.home).await?;
-    }
+    let without = match &row.forked_machine {
+        Some(parent) => inner.parts.host.begin_upper(parent, &row.id, &row.home).await?,
+        None => None,
+    };
     match &row.forked_from {
         Some(parent) => inner.parts.homes.begin_fork(parent, &row.home).await?,
         None => inner.parts.homes.create(&row.home).await?,
@@ -110,7 +112,11 @@ pub(crate) async fn ensure_recorded(inner: &Inner, row: &MachineRow) -> Result<M
         .edit(&row.id, move |now| {
             let same = now.name == name && now.spec == spec;
             let recorded = if same { Some(true) } else { None };
-            Ok(MachineChange { recorded, ..MachineChange::default() })
+            let observed = without.map(|why| Observation {
+                last_error: Some(whole::without_memory(&why)),
+                ..now.observed.clone()
+            });
+            Ok(MachineChange { recorded, observed, ..MachineChange::default() })
         })
         .await
 }

@@ -376,3 +376,30 @@ async fn a_snapshot_that_cannot_be_read_can_be_deleted() {
     assert_eq!(listed.items, []);
     control.close().await;
 }
+
+#[tokio::test]
+async fn a_fork_is_made_without_memory_that_is_damaged_and_says_why() {
+    let world = World::new();
+    world.host.state.lock().uppers.remembers = true;
+    let control = world.open().await;
+    let parent = created(&control, named("one")).await;
+    let machine = MachineRef::Id(parent.machine_id.clone());
+    slept(&control, &machine).await;
+    let snapshots = control.snapshots();
+    let at = snapshots.create(&machine, whole()).await.unwrap().snapshot_id;
+    for (when_kept, at) in [(true, Some(at.clone())), (false, Some(at)), (false, None)] {
+        {
+            let uppers = &mut world.host.state.lock().uppers;
+            (uppers.damaged_when_kept, uppers.damaged_when_begun) = (when_kept, !when_kept);
+        }
+        let fork = ForkMachine { snapshot_id: at, whole: true, name: None };
+        let fork = snapshots.fork(&machine, fork).await.unwrap();
+        assert_eq!(fork.contains, [Part::Home, Part::Upper]);
+        let why = fork.machine.status.last_error.unwrap();
+        assert!(why.contains("it boots") && why.contains("it is damaged"), "{why}");
+        let made = MachineRef::Id(fork.machine.machine_id);
+        let seen = control.machines().get(&made).await.unwrap();
+        assert_eq!((seen.status.last_error, seen.status.memory), (Some(why), None));
+    }
+    control.close().await;
+}

@@ -35,11 +35,13 @@ pub(super) struct Kept {
 impl Kept {
     /// What is missing that the machine had, for people.
     pub(super) fn without(&self) -> Option<String> {
-        let why = self.memory.as_ref().err().filter(|_| self.had_memory)?;
-        Some(format!(
-            "it boots when it is first woken: the memory of the other machine was not kept: {why}"
-        ))
+        self.memory.as_ref().err().filter(|_| self.had_memory).map(|why| without_memory(why))
     }
+}
+
+/// What is said of a fork that does without the memory that there was, and why.
+pub(crate) fn without_memory(why: &str) -> String {
+    format!("it boots when it is first woken: the memory of the other machine was not kept: {why}")
 }
 
 /// Waits for what a sleeping machine has to be in the store. Until when anybody waits.
@@ -135,14 +137,13 @@ pub(super) async fn hold_again(
         }
         Some(_) => match host.keep_upper_again(&parent.id, at, &fork.id).await {
             Ok(None) => Err(Error::not_found(format!("snapshot {at} was let go of meanwhile"))),
-            kept => kept,
+            Ok(Some(memory)) => Ok(memory),
+            Err(error) => Err(error),
         },
     };
     match held {
-        Ok(memory) => {
-            let memory = if memory == Some(true) { Ok(()) } else { Err(String::new()) };
-            Ok(Some(Kept { memory, had_memory: false }))
-        }
+        // Of one that is without, the caller has seen that.
+        Ok(memory) => Ok(Some(Kept { memory, had_memory: with_memory == Some(true) })),
         Err(error) => {
             let_go(inner, parent, fork).await?;
             Err(error)

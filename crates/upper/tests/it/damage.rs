@@ -2,7 +2,7 @@
 
 use base::{MachineId, SnapshotId};
 use objstore::ObjectStore;
-use upper::{Collected, Hold, Holder, abandon_fork};
+use upper::{Collected, Hold, Holder, Kept, abandon_fork};
 
 use crate::forks::{WITHOUT, begun, delete, forked, held, stored};
 use crate::support::{CHUNK, World, fetched, noise};
@@ -138,5 +138,46 @@ async fn a_fork_that_has_not_begun_is_given_up_whatever_is_wrong_with_its_pin() 
         assert_eq!(parent.count("/pins/").await, 0, "{body}");
         delete(&parent).await;
         assert_eq!(parent.keys().await, Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn a_fork_is_made_without_a_memory_that_cannot_be_read_and_it_is_said_why() {
+    let snapshot = Holder::Snapshot(SnapshotId::generate());
+    for body in [Some("DMMEMORY"), None] {
+        for before_it_is_held in [true, false] {
+            let parent = World::new();
+            let here = parent.host();
+            here.run_with_memory(&parent, 1).await;
+            let held = here.upper.hold(&snapshot, parent.epoch(), true).await.unwrap();
+            assert_eq!(held, Hold::Kept(Kept { memory: Ok(()) }));
+            let child = parent.forked();
+            let damage = async |holder: &dyn std::fmt::Display| match body {
+                Some(body) => parent.overwrite(&format!("pins/{holder}-memory"), body).await,
+                None => {
+                    let key = format!("uppers/{}/pins/{holder}-memory", parent.machine);
+                    parent.memory.delete(&key).await.unwrap();
+                }
+            };
+            if before_it_is_held {
+                damage(&snapshot).await;
+            }
+            let Holder::Snapshot(at) = &snapshot else { unreachable!() };
+            let kept = here.upper.hold_again(at, &child.machine).await.unwrap().unwrap();
+            let mut why = kept.memory.err();
+            assert_eq!(why.is_some(), before_it_is_held);
+            if !before_it_is_held {
+                damage(&child.machine).await;
+            }
+            why = why.or(begun(&parent, &child).await.unwrap());
+            let why = why.unwrap();
+            let expected = if body.is_some() { "damaged" } else { "not in the store" };
+            assert!(why.contains(expected), "{why}");
+            assert_eq!(begun(&parent, &child).await.unwrap(), None, "it has begun");
+            let there = child.host();
+            let found = there.begin(child.claim()).await.unwrap();
+            assert_eq!((found.found, there.digest()), (fetched(&child), here.digest()));
+            assert!(!matches!(found.memory, Some(Ok(_))));
+        }
     }
 }

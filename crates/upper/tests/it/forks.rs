@@ -32,13 +32,13 @@ pub(crate) async fn held(parent: &World, host: &Host, with_memory: bool) -> (Wor
     }
 }
 
-pub(crate) async fn begun(parent: &World, child: &World) -> Result<(), Error> {
+pub(crate) async fn begun(parent: &World, child: &World) -> Result<Option<String>, Error> {
     begin_fork(&child.store(), &parent.machine, &child.machine, &retell).await
 }
 
 pub(crate) async fn forked(parent: &World, host: &Host, with_memory: bool) -> World {
     let (child, _) = held(parent, host, with_memory).await;
-    begun(parent, &child).await.unwrap();
+    assert_eq!(begun(parent, &child).await.unwrap(), None);
     child
 }
 
@@ -244,7 +244,7 @@ async fn a_fork_that_is_broken_off_anywhere_is_finished_by_the_same_again() {
             let attempt = async |store: Arc<dyn ObjectStore>| {
                 let upper = Upper::new(store.clone(), &parent.machine, here.files.clone());
                 upper.hold(&holder, epoch, with_memory).await?;
-                begin_fork(&store, &parent.machine, &child.machine, &retell).await
+                begin_fork(&store, &parent.machine, &child.machine, &retell).await.map(drop)
             };
             let broken = attempt(killed_at(&parent, at)).await.is_err();
             attempt(parent.store()).await.unwrap();
