@@ -218,12 +218,23 @@ pub(crate) fn remembers(inner: &Inner, machine: &MachineId) {
     inner.uppers.remembered.lock().insert(machine.clone());
 }
 
-/// Whether what a sleeping machine has may yet be stored by this server; `None` where that is not known.
-pub(crate) fn may_yet_be_stored(inner: &Inner, machine: &MachineId) -> Option<bool> {
+/// Whether what a sleeping machine has may yet be stored by this server.
+#[derive(Debug)]
+pub(crate) enum Hope {
+    /// It is on its way.
+    Coming,
+    /// Nobody here saw it fall asleep.
+    Unknown,
+    /// No later attempt can do; why, and what to do, for people.
+    Never(String),
+}
+
+/// As far as this server knows.
+pub(crate) fn hope(inner: &Inner, machine: &MachineId) -> Hope {
     match inner.uppers.known.lock().get(machine) {
-        Some(Known::Busy(_) | Known::Held) => Some(true),
-        Some(Known::Unknown(Some(_))) => Some(false),
-        Some(Known::Unknown(None)) | None => None,
+        Some(Known::Busy(_) | Known::Held) => Hope::Coming,
+        Some(Known::Unknown(Some(why))) => Hope::Never(why.clone()),
+        Some(Known::Unknown(None)) | None => Hope::Unknown,
     }
 }
 

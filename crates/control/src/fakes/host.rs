@@ -175,6 +175,10 @@ impl Host for FakeHost {
         holder: &UpperHolder,
     ) -> Result<UpperKept> {
         let kept = self.keep_fake_upper(machine, holder);
+        if kept == UpperKept::Storing && self.state.lock().uppers.stored_after_look {
+            self.state.lock().uppers.held = false;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
         self.fake_keep_error()?;
         Ok(kept)
     }

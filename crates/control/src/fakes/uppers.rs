@@ -18,6 +18,8 @@ pub(crate) struct Uppers {
     pub(crate) errors: VecDeque<ErrorKind>,
     /// Attempts to store wait.
     pub(crate) held: bool,
+    /// They go on once somebody has seen that they are not there yet.
+    pub(crate) stored_after_look: bool,
     /// What keepers say is missing.
     pub(crate) missing: Option<String>,
     pub(crate) restoring: Option<(u64, u64)>,

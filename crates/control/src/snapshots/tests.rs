@@ -262,8 +262,43 @@ async fn an_upper_that_can_never_be_stored_is_left_out_unless_it_is_wanted() {
     let snapshots = control.snapshots();
     let made = snapshots.create(&machine, NewSnapshot::default()).await.unwrap();
     assert_eq!(made.contains, [Part::Home]);
+    let fork = ForkMachine { whole: true, ..ForkMachine::default() };
+    for error in [
+        snapshots.create(&machine, whole()).await.unwrap_err(),
+        snapshots.fork(&machine, fork).await.unwrap_err(),
+    ] {
+        assert_eq!((error.kind(), &*error.code), (ErrorKind::Conflict, "INVALID_STATE"));
+        assert!(!error.is_retryable() && error.message.contains("put it to sleep"), "{error}");
+    }
+    // Nor by whoever has seen nothing of it.
+    let kept = |world: &World| world.host.state.lock().uppers.kept.clone();
+    assert_eq!((kept(&world), world.host.forks_of(&parent.home_id)), (HashMap::new(), 0));
+    uppers::forget(&control.snapshots().inner, &parent.machine_id);
+    tokio::time::pause();
     let error = snapshots.create(&machine, whole()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!((error.kind(), &*error.code), (ErrorKind::Conflict, "INVALID_STATE"));
+    assert!(error.message.contains("put it to sleep"), "{error}");
+    control.close().await;
+}
+
+#[tokio::test]
+async fn an_upload_that_ends_while_the_store_is_asked_is_not_taken_for_one_that_never_will() {
+    let world = World::new();
+    let control = world.open().await;
+    let parent = created(&control, named("one")).await;
+    let machine = MachineRef::Id(parent.machine_id.clone());
+    {
+        let uppers = &mut world.host.state.lock().uppers;
+        (uppers.held, uppers.stored_after_look) = (true, true);
+    }
+    slept(&control, &machine).await;
+    let snapshots = control.snapshots();
+    tokio::time::pause();
+    let error = snapshots.create(&machine, NewSnapshot::default()).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Unavailable, true), "{error}");
+    tokio::time::resume();
+    let made = snapshots.create(&machine, NewSnapshot::default()).await.unwrap();
+    assert_eq!(made.contains, [Part::Home, Part::Upper]);
     control.close().await;
 }
 

@@ -18,10 +18,15 @@ use crate::control::Inner;
 use crate::homes::HomeState;
 use crate::host::{MemoryStanding, UpperHolder, UpperKept};
 use crate::limits::STORED_WAIT;
-use crate::{Error, Result, uppers};
+use crate::uppers::{self, Hope};
+use crate::{Error, Result};
 
 /// How often the store is asked whether it has come.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// What is said of a machine of whose last run the store has not all, and nobody here knows more.
+const ELSEWHERE: &str = "cannot be kept whole: what it has outside of /root was not stored after its last run; wake it \
+    and put it to sleep";
 
 /// What is kept of a machine besides its home.
 #[derive(Debug)]
@@ -54,7 +59,8 @@ pub(super) async fn stored(inner: &Inner, row: &MachineRow) -> Instant {
 /// Keeps what goes with this state of the home; `None` where there is nothing, or it cannot be had.
 ///
 /// # Errors
-/// `Unavailable` where it is not in the store by `until`, or the machine was woken meanwhile; `Conflict` where there is nothing and all was `wanted`.
+/// `Unavailable` where it is not in the store by `until`, or the machine was woken meanwhile; `Conflict` where there is
+/// nothing, or it will never be stored, and all was `wanted`.
 pub(super) async fn keep(
     inner: &Inner,
     row: &MachineRow,
@@ -70,6 +76,8 @@ pub(super) async fn keep(
     let standing = inner.parts.host.memory_standing(&row.id).await;
     let had_memory = standing != MemoryStanding::Nothing;
     loop {
+        // Asked before: an upload that ends in between has stored it.
+        let hope = uppers::hope(inner, &row.id);
         match inner.parts.host.keep_upper(&row.id, home.epoch, holder).await? {
             UpperKept::Kept { memory } => return Ok(Some(Kept { memory, had_memory })),
             UpperKept::Nothing if wanted => {
@@ -79,13 +87,16 @@ pub(super) async fn keep(
             UpperKept::Moved => return Err(not_now(row, "was woken meanwhile")),
             UpperKept::Storing => {}
         }
-        let hope = uppers::may_yet_be_stored(inner, &row.id);
-        if hope == Some(false) || Instant::now() >= until {
-            return match hope {
-                Some(true) => Err(not_now(row, "is still being stored")),
-                _ if wanted => Err(not_now(row, "is not in the store")),
-                _ => Ok(None),
-            };
+        let is_late = Instant::now() >= until;
+        match hope {
+            Hope::Coming if is_late => return Err(not_now(row, "is still being stored")),
+            Hope::Never(why) if wanted => {
+                return Err(refused(row, &format!("cannot be kept whole: {why}")));
+            }
+            Hope::Unknown if is_late && wanted => return Err(refused(row, ELSEWHERE)),
+            Hope::Never(_) => return Ok(None),
+            Hope::Unknown if is_late => return Ok(None),
+            Hope::Coming | Hope::Unknown => {}
         }
         tokio::time::sleep(LOOK).await;
     }
