@@ -181,13 +181,15 @@ pub enum UpperStored {
 }
 
 /// How far the memory that a machine sleeps with is in the object store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemoryStanding {
     /// All of it.
     Stored,
     /// It is to be stored, once the upper is.
     Behind,
-    /// There is none that another host could use.
+    /// It is here and is not to be stored; why, for people.
+    StaysHere(String),
+    /// There is none.
     Nothing,
 }
 

@@ -7,7 +7,7 @@ use base::{Digest, Epoch, ErrorKind, HomeId, MachineId, SnapshotId};
 use control::host::{MemoryStanding, UpperHolder, UpperKept, UpperStanding, UpperStored};
 use control::{Error, Result};
 use keeper::layout::MachineDir;
-use keeper::{launch, stored};
+use keeper::{launch, meanwhile, stored};
 use objstore::ObjectStore;
 use tokio_util::sync::CancellationToken;
 use upper::{Hold, Holder, Saved, Standing, Upper};
@@ -58,20 +58,7 @@ impl LocalUppers<'_> {
 
     pub(crate) async fn memory_standing(&self, machine: &MachineId) -> MemoryStanding {
         let (dir, max) = (self.dir(machine), self.memory_bytes_max);
-        let standing = tokio::task::spawn_blocking(move || {
-            let files = dir.upper_files();
-            if !stored::is_there(&dir)
-                || !matches!(Upper::standing(&files), Standing::Stored { .. })
-            {
-                MemoryStanding::Nothing
-            } else if Upper::memory_is_stored(&files) {
-                MemoryStanding::Stored
-            } else if stored::allocated_bytes(&dir).is_ok_and(|bytes| bytes <= max) {
-                MemoryStanding::Behind
-            } else {
-                MemoryStanding::Nothing
-            }
-        });
+        let standing = tokio::task::spawn_blocking(move || memory_standing(&dir, max));
         standing.await.unwrap_or(MemoryStanding::Nothing)
     }
 
@@ -172,6 +159,35 @@ impl LocalUppers<'_> {
     }
 }
 
+/// How far the memory is that takes at most `max` bytes on the disk, where it is to be stored.
+fn memory_standing(dir: &MachineDir, max: u64) -> MemoryStanding {
+    let files = dir.upper_files();
+    if !meanwhile::remembers(dir) {
+        return MemoryStanding::Nothing;
+    }
+    if !stored::is_there(dir) {
+        let why = "something was published to its home while it slept";
+        return MemoryStanding::StaysHere(why.to_owned());
+    }
+    if !matches!(Upper::standing(&files), Standing::Stored { .. }) {
+        return MemoryStanding::Nothing;
+    }
+    match stored::allocated_bytes(dir) {
+        _ if Upper::memory_is_stored(&files) => MemoryStanding::Stored,
+        Ok(bytes) if bytes <= max => MemoryStanding::Behind,
+        Ok(bytes) => {
+            let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+            MemoryStanding::StaysHere(format!(
+                "it takes {} MiB, and this server stores memory of at most {} MiB \
+                 (store_memory_mib_max)",
+                mib(bytes),
+                max >> 20
+            ))
+        }
+        Err(_) => MemoryStanding::Nothing,
+    }
+}
+
 fn note_fork(dir: &MachineDir) -> std::io::Result<()> {
     crate::host::private_dir(dir.path())?;
     std::fs::write(dir.forked(), "")
@@ -206,4 +222,45 @@ async fn root(dir: &MachineDir) -> Result<Digest> {
 
 fn failed(error: upper::Error) -> Error {
     Error::new(error.kind(), error.to_string()).caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use objstore::MemoryStore;
+    use upper::Begin;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn memory_that_is_not_to_be_stored_says_why() {
+        let temp = tempfile::tempdir().unwrap();
+        let store: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
+        let (machine, root) = (MachineId::generate(), Digest::of(b"root"));
+        let mut uppers =
+            LocalUppers { store: &store, data_dir: temp.path(), memory_bytes_max: 1 << 20 };
+        let dir = uppers.dir(&machine);
+        std::fs::create_dir_all(dir.path()).unwrap();
+        assert_eq!(uppers.memory_standing(&machine).await, MemoryStanding::Nothing);
+        // A run that left memory, and an upper that is stored.
+        let upper = uppers.upper(&machine);
+        let begin = Begin { epoch: Epoch(1), was_awake: false, disk_bytes_max: 1 << 20 };
+        upper.begin(begin, |_| Ok::<_, upper::Error>(()), |_| Ok(())).await.unwrap();
+        std::fs::write(dir.upper_files().disk, "the disk").unwrap();
+        upper.leave(Epoch(1)).await.unwrap();
+        upper.save(&root, &CancellationToken::new()).await.unwrap();
+        std::fs::write(dir.memory(), vec![1; 2 << 20]).unwrap();
+        assert_eq!(uppers.memory_standing(&machine).await, MemoryStanding::Nothing);
+        std::fs::write(dir.asleep(), "{}").unwrap();
+        let MemoryStanding::StaysHere(why) = uppers.memory_standing(&machine).await else {
+            panic!("it is too large");
+        };
+        assert!(why.contains("it takes 2 MiB") && why.contains("at most 1 MiB"), "{why}");
+        uppers.memory_bytes_max = 4 << 20;
+        assert_eq!(uppers.memory_standing(&machine).await, MemoryStanding::Behind);
+        std::fs::write(dir.meanwhile(), "{}").unwrap();
+        let MemoryStanding::StaysHere(why) = uppers.memory_standing(&machine).await else {
+            panic!("something was published");
+        };
+        assert!(why.contains("published"), "{why}");
+    }
 }

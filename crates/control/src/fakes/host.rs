@@ -140,7 +140,11 @@ impl Host for FakeHost {
 
     async fn memory_standing(&self, machine: &MachineId) -> MemoryStanding {
         let state = self.state.lock();
+        let stays = state.uppers.memory_stays.clone();
         match state.uppers.of.get(machine) {
+            Some(FakeUpper { memory: Some(false), .. }) if stays.is_some() => {
+                MemoryStanding::StaysHere(stays.unwrap_or_default())
+            }
             Some(FakeUpper { behind: false, memory: Some(true), .. }) => MemoryStanding::Stored,
             Some(FakeUpper { behind: false, memory: Some(false), .. }) => MemoryStanding::Behind,
             _ => MemoryStanding::Nothing,

@@ -29,6 +29,8 @@ pub(crate) struct Uppers {
     pub(crate) trouble: Option<String>,
     /// Machines sleep with their memory.
     pub(crate) remembers: bool,
+    /// Memory is not to be stored, and why.
+    pub(crate) memory_stays: Option<String>,
     /// The next attempts to store memory fail so.
     pub(crate) memory_errors: VecDeque<ErrorKind>,
     /// Whose memory was deleted.

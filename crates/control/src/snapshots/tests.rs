@@ -386,6 +386,30 @@ async fn a_fork_that_has_to_do_without_memory_says_so() {
     assert_eq!(fork.contains, [Part::Home, Part::Upper]);
     let why = fork.machine.status.last_error.unwrap();
     assert!(why.contains("memory of the other machine was not kept"), "{why}");
+    // Also where nobody tried to store it.
+    world.host.state.lock().uppers.memory_stays = Some("it is too large".to_owned());
+    let fork = snapshots.fork(&machine, ForkMachine::default()).await.unwrap();
+    let why = fork.machine.status.last_error.unwrap();
+    assert!(why.contains("was not kept: it is too large"), "{why}");
+    control.close().await;
+    // One that had none has nothing to say.
+    let mut world = World::new();
+    let control = world.open().await;
+    let parent = created(&control, named("one")).await;
+    let machine = MachineRef::Id(parent.machine_id.clone());
+    slept(&control, &machine).await;
+    let fork = control.snapshots().fork(&machine, ForkMachine::default()).await.unwrap();
+    assert_eq!(fork.machine.status.last_error, None);
+    control.close().await;
+    // Where this server stores none, that is why.
+    world.timing.store_memory_after = None;
+    world.host.state.lock().uppers.remembers = true;
+    let control = world.open().await;
+    let machine = MachineRef::Id(created(&control, named("two")).await.machine_id);
+    slept(&control, &machine).await;
+    let fork = control.snapshots().fork(&machine, ForkMachine::default()).await.unwrap();
+    let why = fork.machine.status.last_error.unwrap();
+    assert!(why.contains("stores no memory"), "{why}");
     control.close().await;
 }
 

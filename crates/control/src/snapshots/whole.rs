@@ -38,10 +38,27 @@ pub(super) struct Kept {
 }
 
 impl Kept {
+    const ALL: Self = Self { memory: Ok(()), had_memory: true };
+
     /// What is missing that the machine had, for people.
     pub(super) fn without(&self) -> Option<String> {
         self.memory.as_ref().err().filter(|_| self.had_memory).map(|why| without_memory(why))
     }
+}
+
+/// What is kept without memory, which the store had not; `before` is how that was before it was asked.
+async fn without(inner: &Inner, row: &MachineRow, before: MemoryStanding, why: String) -> Kept {
+    let now = inner.parts.host.memory_standing(&row.id).await;
+    let had_memory = [&before, &now].iter().any(|one| **one != MemoryStanding::Nothing);
+    // Why it is not there is known here.
+    let why = match now {
+        MemoryStanding::StaysHere(why) => why,
+        _ if inner.settings.timing.store_memory_after.is_none() => {
+            "this server stores no memory (store_memory)".to_owned()
+        }
+        _ => why,
+    };
+    Kept { memory: Err(why), had_memory }
 }
 
 /// What is said of a fork that does without the memory that there was, and why.
@@ -73,13 +90,15 @@ pub(super) async fn keep(
     if !home.released {
         return Err(not_now(row, "was woken meanwhile"));
     }
-    let standing = inner.parts.host.memory_standing(&row.id).await;
-    let had_memory = standing != MemoryStanding::Nothing;
+    let before = inner.parts.host.memory_standing(&row.id).await;
     loop {
         // Asked before: an upload that ends in between has stored it.
         let hope = uppers::hope(inner, &row.id);
         match inner.parts.host.keep_upper(&row.id, home.epoch, holder).await? {
-            UpperKept::Kept { memory } => return Ok(Some(Kept { memory, had_memory })),
+            UpperKept::Kept { memory: Ok(()) } => return Ok(Some(Kept::ALL)),
+            UpperKept::Kept { memory: Err(why) } => {
+                return Ok(Some(without(inner, row, before, why).await));
+            }
             UpperKept::Nothing if wanted => {
                 return Err(refused(row, "has nothing outside of its home yet; wake it"));
             }
