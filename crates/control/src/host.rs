@@ -271,6 +271,12 @@ pub trait Host: Send + Sync + Debug + 'static {
     /// # Errors
     /// Those of the store.
     async fn collect_upper(&self, machine: &MachineId, since: &str) -> Result<u64>;
+    /// Notes that something of an upper may be needed no more, although it was not stored anew. Since which state of it
+    /// that can be collected, a while from now; `None` where there is nothing.
+    ///
+    /// # Errors
+    /// Those of store and disk.
+    async fn freed_upper(&self, machine: &MachineId) -> Result<Option<String>>;
     /// Keeps what a sleeping machine has in the store, upper and memory, as it goes with the state of its home that was
     /// made under the epoch `home`. What is kept for a holder already stays what it is.
     ///
@@ -324,11 +330,12 @@ pub trait Host: Send + Sync + Debug + 'static {
     /// # Errors
     /// Those of the store.
     async fn abandon_upper(&self, from: &MachineId, into: &MachineId) -> Result<()>;
-    /// Deletes an upper from the store, and the memory with it, but for what forks of it need. Idempotent.
+    /// Deletes an upper from the store, and the memory with it, but for what forks of it need. Idempotent. The machine
+    /// that kept something for it and lives, if there is one.
     ///
     /// # Errors
     /// Those of the store.
-    async fn delete_upper(&self, machine: &MachineId) -> Result<()>;
+    async fn delete_upper(&self, machine: &MachineId) -> Result<Option<MachineId>>;
     /// Removes what the host keeps of a machine besides its home: its upper layer, its executions, its
     /// logs. No keeper runs. Idempotent.
     ///

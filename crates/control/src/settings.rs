@@ -86,7 +86,8 @@ pub struct Timing {
     pub probe_every: Duration,
     /// How often sleeping homes are looked at for garbage.
     pub housekeep_every: Duration,
-    /// How long a state of an upper is the newest in the store before what it does not need is deleted.
+    /// How long a state of an upper is the newest in the store before what it does not need is deleted, and how long
+    /// after something that was kept of it was let go of.
     /// Not less than a quarter of an hour: another host may have begun to read the one before.
     pub collect_upper_after: Duration,
     /// How long a machine has slept before its memory is stored; `None`: it never is. Some tens of MiB for each

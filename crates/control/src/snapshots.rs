@@ -157,7 +157,7 @@ impl Snapshots {
         let done = async move {
             // The home last: as long as it is kept, the rest can be let go of once more.
             let holder = UpperHolder::Snapshot(id.clone());
-            inner.parts.host.let_go_of_upper(&row.id, &holder).await?;
+            uppers::let_go(&inner, &row.id, &holder).await?;
             inner.parts.homes.delete_snapshot(&row.home, &id).await?;
             inner.db(move |catalog| catalog.forget_snapshot(&id)).await
         };
@@ -269,7 +269,7 @@ async fn make_snapshot(
                 Ok(kept) => (made, kept.map(|kept| kept.memory.is_ok())),
                 Err(error) => {
                     // It may be kept all the same. The home last: with it, it can be let go of once more.
-                    inner.parts.host.let_go_of_upper(&row.id, &holder).await?;
+                    uppers::let_go(inner, &row.id, &holder).await?;
                     homes.delete_snapshot(&row.home, &id).await?;
                     return Err(error);
                 }

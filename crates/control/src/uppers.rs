@@ -2,7 +2,7 @@
 //!
 //! # Order
 //! A machine is reported asleep; its upper is stored; once it has slept for a while its memory is ([`memory`]); a
-//! while later what the store no longer needs goes. A wake ends what is under way first ([`hold`]): a keeper writes to what would be read. At start all
+//! while later what the store no longer needs goes ([`garbage`]). A wake ends what is under way first ([`hold`]): a keeper writes to what would be read. At start all
 //! sleeping machines are looked at for what an earlier server did not come to.
 //!
 //! # Failure
@@ -13,6 +13,7 @@
 //! # Not here
 //! What is stored how (`upper`).
 
+mod garbage;
 mod memory;
 
 use std::collections::{HashMap, HashSet};
@@ -28,6 +29,8 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::garbage::collect_later;
+pub(crate) use self::garbage::{delete, let_go};
 use crate::control::Inner;
 use crate::host::{KeeperStatus, MemoryStanding, UpperStanding, UpperStored};
 use crate::{Error, Result};
@@ -42,8 +45,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(300);
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// How often somebody who waits looks.
 const HURRY_LOOK: Duration = Duration::from_millis(50);
-/// Attempts to collect; the next sleep tries anew.
-const COLLECT_TRIES: u32 = 5;
 
 /// Whether all that a sleeping machine has outside of its home is in the object store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +78,8 @@ pub(crate) struct Uppers {
     remembered: Mutex<HashSet<MachineId>>,
     /// Machines that are awake and whose upper is not all here; what keeps it from coming.
     coming: Mutex<HashMap<MachineId, Option<String>>>,
+    /// What is going to be collected, and since which state.
+    collecting: Mutex<HashSet<(MachineId, String)>>,
     turns: Arc<Semaphore>,
     /// The same for memory, which can be done without: uppers do not wait for it.
     memory_turns: Arc<Semaphore>,
@@ -114,6 +117,7 @@ impl Default for Uppers {
             known: Mutex::default(),
             remembered: Mutex::default(),
             coming: Mutex::default(),
+            collecting: Mutex::default(),
             turns: Arc::new(Semaphore::new(AT_ONCE)),
             memory_turns: Arc::new(Semaphore::new(1)),
             looked: AtomicBool::new(false),
@@ -418,31 +422,6 @@ fn settled(
             Ok(Some(generation))
         }
     }
-}
-
-/// Deletes what the store does not need any more since the state `since` of the upper, once nobody can be
-/// reading it. The machine may be awake by then, or gone, or have slept again: what that left is too young.
-fn collect_later(inner: &Arc<Inner>, machine: &MachineId, since: String) {
-    let (inner, machine) = (inner.clone(), machine.clone());
-    inner.clone().tasks.spawn(async move {
-        let work = async {
-            for tries in 0..COLLECT_TRIES {
-                tokio::time::sleep(inner.settings.timing.collect_upper_after).await;
-                match inner.parts.host.collect_upper(&machine, &since).await {
-                    Ok(0) => return,
-                    Ok(objects) => {
-                        tracing::info!(%machine, objects, "collected what an upper does not need");
-                        return;
-                    }
-                    Err(error) => tracing::warn!(%machine, %error, tries, "collect an upper"),
-                }
-            }
-        };
-        tokio::select! {
-            () = work => (),
-            () = inner.shutdown.cancelled() => (),
-        }
-    });
 }
 
 /// Looks at all machines that slept when the server started.

@@ -328,6 +328,10 @@ impl Host for LocalHost {
         self.uppers().collect(machine, since).await
     }
 
+    async fn freed_upper(&self, machine: &MachineId) -> Result<Option<String>> {
+        self.uppers().freed(machine).await
+    }
+
     async fn keep_upper(
         &self,
         machine: &MachineId,
@@ -371,7 +375,7 @@ impl Host for LocalHost {
         self.uppers().abandon(from, into).await
     }
 
-    async fn delete_upper(&self, machine: &MachineId) -> Result<()> {
+    async fn delete_upper(&self, machine: &MachineId) -> Result<Option<MachineId>> {
         self.uppers().delete(machine).await
     }
 

@@ -95,6 +95,11 @@ impl LocalUppers<'_> {
         Ok(collected.objects)
     }
 
+    pub(crate) async fn freed(&self, machine: &MachineId) -> Result<Option<String>> {
+        let since = self.upper(machine).freed().await.map_err(failed)?;
+        Ok(since.map(|since| since.to_string()))
+    }
+
     pub(crate) async fn keep(
         &self,
         machine: &MachineId,
@@ -154,8 +159,8 @@ impl LocalUppers<'_> {
         upper::abandon_fork(self.store, from, into).await.map_err(failed)
     }
 
-    pub(crate) async fn delete(&self, machine: &MachineId) -> Result<()> {
-        upper::delete(self.store, machine).await.map(drop).map_err(failed)
+    pub(crate) async fn delete(&self, machine: &MachineId) -> Result<Option<MachineId>> {
+        Ok(upper::delete(self.store, machine).await.map_err(failed)?.freed)
     }
 }
 

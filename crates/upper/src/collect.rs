@@ -122,6 +122,20 @@ impl Upper {
         }
     }
 
+    /// Since which generation the store can be collected, where something may be needed no more although nothing newer
+    /// came: once that has been there for [`COLLECT_GRACE`](crate::COLLECT_GRACE) from now on. `None` where there is
+    /// nothing. Noted, where the machine ran here last.
+    ///
+    /// # Errors
+    /// Those of store and disk.
+    pub async fn freed(&self) -> Result<Option<Generation>> {
+        let newest = self.log().await?.newest();
+        if newest.is_some() && self.state().await?.parent == newest {
+            self.note(move |state| state.uncollected |= state.parent == newest).await?;
+        }
+        Ok(newest)
+    }
+
     /// Notes that everything up to `since` was collected. The machine may be awake.
     ///
     /// # Errors

@@ -39,24 +39,35 @@ pub(crate) struct Grave {
     parent: Option<MachineId>,
 }
 
+/// What came of a deletion.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Deleted {
+    /// What was deleted.
+    pub collected: Collected,
+    /// A machine that lives, and that keeps nothing for this one any more: see [`crate::Upper::freed`].
+    pub freed: Option<MachineId>,
+}
+
 /// Deletes all of a machine's upper from the store, and its memory, but for what forks of it need; idempotent.
 ///
 /// # Errors
 /// Those of the store. Calling again goes on.
-pub async fn delete(store: &Arc<dyn ObjectStore>, machine: &MachineId) -> Result<Collected> {
-    let (mut collected, mut gone) = (Collected::default(), Vec::new());
+pub async fn delete(store: &Arc<dyn ObjectStore>, machine: &MachineId) -> Result<Deleted> {
+    let (mut deleted, mut gone) = (Deleted::default(), Vec::new());
     let mut next = Some(Remote::of(store, machine));
     while let Some(one) = next.take() {
         let Some(grave) = one.bury().await? else { break };
-        if !one.delete_unneeded(&mut collected).await? {
+        if !one.delete_unneeded(&mut deleted.collected).await? {
             break;
         }
         if let Some(parent) = grave.parent {
-            let parent = one.other(&parent);
-            parent.unpin(&Holder::Fork(one.machine()?)).await?;
+            let remote = one.other(&parent);
+            remote.unpin(&Holder::Fork(one.machine()?)).await?;
             // One that lives goes on without it.
-            if parent.is_buried().await? {
-                next = Some(parent);
+            if remote.is_buried().await? {
+                next = Some(remote);
+            } else {
+                deleted.freed = Some(parent);
             }
         }
         gone.push(one);
@@ -65,7 +76,7 @@ pub async fn delete(store: &Arc<dyn ObjectStore>, machine: &MachineId) -> Result
     for one in gone.iter().rev() {
         one.store.delete(&one.keys.grave()).await?;
     }
-    Ok(collected)
+    Ok(deleted)
 }
 
 impl Remote {

@@ -57,7 +57,7 @@ mod state;
 
 pub use begin::{Begin, Begun, Found};
 pub use collect::Collected;
-pub use delete::delete;
+pub use delete::{Deleted, delete};
 pub use error::{Error, Result};
 pub use fetch::Progress;
 pub use fork::{Retell, abandon_fork, begin_fork};

@@ -172,6 +172,10 @@ impl Host for FakeHost {
         Ok(1)
     }
 
+    async fn freed_upper(&self, machine: &MachineId) -> Result<Option<String>> {
+        Ok(self.freed_fake_upper(machine))
+    }
+
     async fn keep_upper(
         &self,
         machine: &MachineId,
@@ -236,11 +240,8 @@ impl Host for FakeHost {
         if begun { Ok(()) } else { self.let_go_of_upper(from, &holder).await }
     }
 
-    async fn delete_upper(&self, machine: &MachineId) -> Result<()> {
-        let mut state = self.state.lock();
-        state.uppers.of.remove(machine);
-        state.uppers.begun.remove(machine);
-        Ok(())
+    async fn delete_upper(&self, machine: &MachineId) -> Result<Option<MachineId>> {
+        Ok(self.delete_fake_upper(machine))
     }
 
     async fn remove(&self, machine: &MachineId) -> Result<()> {

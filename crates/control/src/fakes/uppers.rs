@@ -139,6 +139,24 @@ impl FakeHost {
         })
     }
 
+    pub(crate) fn freed_fake_upper(&self, machine: &MachineId) -> Option<String> {
+        let mut state = self.state.lock();
+        let upper = state.uppers.of.get_mut(machine).filter(|upper| upper.stored > 0)?;
+        upper.uncollected = Some(format!("generation {}", upper.stored));
+        upper.uncollected.clone()
+    }
+
+    /// Whoever kept something for it, and lives.
+    pub(crate) fn delete_fake_upper(&self, machine: &MachineId) -> Option<MachineId> {
+        let uppers = &mut self.state.lock().uppers;
+        uppers.of.remove(machine);
+        uppers.begun.remove(machine);
+        let holder = UpperHolder::Fork(machine.clone());
+        let mut all = uppers.kept.iter_mut();
+        let parent = all.find_map(|(parent, kept)| kept.remove(&holder).map(|_| parent))?;
+        Some(parent.clone()).filter(|parent| uppers.of.contains_key(parent))
+    }
+
     /// What an attempt to keep one ends with, whose reply is lost.
     pub(crate) fn fake_keep_error(&self) -> Result<()> {
         let kind = self.state.lock().uppers.keep_errors.pop_front();

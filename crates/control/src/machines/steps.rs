@@ -122,10 +122,10 @@ pub(crate) async fn ensure_recorded(inner: &Inner, row: &MachineRow) -> Result<M
 }
 
 /// Takes home, upper and record out of the store, in this order.
-pub(crate) async fn unrecord(inner: &Inner, row: &MachineRow) -> Result<()> {
+pub(crate) async fn unrecord(inner: &Arc<Inner>, row: &MachineRow) -> Result<()> {
     abandon_fork(inner, row).await?;
     inner.parts.homes.delete(&inner.home_at(row)).await?;
-    inner.parts.host.delete_upper(&row.id).await?;
+    uppers::delete(inner, &row.id).await?;
     record::delete(&*inner.parts.store, &row.id).await
 }
 
@@ -440,7 +440,7 @@ async fn report_failure(
     if on_the_way { Err(error) } else { report_failed(inner, row, &error).await }
 }
 
-async fn destroy(inner: &Inner, row: &MachineRow) -> Result<()> {
+async fn destroy(inner: &Arc<Inner>, row: &MachineRow) -> Result<()> {
     uppers::hold(inner, &row.id).await;
     unrecord(inner, row).await?;
     inner.parts.host.remove(&row.id).await?;

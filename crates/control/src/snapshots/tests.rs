@@ -462,3 +462,41 @@ async fn a_fork_is_made_without_memory_that_is_damaged_and_says_why() {
     }
     control.close().await;
 }
+
+#[tokio::test]
+async fn what_a_snapshot_or_a_fork_kept_is_collected_soon_after_it_is_gone_also_over_a_restart() {
+    let mut world = World::new();
+    let control = world.open().await;
+    let parent = created(&control, named("one")).await;
+    let machine = MachineRef::Id(parent.machine_id.clone());
+    slept(&control, &machine).await;
+    let snapshots = control.snapshots();
+    let made = snapshots.create(&machine, whole()).await.unwrap();
+    let fork = snapshots.fork(&machine, ForkMachine::default()).await.unwrap().machine;
+    let collections = || world.host.state.lock().uppers.of[&parent.machine_id].collected.len();
+    eventually(|| collections() == 1).await;
+    snapshots.delete(&made.snapshot_id).await.unwrap();
+    eventually(|| collections() == 2).await;
+    let made = MachineRef::Id(fork.machine_id);
+    control.machines().delete(&made, &IfMatch::Any).await.unwrap();
+    eventually(|| collections() == 3).await;
+    // One collection for all that are let go of at once, and none that is forgotten.
+    let mut some = Vec::new();
+    for _ in 0..3 {
+        some.push(snapshots.create(&machine, whole()).await.unwrap().snapshot_id);
+    }
+    control.close().await;
+    world.timing.collect_upper_after = std::time::Duration::from_secs(1);
+    let control = world.open().await;
+    for id in &some {
+        control.snapshots().delete(id).await.unwrap();
+    }
+    control.close().await;
+    let collections = || world.host.state.lock().uppers.of[&parent.machine_id].collected.len();
+    assert_eq!(collections(), 3);
+    let control = world.open().await;
+    eventually(|| collections() == 4).await;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert_eq!(collections(), 4);
+    control.close().await;
+}

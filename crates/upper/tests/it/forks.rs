@@ -7,7 +7,9 @@ use base::{ErrorKind, MachineId, SnapshotId};
 use bytes::Bytes;
 use objstore::{ObjectMeta, ObjectStore};
 use testkit::{FaultyStore, Injection, Verb};
-use upper::{Collected, Error, Found, Hold, Holder, Kept, Upper, abandon_fork, begin_fork};
+use upper::{
+    Collected, Error, Found, Hold, Holder, Kept, Standing, Upper, abandon_fork, begin_fork,
+};
 
 use crate::memory::offered;
 use crate::support::{CHUNK, Host, World, fetched, noise};
@@ -50,7 +52,7 @@ fn killed_at(world: &World, at: u64) -> Arc<dyn ObjectStore> {
 }
 
 pub(crate) async fn delete(world: &World) -> Collected {
-    upper::delete(&world.store(), &world.machine).await.unwrap()
+    upper::delete(&world.store(), &world.machine).await.unwrap().collected
 }
 
 /// A run that changes something, stored.
@@ -507,4 +509,43 @@ async fn packs_of_a_parent_stay_as_long_as_a_fork_names_them() {
     );
     delete(&child).await;
     assert_eq!(parent.keys().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_only_a_snapshot_or_a_fork_kept_can_be_collected_once_that_is_gone() {
+    let parent = World::new();
+    let here = parent.host();
+    let snapshot = Holder::Snapshot(SnapshotId::generate());
+    assert_eq!(here.upper.freed().await.unwrap(), None, "there is nothing");
+    stored(&parent, &here, 0, 1).await;
+    let hold = here.upper.hold(&snapshot, parent.epoch(), WITHOUT).await.unwrap();
+    assert!(matches!(hold, Hold::Kept(_)));
+    stored(&parent, &here, 0, 2).await;
+    let child = forked(&parent, &here, WITHOUT).await;
+    stored(&parent, &here, 0, 3).await;
+    let collected = async |chunks: usize| {
+        let since = here.upper.freed().await.unwrap().unwrap();
+        let uncollected = Some(since);
+        assert_eq!(Upper::standing(&here.files), Standing::Stored { uncollected });
+        here.upper.collect(since).await.unwrap();
+        here.upper.note_collected(since).await.unwrap();
+        let nothing = Standing::Stored { uncollected: None };
+        assert_eq!(Upper::standing(&here.files), nothing);
+        assert_eq!(parent.chunks().await.len(), chunks);
+    };
+    collected(3).await;
+    here.upper.let_go(&snapshot).await.unwrap();
+    collected(2).await;
+    let deleted = upper::delete(&parent.store(), &child.machine).await.unwrap();
+    assert_eq!(deleted.freed, Some(parent.machine.clone()));
+    collected(1).await;
+    // A host that it never ran on knows it too, and notes nothing.
+    let there = parent.host();
+    assert_eq!(there.upper.freed().await.unwrap(), here.upper.freed().await.unwrap());
+    assert_eq!(Upper::standing(&there.files), Standing::Unknown);
+    // Of a parent that goes, nobody is told.
+    let child = forked(&parent, &here, WITHOUT).await;
+    delete(&parent).await;
+    let deleted = upper::delete(&parent.store(), &child.machine).await.unwrap();
+    assert_eq!((deleted.freed, parent.keys().await), (None, vec![]));
 }

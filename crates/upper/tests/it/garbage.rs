@@ -2,7 +2,7 @@
 
 use base::{Digest, MachineId};
 use objstore::ObjectStore as _;
-use upper::{Collected, Generation, Saved, Standing, Upper};
+use upper::{Collected, Deleted, Generation, Saved, Standing, Upper};
 
 use crate::support::{CHUNK, Host, World, noise};
 
@@ -108,8 +108,8 @@ async fn a_deletion_leaves_nothing_of_the_machine_and_all_of_others() {
     let others = format!("uppers/{}/chunks/{}-2", MachineId::generate(), Digest::of(b"x"));
     world.memory.put(&others, "x".into()).await.unwrap();
     let store: std::sync::Arc<dyn objstore::ObjectStore> = world.memory.clone();
-    assert_eq!(upper::delete(&store, &world.machine).await.unwrap().objects, 3);
-    assert_eq!(upper::delete(&store, &world.machine).await.unwrap(), Collected::default());
+    assert_eq!(upper::delete(&store, &world.machine).await.unwrap().collected.objects, 3);
+    assert_eq!(upper::delete(&store, &world.machine).await.unwrap(), Deleted::default());
     assert_eq!(world.keys().await, [others]);
     // What was put off before comes to its turn all the same.
     std::fs::remove_dir_all(host.dir.path()).unwrap();
