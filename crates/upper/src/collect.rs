@@ -10,16 +10,16 @@
 //! be reading: a wake creates a generation of its own before it reads. The newest memory is
 //! what the next one may take packs over from, also where nobody can go on from it any more.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
-use base::{Digest, Epoch};
+use base::Epoch;
 use futures::{StreamExt, TryStreamExt};
 use objstore::ObjectStore;
 
 use crate::error::{Error, Result};
 use crate::keys::{Entry, Generation, Kind};
 use crate::limits::{DELETES, LIST_PAGE};
+use crate::pins::Named;
 use crate::place::Upper;
 
 /// What was deleted.
@@ -46,26 +46,24 @@ impl Upper {
     /// # Errors
     /// Those of the store. Any error while names are read deletes nothing. Calling again is safe.
     pub async fn collect(&self, since: Generation) -> Result<Collected> {
-        let log = self.log().await?;
+        let (remote, log) = (self.remote(), self.log().await?);
         // One that is gone was overtaken: whoever did that collects.
         if !log.manifests.contains(&since) {
             return Ok(Collected::default());
         }
-        let mut named: HashSet<(Digest, Epoch)> = HashSet::new();
+        let mut named = Named::new();
         let mut content = Epoch::default();
         for generation in log.manifests.iter().filter(|generation| **generation >= since) {
             let manifest = self.manifest(*generation).await?;
             if *generation == since {
                 content = manifest.content;
             }
-            named.extend(manifest.chunks.values().map(|chunk| (chunk.digest, chunk.born)));
+            let chunks = manifest.chunks.values();
+            remote.add(&mut named, chunks.map(|chunk| (chunk.digest, chunk.born)))?;
         }
-        let remote = self.remote();
         // After the time for which the generation has been there: what was pinned in time is seen.
         let pins = remote.pins().await?;
-        for manifest in remote.pinned(&pins).await? {
-            named.extend(manifest.chunks.values().map(|chunk| (chunk.digest, chunk.born)));
-        }
+        remote.add_pinned(&pins, &mut named).await?;
         let is_pinned =
             |generation: &Generation| pins.iter().any(|(_, pin)| pin.generation == *generation);
         let memory = log.memory.last().copied();
@@ -90,7 +88,7 @@ impl Upper {
         let mut all = vec![names];
         if let Some(mut packs) = packs {
             // After the names, so that one of two sees the other: who pins a memory looks for its name after that.
-            packs.extend(remote.pinned_packs().await?);
+            remote.add_pinned_packs(&mut packs).await?;
             // What is not older may be on its way, and not named yet.
             let until = memory.unwrap_or_default().max(since.epoch);
             let is_garbage = |key: &str| match self.keys.pack_id(key) {
@@ -106,8 +104,8 @@ impl Upper {
     }
 
     /// What the memory of a run names; `None` where that cannot be known, and nothing may be deleted.
-    async fn packs_of(&self, memory: Option<Epoch>) -> Result<Option<HashSet<(Digest, Epoch)>>> {
-        let Some(epoch) = memory else { return Ok(Some(HashSet::new())) };
+    async fn packs_of(&self, memory: Option<Epoch>) -> Result<Option<Named>> {
+        let Some(epoch) = memory else { return Ok(Some(Named::new())) };
         match self.stored_image(epoch).await {
             Ok(image) => {
                 Ok(Some(image.packs.iter().map(|pack| (pack.digest, pack.born)).collect()))

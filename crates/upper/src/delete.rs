@@ -15,7 +15,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use base::{Digest, Epoch, MachineId};
+use base::MachineId;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use objstore::ObjectStore;
@@ -25,7 +25,7 @@ use crate::collect::{Collected, delete_where};
 use crate::error::{Error, Result};
 use crate::keys::{Entry, Generation};
 use crate::limits::PIN_READS;
-use crate::pins::{Holder, Pin};
+use crate::pins::{Holder, Named, Pin};
 use crate::remote::{Remote, found};
 
 /// What is written, and the largest that is read.
@@ -194,17 +194,11 @@ impl Remote {
     }
 
     async fn needed(&self, living: &[(Holder, Pin)]) -> Result<Needed> {
-        let manifests = self.pinned(living).await?;
         let mut needed = Needed::default();
-        for manifest in manifests {
-            needed.generations.insert(manifest.generation);
-            let chunks = manifest.chunks.values();
-            needed.chunks.extend(chunks.map(|chunk| (chunk.digest, chunk.born)));
-        }
-        for (holder, pin) in living {
-            if pin.memory {
-                needed.packs.extend(self.packs_for(holder).await?.unwrap_or_default());
-            }
+        needed.generations.extend(living.iter().map(|(_, pin)| pin.generation));
+        self.add_pinned(living, &mut needed.chunks).await?;
+        for (holder, _) in living.iter().filter(|(_, pin)| pin.memory) {
+            self.add(&mut needed.packs, self.packs_for(holder).await?.unwrap_or_default())?;
         }
         Ok(needed)
     }
@@ -214,6 +208,6 @@ impl Remote {
 #[derive(Debug, Default)]
 struct Needed {
     generations: HashSet<Generation>,
-    chunks: HashSet<(Digest, Epoch)>,
-    packs: HashSet<(Digest, Epoch)>,
+    chunks: Named,
+    packs: Named,
 }

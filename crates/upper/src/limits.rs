@@ -57,6 +57,9 @@ pub(crate) const PIN_LOOKS: usize = 5;
 /// Names of chunks that are looked at: those of the largest upper, many times over.
 pub(crate) const CHUNK_NAMES_MAX: usize = 4_000_000;
 
+/// Chunks, or packs, that all that is kept of a machine names: as many as are looked at. Beyond, nothing is collected.
+pub(crate) const NAMED_MAX: usize = CHUNK_NAMES_MAX;
+
 /// How long a wake waits for an upload that another host has under way.
 pub(crate) const PENDING_PATIENCE: Duration = Duration::from_secs(20);
 

@@ -17,7 +17,7 @@
 //!   read. The same with a snapshot that is pinned again for a fork of it.
 //! - A pin that cannot be read is an error, never no pin.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 
 use base::{Digest, Epoch, MachineId, SnapshotId};
@@ -28,8 +28,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Result, blocking};
 use crate::keys::Generation;
-use crate::limits::{DECIDE_MAX, PIN_LOOKS, PIN_READS};
-use crate::manifest::Manifest;
+use crate::limits::{DECIDE_MAX, NAMED_MAX, PIN_LOOKS, PIN_READS};
 use crate::memory::Image;
 use crate::place::Upper;
 use crate::remote::{Remote, found};
@@ -37,6 +36,9 @@ use crate::state::Look;
 
 /// What is written, and the largest that is read.
 const FORMAT: u32 = 1;
+
+/// Chunks, or packs, that stay.
+pub(crate) type Named = HashSet<(Digest, Epoch)>;
 
 /// For whom a state stays.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -324,26 +326,45 @@ impl Remote {
         Err(too_quick())
     }
 
-    /// The generations that are pinned, as they are.
-    pub(crate) async fn pinned(&self, pins: &[(Holder, Pin)]) -> Result<Vec<Manifest>> {
-        let generations: HashSet<Generation> = pins.iter().map(|(_, pin)| pin.generation).collect();
-        let each = generations.into_iter().map(|generation| async move {
+    /// Adds to `named` the chunks of the generations that are pinned: of one manifest after the other, which can be
+    /// large, and many.
+    pub(crate) async fn add_pinned(&self, pins: &[(Holder, Pin)], named: &mut Named) -> Result<()> {
+        let generations: BTreeSet<Generation> =
+            pins.iter().map(|(_, pin)| pin.generation).collect();
+        for generation in generations {
             let missing = || Error::Missing { key: self.keys.manifest(generation) };
-            found(self.manifest(generation).await)?.ok_or_else(missing)
-        });
-        futures::stream::iter(each).buffered(PIN_READS).try_collect().await
+            let manifest = found(self.manifest(generation).await)?.ok_or_else(missing)?;
+            self.add(named, manifest.chunks.values().map(|chunk| (chunk.digest, chunk.born)))?;
+        }
+        Ok(())
     }
 
-    /// What pinned memories name; also one whose pin is not made yet.
-    pub(crate) async fn pinned_packs(&self) -> Result<HashSet<(Digest, Epoch)>> {
+    /// Adds to what stays.
+    pub(crate) fn add(
+        &self,
+        named: &mut Named,
+        more: impl IntoIterator<Item = (Digest, Epoch)>,
+    ) -> Result<()> {
+        named.extend(more);
+        if named.len() > NAMED_MAX {
+            return Err(Error::damaged(self.keys.prefix(), "too much is named in it"));
+        }
+        Ok(())
+    }
+
+    /// Adds to `named` what pinned memories name; also one whose pin is not made yet. One after the other.
+    pub(crate) async fn add_pinned_packs(&self, named: &mut Named) -> Result<()> {
         for _ in 0..PIN_LOOKS {
             let names = self.pin_names().await?;
-            let memories = names.into_iter().filter(|(_, is_memory)| *is_memory);
-            let each = memories.map(|(holder, _)| async move { self.packs_for(&holder).await });
-            let packs: Vec<_> =
-                futures::stream::iter(each).buffered(PIN_READS).try_collect().await?;
-            if packs.iter().all(Option::is_some) {
-                return Ok(packs.into_iter().flatten().flatten().collect());
+            let mut is_all = true;
+            for (holder, _) in names.into_iter().filter(|(_, is_memory)| *is_memory) {
+                match self.packs_for(&holder).await? {
+                    Some(packs) => self.add(named, packs)?,
+                    None => is_all = false,
+                }
+            }
+            if is_all {
+                return Ok(());
             }
         }
         Err(too_quick())

@@ -34,6 +34,7 @@ use crate::limits::{
     ABOUT_BYTES_MAX, DECIDE_MAX, DELETES, MEMORY_BYTES_MAX, MEMORY_STATE_BYTES_MAX,
 };
 use crate::origins::Origins;
+use crate::pins::Named;
 use crate::place::Upper;
 use crate::save::Saved;
 use crate::state::{Look, NotedPack, State};
@@ -264,13 +265,11 @@ impl Upper {
             return Vec::new();
         }
         // After its name: who pins a memory looks for that once it has.
-        let pinned = match self.remote().pinned_packs().await {
-            Ok(pinned) => pinned,
-            Err(error) => {
-                tracing::warn!(%error, "an older memory stays in the store for now");
-                return doomed.into_iter().collect();
-            }
-        };
+        let mut pinned = Named::new();
+        if let Err(error) = self.remote().add_pinned_packs(&mut pinned).await {
+            tracing::warn!(%error, "an older memory stays in the store for now");
+            return doomed.into_iter().collect();
+        }
         // What is pinned is a collector's, from now on.
         let doomed = doomed.into_iter().filter(|pack| !pinned.contains(&(pack.digest, pack.born)));
         let each = doomed.map(|pack| async move {

@@ -1,8 +1,14 @@
 //! What nobody needs goes, and nothing else.
 
-use base::{Digest, MachineId};
-use objstore::ObjectStore as _;
-use upper::{Collected, Deleted, Generation, Saved, Standing, Upper};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use base::{Digest, MachineId, SnapshotId};
+use bytes::Bytes;
+use objstore::{ObjectMeta, ObjectStore};
+use upper::{Collected, Deleted, Generation, Hold, Holder, Kept, Saved, Standing, Upper};
 
 use crate::support::{CHUNK, Host, World, noise};
 
@@ -115,4 +121,75 @@ async fn a_deletion_leaves_nothing_of_the_machine_and_all_of_others() {
     std::fs::remove_dir_all(host.dir.path()).unwrap();
     assert_eq!(host.upper.collect(newest).await.unwrap(), Collected::default());
     host.upper.note_collected(newest).await.unwrap();
+}
+
+/// A store that is asked for manifests one at a time.
+#[derive(Debug)]
+struct Narrow {
+    store: Arc<dyn ObjectStore>,
+    reading: AtomicUsize,
+    most: AtomicUsize,
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for Narrow {
+    async fn put(&self, key: &str, body: Bytes) -> objstore::Result<()> {
+        self.store.put(key, body).await
+    }
+
+    async fn create(&self, key: &str, body: Bytes) -> objstore::Result<()> {
+        self.store.create(key, body).await
+    }
+
+    async fn get(&self, key: &str, range: Option<Range<u64>>) -> objstore::Result<Bytes> {
+        if !(key.contains("/log/") || key.ends_with("-memory")) {
+            return self.store.get(key, range).await;
+        }
+        let reading = self.reading.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(reading, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let found = self.store.get(key, range).await;
+        self.reading.fetch_sub(1, Ordering::SeqCst);
+        found
+    }
+
+    async fn head(&self, key: &str) -> objstore::Result<ObjectMeta> {
+        self.store.head(key).await
+    }
+
+    async fn delete(&self, key: &str) -> objstore::Result<()> {
+        self.store.delete(key).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        max: usize,
+    ) -> objstore::Result<Vec<ObjectMeta>> {
+        self.store.list(prefix, after, max).await
+    }
+}
+
+#[tokio::test]
+async fn manifests_of_what_is_kept_are_read_one_after_the_other() {
+    let world = World::new();
+    let host = world.host();
+    for seed in 1..=4 {
+        host.run_with_memory(&world, seed).await;
+        let holder = Holder::Snapshot(SnapshotId::generate());
+        let held = host.upper.hold(&holder, world.epoch(), true).await.unwrap();
+        assert_eq!(held, Hold::Kept(Kept { memory: Ok(()) }));
+    }
+    let newest = stored(&world, &host, 0, 9).await;
+    let before = (world.chunks().await, crate::memory::packs(&world).await);
+    let store = Arc::new(Narrow {
+        store: world.store(),
+        reading: AtomicUsize::new(0),
+        most: AtomicUsize::new(0),
+    });
+    let upper = Upper::new(store.clone(), &world.machine, host.files.clone());
+    upper.collect(newest).await.unwrap();
+    assert_eq!(store.most.load(Ordering::SeqCst), 1);
+    assert_eq!((world.chunks().await, crate::memory::packs(&world).await), before);
 }
