@@ -25,7 +25,7 @@ use crate::machines::types::REASON_FENCED;
 use crate::machines::watchers::Watchers;
 use crate::machines::{MachineRef, Machines, alarm, idle_ticker};
 use crate::settings::{Parts, Settings};
-use crate::snapshots::Snapshots;
+use crate::snapshots::{Leaving, Snapshots};
 use crate::uppers::Uppers;
 use crate::{Error, Result};
 
@@ -49,6 +49,7 @@ pub(crate) struct Inner {
     pub(crate) in_flight: InFlight,
     pub(crate) prober: Prober,
     pub(crate) uppers: Uppers,
+    pub(crate) leaving: Leaving,
     /// Memory in MiB that guests began with, of machines that are awake.
     memory: Mutex<HashMap<MachineId, u64>>,
     /// Held while a waiting execution changes.
@@ -83,6 +84,7 @@ impl Control {
             in_flight: InFlight::default(),
             prober: Prober::default(),
             uppers: Uppers::default(),
+            leaving: Leaving::default(),
             memory: Mutex::default(),
             waiting: tokio::sync::Mutex::default(),
             shutdown: CancellationToken::new(),

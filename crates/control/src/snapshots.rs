@@ -13,6 +13,7 @@
 //! with what is outside of its home and with the home. Nobody was told before all was there. With the row, the driver
 //! finishes it; without, a pin keeps a state until the parent is deleted.
 
+mod leaving;
 pub(crate) mod whole;
 
 use std::collections::HashMap;
@@ -22,6 +23,8 @@ use base::{ErrorKind, HomeId, MachineId, SnapshotId, Timestamp};
 use catalog::{Desired, MachineRow, Observation, Phase};
 use serde::{Deserialize, Serialize};
 
+use self::leaving::Leaves;
+pub(crate) use self::leaving::Leaving;
 use crate::control::Inner;
 use crate::files::route::{self, Place};
 use crate::homes::HomeSnapshot;
@@ -155,6 +158,7 @@ impl Snapshots {
         let was = self.read_what_is_left(&row, id).await?;
         let (inner, id) = (self.inner.clone(), id.clone());
         let done = async move {
+            let _leaves = Leaves::new(&inner, &id);
             // The home last: as long as it is kept, the rest can be let go of once more.
             let holder = UpperHolder::Snapshot(id.clone());
             uppers::let_go(&inner, &row.id, &holder).await?;

@@ -11,6 +11,7 @@ use crate::files::FileCalls;
 use crate::homes::{
     DraftChanges, DraftPublished, HomeAt, HomeHead, HomeSnapshot, HomeState, Homes,
 };
+use crate::host::UpperHolder;
 use crate::{Error, Result};
 
 impl FakeHome {
@@ -169,6 +170,9 @@ impl Homes for FakeHost {
     }
 
     async fn delete_snapshot(&self, home: &HomeId, id: &SnapshotId) -> Result<()> {
+        while self.state.lock().hold_deletes {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
         self.there(home, |home| {
             home.snapshots.remove(id);
             Ok(())
@@ -195,14 +199,22 @@ impl Homes for FakeHost {
         into: &HomeId,
     ) -> Result<HomeState> {
         self.claim_first(from);
-        self.there(from, |home| {
+        let state = self.there(from, |home| {
             let tree = match at {
                 Some(id) => home.kept(id)?.1.copy(),
                 None => home.published.copy(),
             };
             home.forks.insert(into.clone(), tree);
             Ok(home.kept_state())
-        })
+        })?;
+        if let Some(at) = at.filter(|_| self.state.lock().gone_after_home) {
+            self.there(from, |home| Ok(home.snapshots.remove(at)))?;
+            let holder = UpperHolder::Snapshot(at.clone());
+            self.state.lock().uppers.kept.values_mut().for_each(|kept| {
+                kept.remove(&holder);
+            });
+        }
+        Ok(state)
     }
 
     async fn begin_fork(&self, from: &HomeId, into: &HomeId) -> Result<()> {

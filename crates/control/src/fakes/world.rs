@@ -89,6 +89,10 @@ pub(crate) struct State {
     pub(crate) claim_before_pin: bool,
     /// What is kept of homes and of uppers cannot be read.
     pub(crate) damaged_pins: bool,
+    /// Whoever lets go of what is kept of a home waits.
+    pub(crate) hold_deletes: bool,
+    /// Snapshots go right after their home was kept for a fork.
+    pub(crate) gone_after_home: bool,
     pub(crate) hold_stopping: bool,
     pub(crate) starts: u32,
     pub(crate) forgotten: u32,

@@ -500,3 +500,53 @@ async fn what_a_snapshot_or_a_fork_kept_is_collected_soon_after_it_is_gone_also_
     assert_eq!(collections(), 4);
     control.close().await;
 }
+
+#[tokio::test]
+async fn a_snapshot_that_goes_while_a_fork_of_it_is_made_is_not_found_and_leaves_nothing() {
+    let world = World::new();
+    let control = world.open().await;
+    let parent = created(&control, named("one")).await;
+    let machine = MachineRef::Id(parent.machine_id.clone());
+    slept(&control, &machine).await;
+    let snapshots = control.snapshots();
+    let nothing_is_left = || {
+        let machines = world.host.state.lock().homes.len();
+        let kept = world.host.state.lock().uppers.kept[&parent.machine_id].len();
+        assert_eq!((world.host.forks_of(&parent.home_id), kept, machines), (0, 0, 1));
+    };
+    // It goes after its home was kept.
+    for whole in [false, true] {
+        let at = snapshots.create(&machine, self::whole()).await.unwrap().snapshot_id;
+        world.host.state.lock().gone_after_home = true;
+        let fork = ForkMachine { snapshot_id: Some(at), whole, name: None };
+        let error = snapshots.fork(&machine, fork).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        world.host.state.lock().gone_after_home = false;
+        nothing_is_left();
+    }
+    // Its upper is gone, and its home is not yet.
+    for whole in [false, true] {
+        let at = snapshots.create(&machine, self::whole()).await.unwrap().snapshot_id;
+        world.host.state.lock().hold_deletes = true;
+        let deleted = tokio::spawn({
+            let (snapshots, at) = (snapshots.clone(), at.clone());
+            async move { snapshots.delete(&at).await }
+        });
+        eventually(|| world.host.state.lock().uppers.kept[&parent.machine_id].is_empty()).await;
+        let fork = ForkMachine { snapshot_id: Some(at), whole, name: None };
+        let error = snapshots.fork(&machine, fork).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        world.host.state.lock().hold_deletes = false;
+        deleted.await.unwrap().unwrap();
+        nothing_is_left();
+    }
+    // Of one that stays, that is of the home alone, a fork is made.
+    let home = {
+        let awake = created(&control, named("two")).await;
+        let at = MachineRef::Id(awake.machine_id);
+        (snapshots.create(&at, NewSnapshot::default()).await.unwrap().snapshot_id, at)
+    };
+    let fork = ForkMachine { snapshot_id: Some(home.0), ..ForkMachine::default() };
+    assert_eq!(snapshots.fork(&home.1, fork).await.unwrap().contains, [Part::Home]);
+    control.close().await;
+}

@@ -156,7 +156,10 @@ pub(super) async fn hold_again(
 ) -> Result<Option<Kept>> {
     let (homes, host) = (&inner.parts.homes, &inner.parts.host);
     // Looked at before the home is kept: a snapshot that goes meanwhile is not taken for one of the home alone.
-    let with_memory = host.kept_upper(&parent.id, at).await?;
+    let with_memory = match host.kept_upper(&parent.id, at).await? {
+        None if inner.leaving.has(at) => return Err(let_go_of(at)),
+        kept => kept,
+    };
     homes.hold_fork(&parent.home, Some(at), &fork.home).await?;
     if with_memory.is_none() && !wanted {
         return Ok(None);
@@ -166,7 +169,7 @@ pub(super) async fn hold_again(
             Err(refused(parent, "has a snapshot of its home alone there; make one while it sleeps"))
         }
         Some(_) => match host.keep_upper_again(&parent.id, at, &fork.id).await {
-            Ok(None) => Err(Error::not_found(format!("snapshot {at} was let go of meanwhile"))),
+            Ok(None) => Err(let_go_of(at)),
             Ok(Some(memory)) => Ok(memory),
             Err(error) => Err(error),
         },
@@ -179,6 +182,10 @@ pub(super) async fn hold_again(
             Err(error)
         }
     }
+}
+
+fn let_go_of(at: &SnapshotId) -> Error {
+    Error::not_found(format!("snapshot {at} was let go of meanwhile"))
 }
 
 /// Of an awake machine there is the home alone.
