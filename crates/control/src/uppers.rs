@@ -14,6 +14,7 @@
 //! What is stored how (`upper`).
 
 mod garbage;
+mod hurry;
 mod memory;
 
 use std::collections::{HashMap, HashSet};
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::garbage::collect_later;
 pub(crate) use self::garbage::{delete, let_go};
+use self::hurry::Hurry;
 use crate::control::Inner;
 use crate::host::{KeeperStatus, MemoryStanding, UpperStanding, UpperStored};
 use crate::{Error, Result};
@@ -43,6 +45,8 @@ const SCAN: usize = 500;
 const PAUSE_MAX: Duration = Duration::from_secs(300);
 /// How long an attempt that is told to stop may take to note what it has stored; else the next stores it again.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// The pause between two attempts for which somebody waits.
+const HURRIED_PAUSE: Duration = Duration::from_secs(1);
 /// How often somebody who waits looks.
 const HURRY_LOOK: Duration = Duration::from_millis(50);
 
@@ -108,7 +112,7 @@ struct Job {
     /// There is memory, and it is to be stored.
     memory: bool,
     /// Somebody waits for it: it is stored at once.
-    hurry: CancellationToken,
+    hurry: Hurry,
 }
 
 impl Default for Uppers {
@@ -207,7 +211,7 @@ pub(crate) async fn hold(inner: &Inner, machine: &MachineId) {
 pub(crate) async fn hurry(inner: &Inner, machine: &MachineId, until: Instant) {
     loop {
         match inner.uppers.known.lock().get(machine) {
-            Some(Known::Busy(job)) => job.hurry.cancel(),
+            Some(Known::Busy(job)) => job.hurry.until(until),
             _ => return,
         }
         if Instant::now() >= until {
@@ -254,7 +258,7 @@ fn begin(inner: &Arc<Inner>, machine: &MachineId, only_if_unknown: bool) {
         return;
     }
     let (ending, ended) = watch::channel(false);
-    let (stop, hurry) = (inner.shutdown.child_token(), CancellationToken::new());
+    let (stop, hurry) = (inner.shutdown.child_token(), Hurry::default());
     {
         let mut known = inner.uppers.known.lock();
         let there = known.get(machine);
@@ -302,9 +306,9 @@ async fn store_all(
     inner: &Arc<Inner>,
     machine: &MachineId,
     stop: &CancellationToken,
-    hurry: &CancellationToken,
+    hurry: &Hurry,
 ) -> Left {
-    let left = store(inner, machine, stop).await;
+    let left = store(inner, machine, stop, hurry).await;
     if matches!(left, Left::Nothing) && !stop.is_cancelled() {
         inner.uppers.edit(machine, |job| (job.upper_stored, job.trouble) = (true, None));
         memory::store(inner, machine, stop, hurry).await;
@@ -312,7 +316,12 @@ async fn store_all(
     left
 }
 
-async fn store(inner: &Arc<Inner>, machine: &MachineId, stop: &CancellationToken) -> Left {
+async fn store(
+    inner: &Arc<Inner>,
+    machine: &MachineId,
+    stop: &CancellationToken,
+    hurry: &Hurry,
+) -> Left {
     let mut tries = 0;
     loop {
         match inner.parts.host.upper_standing(machine).await {
@@ -347,18 +356,27 @@ async fn store(inner: &Arc<Inner>, machine: &MachineId, stop: &CancellationToken
             }
         }
         tries += 1;
-        if !pause(inner, tries, stop).await {
+        if !pause(inner, tries, stop, hurry).await {
             return Left::Nothing;
         }
     }
 }
 
-/// Waits before the next attempt; false where it is told to stop.
-async fn pause(inner: &Inner, tries: u32, stop: &CancellationToken) -> bool {
+/// Waits before the next attempt, not for long where somebody waits for that; false where it is told to stop.
+async fn pause(inner: &Inner, tries: u32, stop: &CancellationToken, hurry: &Hurry) -> bool {
     let pause = inner.settings.timing.backoff_min.saturating_mul(1 << tries.min(16));
+    let pause = pause.min(PAUSE_MAX);
+    let least = pause.min(HURRIED_PAUSE);
+    let over = async {
+        tokio::time::sleep(least).await;
+        tokio::select! {
+            () = hurry.wanted() => (),
+            () = tokio::time::sleep(pause - least) => (),
+        }
+    };
     tokio::select! {
         () = stop.cancelled() => false,
-        () = tokio::time::sleep(pause.min(PAUSE_MAX)) => true,
+        () = over => true,
     }
 }
 

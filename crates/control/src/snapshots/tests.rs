@@ -550,3 +550,37 @@ async fn a_snapshot_that_goes_while_a_fork_of_it_is_made_is_not_found_and_leaves
     assert_eq!(snapshots.fork(&home.1, fork).await.unwrap().contains, [Part::Home]);
     control.close().await;
 }
+
+#[tokio::test]
+async fn a_snapshot_does_not_wait_for_a_pause_after_an_outage_of_the_store() {
+    let mut world = World::new();
+    world.host.state.lock().uppers.remembers = true;
+    let control = world.open().await;
+    let machine = MachineRef::Id(created(&control, named("one")).await.machine_id);
+    slept(&control, &machine).await;
+    control.close().await;
+    // Hours, after a failure or two.
+    world.timing.backoff_min = std::time::Duration::from_secs(3_600);
+    let all = [Part::Home, Part::Upper, Part::Memory];
+    for of_memory in [false, true] {
+        {
+            let mut state = world.host.state.lock();
+            let uppers = &mut state.uppers;
+            for upper in uppers.of.values_mut() {
+                (upper.behind, upper.memory) = (!of_memory, Some(false));
+            }
+            let errors = if of_memory { &mut uppers.memory_errors } else { &mut uppers.errors };
+            errors.push_back(ErrorKind::Unavailable);
+        }
+        let control = world.open().await;
+        let failed = || {
+            let state = world.host.state.lock();
+            state.uppers.errors.is_empty() && state.uppers.memory_errors.is_empty()
+        };
+        eventually(failed).await;
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        let made = control.snapshots().create(&machine, whole()).await.unwrap();
+        assert_eq!(made.contains, all, "of memory: {of_memory}");
+        control.close().await;
+    }
+}

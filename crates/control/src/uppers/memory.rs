@@ -12,6 +12,7 @@ use std::sync::Arc;
 use base::{ErrorKind, MachineId};
 use tokio_util::sync::CancellationToken;
 
+use super::hurry::Hurry;
 use super::{pause, settled, turn};
 use crate::Result;
 use crate::control::Inner;
@@ -34,7 +35,7 @@ pub(super) async fn store(
     inner: &Arc<Inner>,
     machine: &MachineId,
     stop: &CancellationToken,
-    hurry: &CancellationToken,
+    hurry: &Hurry,
 ) {
     let Some(after) = inner.settings.timing.store_memory_after else {
         if let Err(error) = inner.parts.host.unstore_memory(machine).await {
@@ -48,7 +49,7 @@ pub(super) async fn store(
     inner.uppers.edit(machine, |job| job.memory = true);
     tokio::select! {
         () = stop.cancelled() => return,
-        () = hurry.cancelled() => (),
+        () = hurry.wanted() => (),
         () = tokio::time::sleep(after) => (),
     }
     let mut tries = 0;
@@ -75,7 +76,7 @@ pub(super) async fn store(
                 );
                 inner.uppers.trouble(machine, Some(message));
                 tries += 1;
-                if !pause(inner, tries, stop).await {
+                if !pause(inner, tries, stop, hurry).await {
                     return;
                 }
             }
