@@ -45,8 +45,10 @@ impl Clock for SystemClock {
     }
 }
 
-/// The clock that counts suspended time too; `Instant` does not.
-fn since_boot() -> Duration {
+/// Time since the host was started, suspended or not: `Instant` stands still while it is suspended, and what others
+/// do meanwhile goes on. For time-outs that decide whether something may still be done; nobody writes it down.
+#[must_use]
+pub fn since_boot() -> Duration {
     // Every Linux that this runs on has it; the call cannot fail for a clock that exists.
     clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }

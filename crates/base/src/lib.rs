@@ -2,7 +2,7 @@
 //!
 //! One word for one thing (docs/semantics.md, Words). Nothing here does input or output, and
 //! nothing here reads the real clock or the real entropy source except the two types that say so
-//! ([`SystemClock`], [`SystemEntropy`]); only the binary constructs those.
+//! ([`SystemClock`], [`SystemEntropy`]), which only the binary constructs, and [`since_boot`].
 //!
 //! Not here: errors of any one crate. Each crate has its own enum and maps it to an [`ErrorKind`].
 
@@ -13,7 +13,7 @@ mod entropy;
 mod error_kind;
 mod ids;
 
-pub use clock::{Clock, SystemClock};
+pub use clock::{Clock, SystemClock, since_boot};
 pub use digest::{Digest, DigestParseError};
 pub use egress::{
     EGRESS_RULES_MAX, Egress, EgressError, EgressRule, Ipv4Range, PRIVATE_RANGES,

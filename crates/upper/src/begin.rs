@@ -27,7 +27,8 @@ use crate::fetch::{self, Fetched};
 use crate::file;
 use crate::keys::{Generation, Kind};
 use crate::lazy::{Boot, Note};
-use crate::limits::{DECIDE_MAX, PENDING_LOOK, PENDING_PATIENCE};
+use crate::limits::{PENDING_LOOK, PENDING_PATIENCE};
+use crate::looked::Looked;
 use crate::manifest::Manifest;
 use crate::memory::StoredMemory;
 use crate::place::{Files, Log, Upper};
@@ -254,7 +255,7 @@ impl Upper {
                 },
                 None => Manifest::blank(ours),
             };
-            if looked.elapsed() > DECIDE_MAX {
+            if looked.is_stale() {
                 continue;
             }
             match self.store.create(&self.keys.manifest(ours), newest.encode()).await {
@@ -275,10 +276,10 @@ impl Upper {
 
     /// The generations, once none is on its way that would be newer than what is here; after a while, as
     /// they are. With them when that was.
-    async fn look(&self, here: Option<Epoch>) -> Result<(Instant, Log)> {
+    async fn look(&self, here: Option<Epoch>) -> Result<(Looked, Log)> {
         let until = Instant::now() + PENDING_PATIENCE;
         loop {
-            let looked = Instant::now();
+            let looked = Looked::now();
             let log = self.log().await?;
             let waits = log.pending().is_some_and(|epoch| here.is_none_or(|here| here < epoch));
             if !waits || Instant::now() >= until {

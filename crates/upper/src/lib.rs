@@ -45,6 +45,7 @@ mod keys;
 mod lazy;
 mod leave;
 mod limits;
+mod looked;
 mod manifest;
 mod memory;
 mod origins;

@@ -9,7 +9,7 @@
 //! Let go of in the order in which it was made, backwards.
 //!
 //! # Invariants
-//! - A generation is pinned within [`DECIDE_MAX`] of being seen as the newest. What it names can be deleted a quarter
+//! - A generation is pinned within [`DECIDE_MAX`](crate::limits::DECIDE_MAX) of being seen as the newest. What it names can be deleted a quarter
 //!   of an hour after there was a newer one at the earliest, and whoever deletes reads the pins after that time.
 //! - Of a memory the name goes first, then the pins are read, then packs go. Who pins looks for the name after it has
 //!   pinned. So one of the two sees the other.
@@ -24,11 +24,11 @@ use base::{Digest, Epoch, MachineId, SnapshotId};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 
 use crate::error::{Error, Result, blocking};
 use crate::keys::Generation;
-use crate::limits::{DECIDE_MAX, NAMED_MAX, PIN_LOOKS, PIN_READS};
+use crate::limits::{NAMED_MAX, PIN_LOOKS, PIN_READS};
+use crate::looked::Looked;
 use crate::memory::Image;
 use crate::place::Upper;
 use crate::remote::{Remote, found};
@@ -121,7 +121,7 @@ impl Upper {
         if let Some(pin) = remote.pin(holder).await? {
             return Ok(Hold::Kept(pin.kept(None)));
         }
-        let looked = Instant::now();
+        let looked = Looked::now();
         let (state, log) = (self.state().await?, remote.log().await?);
         let (newest, pending) = (log.newest(), log.pending());
         if newest.is_some_and(|newest| newest.epoch > home) || pending > Some(home) {
@@ -145,7 +145,7 @@ impl Upper {
         let pin = Pin { format: FORMAT, generation, home_epoch: home, memory: memory.is_ok() };
         remote.make_pin(holder, &pin).await?;
         let stays = async {
-            if looked.elapsed() > DECIDE_MAX {
+            if looked.is_stale() {
                 let message = "the store took too long to keep the machine's state".to_owned();
                 return Err(objstore::Error::Unavailable { message }.into());
             }

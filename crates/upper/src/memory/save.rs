@@ -22,7 +22,6 @@ use std::sync::Arc;
 use base::{Digest, Epoch};
 use bytes::Bytes;
 use futures::StreamExt;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Memory;
@@ -30,9 +29,8 @@ use super::manifest::{Image, Pack, Piece};
 use super::pack::{Packed, Source, kept};
 use crate::error::{Error, Result, blocking};
 use crate::keys::Generation;
-use crate::limits::{
-    ABOUT_BYTES_MAX, DECIDE_MAX, DELETES, MEMORY_BYTES_MAX, MEMORY_STATE_BYTES_MAX,
-};
+use crate::limits::{ABOUT_BYTES_MAX, DELETES, MEMORY_BYTES_MAX, MEMORY_STATE_BYTES_MAX};
+use crate::looked::Looked;
 use crate::origins::Origins;
 use crate::pins::Named;
 use crate::place::Upper;
@@ -197,8 +195,8 @@ impl Upper {
     }
 
     /// When it was looked whether `ours` is the newest generation.
-    async fn not_overtaken(&self, ours: Option<Generation>) -> Result<Instant> {
-        let looked = Instant::now();
+    async fn not_overtaken(&self, ours: Option<Generation>) -> Result<Looked> {
+        let looked = Looked::now();
         if self.log().await?.newest() == ours { Ok(looked) } else { Err(Error::Overtaken) }
     }
 
@@ -223,7 +221,7 @@ impl Upper {
         attempt: &Attempt,
         before: Option<Image>,
         image: &Image,
-        looked: Instant,
+        looked: Looked,
     ) -> Result<()> {
         let named: HashSet<Pack> = image.packs.iter().copied().collect();
         let noted = self.state().await?.memory.packs;
@@ -232,7 +230,7 @@ impl Upper {
         let doomed: HashSet<Pack> =
             noted.chain(of_before).filter(|pack| !named.contains(pack)).collect();
         self.note_memory(attempt, doomed.iter().copied().collect()).await?;
-        if looked.elapsed() > DECIDE_MAX {
+        if looked.is_stale() {
             return Ok(());
         }
         let old = before.filter(|before| before.epoch != image.epoch);
