@@ -21,6 +21,10 @@ const WARM_UP: &str = "bash -c true; ls -l / >/dev/null; cat /etc/passwd >/dev/n
 /// How long that may take; without it a template is as good, only slower.
 const WARM_UP_PATIENCE: Duration = Duration::from_secs(20);
 
+/// What is said of an agent that knows of no templates.
+const TOO_OLD: &str = "the image's agent is too old for templates: build the image anew with `cargo xtask setup`, or take \
+     one of this version; until then every machine of it boots";
+
 /// What it takes.
 #[derive(Debug, Clone)]
 pub(super) struct Maker {
@@ -57,7 +61,7 @@ impl Maker {
         // Other handles, so that the guest's ports are not hung up before it is saved.
         let line = control.try_clone().map_err(|error| error.to_string())?;
         let ready = tokio::select! {
-            ready = self.ready(control) => ready,
+            ready = ready(control, &*self.entropy, self.patience) => ready,
             exit = instance.wait() => Err(format!("the guest ended: {exit:?}")),
         };
         let saved = match ready {
@@ -78,32 +82,48 @@ impl Maker {
         })
         .await
     }
+}
 
-    /// Waits for a guest that is up and nobody's.
-    async fn ready(&self, control: std::os::unix::net::UnixStream) -> Result<(), String> {
-        let told = |error: agent_proto::Error| error.to_string();
-        control.set_nonblocking(true).map_err(|error| error.to_string())?;
-        let control = UnixStream::from_std(control).map_err(|error| error.to_string())?;
-        let meeting = async {
-            let agent = AgentClient::connect(control, &*self.entropy).await?;
-            let hello = agent.hello().await?;
-            Ok((agent, hello))
-        };
-        let met = tokio::time::timeout(self.patience, meeting).await;
-        let (agent, hello) = met.map_err(|_| "the guest did not answer")?.map_err(told)?;
-        if !hello.unconfigured {
-            return Err("the image's agent is too old; run `cargo xtask setup`".to_owned());
-        }
-        match tokio::time::timeout(WARM_UP_PATIENCE, warm_up(&agent)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "warm a template up"),
-            // It may be in the middle of anything.
-            Err(_) => return Err("the guest runs no commands".to_owned()),
-        }
-        // After the last command: what lies in /root cannot be looked at any more.
-        agent.prepare().await.map_err(told)?;
-        agent.close().await;
-        Ok(())
+/// Waits for a guest that is up and nobody's.
+async fn ready(
+    control: std::os::unix::net::UnixStream,
+    entropy: &dyn Entropy,
+    patience: Duration,
+) -> Result<(), String> {
+    control.set_nonblocking(true).map_err(|error| error.to_string())?;
+    let control = UnixStream::from_std(control).map_err(|error| error.to_string())?;
+    let meeting = async {
+        let agent = AgentClient::connect(control, entropy).await?;
+        let hello = agent.hello().await?;
+        Ok((agent, hello))
+    };
+    let met = tokio::time::timeout(patience, meeting).await;
+    let (agent, hello) = met.map_err(|_| "the guest did not answer")?.map_err(told)?;
+    if !hello.unconfigured {
+        return Err(TOO_OLD.to_owned());
+    }
+    match tokio::time::timeout(WARM_UP_PATIENCE, warm_up(&agent)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "warm a template up"),
+        // It may be in the middle of anything.
+        Err(_) => return Err("the guest runs no commands".to_owned()),
+    }
+    // After the last command: what lies in /root cannot be looked at any more.
+    agent.prepare().await.map_err(unprepared)?;
+    agent.close().await;
+    Ok(())
+}
+
+fn told(error: agent_proto::Error) -> String {
+    error.to_string()
+}
+
+/// Why a guest could not be prepared. An agent that does not know what it is asked hangs up, on that request alone.
+fn unprepared(error: agent_proto::Error) -> String {
+    if matches!(error, agent_proto::Error::Closed { .. }) {
+        TOO_OLD.to_owned()
+    } else {
+        told(error)
     }
 }
 
@@ -120,4 +140,47 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, String> {
     let done = tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?;
     done.map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_proto::mux::AgentMux;
+    use agent_proto::{
+        FrameReader, FrameWriter, Hello, PROTOCOL_VERSION, Reply, Request, handshake,
+    };
+    use base::SystemEntropy;
+
+    use super::*;
+
+    /// A guest whose agent was made before guests were prepared.
+    async fn older_agent(mut port: UnixStream) {
+        handshake::agent(&mut port).await.unwrap();
+        let mut mux = AgentMux::start(port);
+        while let Ok(stream) = mux.accept().await {
+            let (reader, writer) = tokio::io::split(stream);
+            let mut reader = FrameReader::new(reader);
+            let hello = Hello {
+                protocol: PROTOCOL_VERSION,
+                version: "0.0.1".to_owned(),
+                uptime_ms: 1,
+                home_mounted: true,
+                unconfigured: true,
+                detail: None,
+            };
+            // What it does not know ends a stream.
+            if reader.message::<Request>("request").await.unwrap() == Request::Hello {
+                FrameWriter::new(writer).message(&Reply::Hello(hello)).await.unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_cannot_be_prepared_is_told_what_to_do_about() {
+        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        far.set_nonblocking(true).unwrap();
+        let agent = tokio::spawn(older_agent(UnixStream::from_std(far).unwrap()));
+        let why = ready(near, &SystemEntropy, Duration::from_secs(10)).await.unwrap_err();
+        assert!(why.contains("too old") && why.contains("cargo xtask setup"), "{why}");
+        agent.abort();
+    }
 }
