@@ -27,8 +27,9 @@ pub(super) const GROUP: &str = "registered";
 const MACHINES: usize = 10_000;
 /// How often one is forked.
 const FORKS_OF_EACH: usize = 64;
-/// Machines that are created with few and with many others.
-const CREATED: usize = 5;
+/// Machines that are created with few and with many others: boots differ by a tenth among themselves, and a median of
+/// few of them would tell that.
+const CREATED: usize = 15;
 /// Pages that are listed at each place.
 const PAGES: usize = 20;
 /// Machines of a page.

@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, ensure};
+use serde_json::json;
 
 use super::{BUDGET, Bench, LONG_RUNS, RUNS, commands};
 use crate::bench::report::{Row, Unit};
@@ -10,6 +11,9 @@ use crate::bench::samples::Samples;
 
 /// Keeper and hypervisor, without what the guest has as its memory.
 pub(super) const IDLE: &str = "host memory of an idle machine, beside its guest's";
+pub(super) const IDLE_OF_FOUR: &str = "the same, of each of four";
+/// Of which that is.
+const IDLE_MACHINES: usize = 4;
 pub(super) const CREATE: &str = "in the guest: create 1,000 files of 1 KiB";
 pub(super) const WRITE: &str = "in the guest: write 256 MB, with fsync";
 pub(super) const READ: &str = "in the guest: read them, caches dropped";
@@ -73,18 +77,50 @@ pub(super) fn files(bench: &mut Bench) -> anyhow::Result<()> {
     commands::output_of(bench, &["sh", "-c", clean])
 }
 
-/// After a wake, once nothing is asked of it.
+/// After a wake, once nothing is asked of it; then the same with others beside it, which share programs with it.
 pub(super) fn idle_memory(bench: &mut Bench) -> anyhow::Result<()> {
-    let keeper = bench.server.keeper(bench.machine()?).context("the machine has no keeper")?;
-    let kibibytes = Samples::take(RUNS, BUDGET, |_| {
-        std::thread::sleep(std::time::Duration::from_secs(1));
-        let all = with_descendants(keeper)?;
-        ensure!(all.len() > 1, "the keeper has no hypervisor");
-        all.into_iter().map(own_kibibytes).sum()
-    })?;
-    let row = Row::new(IDLE, Unit::Mebibytes, &kibibytes.map(|kibibytes| kibibytes / 1024.0));
-    bench.report.push(row);
+    let machine = bench.machine()?.to_owned();
+    let alone = mebibytes_of_each(bench, std::slice::from_ref(&machine))?;
+    bench.report.push(Row::new(IDLE, Unit::Mebibytes, &alone));
+    let mut all = vec![machine];
+    let measured = with_others(bench, &mut all);
+    for other in all.iter().skip(1) {
+        bench.ask("DELETE", &format!("/v1/machines/{other}"))?;
+    }
+    bench.report.push(Row::new(IDLE_OF_FOUR, Unit::Mebibytes, &measured?));
     Ok(())
+}
+
+/// Makes others that have slept and were woken, as `all[0]` was, and measures all.
+fn with_others(bench: &Bench, all: &mut Vec<String>) -> anyhow::Result<Samples> {
+    for other in 1..IDLE_MACHINES {
+        let body = json!({"name": format!("bench-idle-{other}"), "vcpu": 1, "memory_mib": 512,
+                          "storage_gib": 8, "autosleep": "never"});
+        let made = bench.endpoint.json("POST", "/v1/machines", &body)?;
+        let id = made["machine_id"].as_str().context("a new machine has an id")?.to_owned();
+        all.push(id.clone());
+        commands::first_output_of(&bench.endpoint, &id)?;
+        bench.ask("POST", &format!("/v1/machines/{id}/sleep"))?;
+        // Wakes it.
+        commands::first_output_of(&bench.endpoint, &id)?;
+    }
+    mebibytes_of_each(bench, all)
+}
+
+fn mebibytes_of_each(bench: &Bench, machines: &[String]) -> anyhow::Result<Samples> {
+    let keepers = machines.iter().map(|machine| bench.server.keeper(machine));
+    let keepers: Vec<_> = keepers.collect::<Option<_>>().context("a machine has no keeper")?;
+    let mut mebibytes = Samples::default();
+    for _ in 0..RUNS {
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        for keeper in &keepers {
+            let all = with_descendants(*keeper)?;
+            ensure!(all.len() > 1, "the keeper has no hypervisor");
+            let kibibytes: anyhow::Result<f64> = all.into_iter().map(own_kibibytes).sum();
+            mebibytes.push(kibibytes? / 1024.0);
+        }
+    }
+    Ok(mebibytes)
 }
 
 fn with_descendants(process: i32) -> anyhow::Result<Vec<i32>> {
