@@ -1,7 +1,8 @@
 //! Every bound of this crate, with the reason for its number.
 
-/// Requests that are under way at once. QEMU sends 16 at most; each may wait for a store.
-pub const WORKERS: usize = 8;
+/// Requests that are under way at once: as many as QEMU sends at most. With fewer, those that wait for a store would
+/// keep others from being read that have all they want here.
+pub const WORKERS: usize = 16;
 
 /// The most bytes of one request that are read or written. QEMU is told, and cuts what is longer.
 pub const PAYLOAD_BYTES_MAX: u32 = 4 << 20;

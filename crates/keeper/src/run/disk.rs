@@ -64,10 +64,17 @@ impl ServesDisk for Served {
     fn connect(&self) -> io::Result<UnixStream> {
         let mut server = self.server.lock();
         // Its hypervisor is gone, or about to be.
-        *server = None;
+        self.disk.while_nobody_waits(|| *server = None);
         let (ours, theirs) = UnixStream::pair()?;
         *server = Some(nbd_serve::Server::start(ours, Arc::new(Blocks(self.disk.clone())))?);
         Ok(theirs)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // Its server waits for its requests, and those may wait for a store.
+        self.disk.hold();
     }
 }
 

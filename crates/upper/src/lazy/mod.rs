@@ -65,6 +65,8 @@ enum Phase {
     Still,
     /// A guest does.
     Running,
+    /// One hypervisor leaves, another may come: nobody waits for a chunk meanwhile.
+    Changing,
     /// No more.
     Held,
 }
@@ -188,6 +190,29 @@ impl LazyDisk {
         self.0.phase.send_replace(Phase::Held);
     }
 
+    /// Runs `leave`, which ends a hypervisor's requests: those that wait for a chunk do not hold it up, and fail. After it,
+    /// chunks come as before, unless all is held meanwhile.
+    pub fn while_nobody_waits(&self, leave: impl FnOnce()) {
+        let phase = &self.0.phase;
+        let mut before = Phase::Held;
+        phase.send_if_modified(|phase| {
+            before = *phase;
+            let changes = before != Phase::Held;
+            if changes {
+                *phase = Phase::Changing;
+            }
+            changes
+        });
+        leave();
+        phase.send_if_modified(|phase| {
+            let still = *phase == Phase::Changing;
+            if still {
+                *phase = before;
+            }
+            still
+        });
+    }
+
     /// Ends it: no guest runs. What is here is on the disk when this returns, and known to be here.
     ///
     /// # Errors
@@ -212,7 +237,7 @@ impl Inner {
     /// Returns once nothing is fetched any more.
     async fn held(&self) {
         let mut phase = self.phase.subscribe();
-        phase.wait_for(|phase| *phase == Phase::Held).await.ok();
+        phase.wait_for(|phase| matches!(phase, Phase::Held | Phase::Changing)).await.ok();
     }
 
     fn begin_progress(&self) {

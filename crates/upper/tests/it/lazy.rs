@@ -193,6 +193,38 @@ async fn a_store_that_is_away_is_waited_for_until_the_guest_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hypervisor_that_leaves_waits_for_no_store_and_the_next_one_is_served() {
+    let world = World::new();
+    let (one, two) = world.two(3).await;
+    two.store.kill();
+    let disk = two.lazy().await.unwrap();
+    run(&disk);
+    let asked = tokio::spawn({
+        let disk = disk.clone();
+        async move { read(&disk, CHUNK, 10).await }
+    });
+    until(|| disk.trouble().is_some()).await;
+    let leaving = {
+        let disk = disk.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut left = None;
+            disk.while_nobody_waits(|| {
+                left = Some(tokio::runtime::Handle::current().block_on(asked).unwrap());
+            });
+            left.unwrap()
+        })
+    };
+    let left = tokio::time::timeout(Duration::from_secs(20), leaving).await.unwrap().unwrap();
+    assert_eq!(left.unwrap_err().kind(), io::ErrorKind::StorageFull);
+    two.store.revive();
+    assert_eq!(read(&disk, CHUNK, 10).await.unwrap(), one.read(CHUNK, 10));
+    // One that is to sleep meanwhile stays held.
+    disk.while_nobody_waits(|| disk.hold());
+    let held = read(&disk, 2 * CHUNK, 10).await.unwrap_err();
+    assert_eq!(held.kind(), io::ErrorKind::StorageFull);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_chunk_is_an_error_for_who_wants_it_and_for_nothing_else() {
     let world = World::new();
     let (one, two) = world.two(4).await;
