@@ -13,8 +13,9 @@
 //!   be nowhere else is set aside, not deleted.
 //!
 //! # Crash
-//! Before the note: the next wake decides anew, and the same. What is missing of a disk is noted before the disk is in
-//! its place, and what was noted of the one before goes away with it, or first.
+//! Before the note: the next wake decides anew, and the same. A disk of which all is missing comes to its place last: what
+//! was there before is gone by then, with what was missing of it; the state says that the new one is not all here, and
+//! what is missing of it is noted. So a disk that is found is an older one, or has all that belongs to it.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -200,15 +201,13 @@ impl Upper {
                 let (path, len) = (self.files.fetched.clone(), newest.disk_bytes);
                 let made = blocking(move || Fetched::make(path, len)).await?;
                 pin(&newest.root)?;
-                let (content, root) = (newest.content, newest.root);
-                let lazy = !newest.chunks.is_empty();
+                let root = newest.root;
                 let files = self.files.clone();
                 let taken = move || take_over(&files, &made, &newest, &state, look);
                 let stored = blocking(taken).await?;
                 self.note(move |state| {
                     settle(state);
-                    (state.content, state.stored, state.asleep) = (content, stored, stored);
-                    (state.stored_run, state.lazy) = (content, lazy);
+                    (state.stored, state.asleep) = (stored, stored);
                 })
                 .await?;
                 Found::Stored { root }
@@ -224,13 +223,18 @@ impl Upper {
             // A process that was killed while it fetched could not take it away.
             fetch::remove(&files.fetched);
             fetch::remove(&files.memory_fetched);
-            let (state, look) = (State::read(&files.state), Look::at(&files.disk)?);
-            if !state.lazy {
-                // All was here, and the process was killed before it went.
-                Note::remove(&files.missing);
-            }
-            let is_whole = !state.lazy || Note::missing(&files.missing, &Boot::this()?).is_ok();
-            Ok((state, look, is_whole))
+            let (known, look) = (State::known(&files.state), Look::at(&files.disk)?);
+            let is_whole = match &known {
+                Some(state) if state.lazy => Note::missing(&files.missing, &Boot::this()?).is_ok(),
+                Some(_) => {
+                    // All was here, and the process was killed before it went.
+                    Note::remove(&files.missing);
+                    true
+                }
+                // Nobody says that all is here.
+                None => !files.missing.exists(),
+            };
+            Ok((known.unwrap_or_default(), look, is_whole))
         })
         .await
     }
@@ -328,30 +332,52 @@ fn take_over(
     state: &State,
     here: Option<Look>,
 ) -> Result<Option<Look>> {
-    if here.is_some() && here != state.stored {
-        let aside = aside(&files.disk, state.content)?;
-        tracing::warn!(aside = %aside.display(), "an upper that was overtaken is kept aside");
-        if state.lazy {
-            // First: without it nobody takes the disk for a whole one.
-            match std::fs::rename(&files.missing, note_of(&aside)) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(Error::disk("set an older upper aside")(error));
-                }
-                _ => {}
-            }
-        }
-        std::fs::rename(&files.disk, aside).map_err(Error::disk("set an older upper aside"))?;
-    }
     made.file().sync_all().map_err(Error::disk("sync a new upper"))?;
-    if newest.chunks.is_empty() {
-        Note::remove(&files.missing);
-    } else {
+    clear(files, state, here)?;
+    let stored = Look::at(made.path())?;
+    State::change(files, |state| {
+        // Of the disk that this wake has not yet gone on from more is not known.
+        (state.content, state.stored_run, state.settled) =
+            (newest.content, newest.content, Epoch::default());
+        (state.stored, state.asleep) = (stored, None);
+        state.lazy = !newest.chunks.is_empty();
+    })?;
+    if !newest.chunks.is_empty() {
         Note::write(&files.missing, newest, &Boot::this()?)?;
     }
     std::fs::rename(made.path(), &files.disk)
         .and_then(|()| file::sync_name(&files.disk))
         .map_err(Error::disk("put a new upper in its place"))?;
     Look::at(&files.disk)
+}
+
+/// Takes away what is here: aside, or for good where all of it is in the store.
+fn clear(files: &Files, state: &State, here: Option<Look>) -> Result<()> {
+    if here.is_some() && here != state.stored {
+        let aside = aside(&files.disk, state.content)?;
+        tracing::warn!(aside = %aside.display(), "an upper that was overtaken is kept aside");
+        // First: without it nobody takes the disk for a whole one.
+        match std::fs::rename(&files.missing, note_of(&aside)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(Error::disk("set an older upper aside")(error));
+            }
+            _ => {}
+        }
+        std::fs::rename(&files.disk, aside).map_err(Error::disk("set an older upper aside"))?;
+    }
+    // With what is noted of the next one an older disk would be another one.
+    for (path, doing) in [
+        (&files.disk, "take an older upper away"),
+        (&files.missing, "take away what was missing of an older upper"),
+    ] {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(Error::disk(doing)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Where lies what is missing of a disk that was set aside.

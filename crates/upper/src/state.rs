@@ -147,6 +147,11 @@ impl Default for State {
 impl State {
     /// The note at `path`. One that is missing or cannot be read is one that knows nothing.
     pub(crate) fn read(path: &Path) -> Self {
+        Self::known(path).unwrap_or_default()
+    }
+
+    /// The same; `None` where it is missing or cannot be read.
+    pub(crate) fn known(path: &Path) -> Option<Self> {
         let read = File::open(path).and_then(|file| {
             let mut bytes = Vec::new();
             file.take(STATE_BYTES_MAX).read_to_end(&mut bytes)?;
@@ -158,12 +163,12 @@ impl State {
             }
         });
         match read {
-            Ok(state) => state,
+            Ok(state) => Some(state),
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
                     tracing::warn!(%error, "what was known of the upper cannot be read");
                 }
-                Self::default()
+                None
             }
         }
     }
