@@ -263,7 +263,7 @@ impl Keeper {
         shared.door.close();
         shared.door.empty(CALLS_PATIENCE).await;
         // What the guest's kernel holds without a name is kept by it, until the home is given up.
-        let (outcome, held) = match outcome {
+        let (mut outcome, held) = match outcome {
             Ok((Ending::Fenced(why), _)) => {
                 let error = Failure::new(ErrorKind::Fenced, why);
                 self.renew_record(&home, Asleep::No).await;
@@ -273,15 +273,26 @@ impl Keeper {
             Ok((Ending::GuestEnded(exit), held)) => (Some(guest_ended(&exit)), held),
             Err(error) => (Some(error), None),
         };
-        if let Err(error) = self.end_disk().await {
-            tracing::error!(%error, "what came of the upper is not noted, and will come again");
-        }
         // Before the home can be claimed elsewhere: who does has to know that there is something to wait for.
+        let mut disk_failed = false;
         if has_upper {
-            self.leave_upper(epoch).await;
+            let ended = self.end_disk().await;
+            disk_failed = ended.is_err();
+            if let Err(error) = self.leave_upper(epoch, ended).await {
+                tracing::error!(%error, "what came of the upper is not noted, and will come again");
+                outcome.get_or_insert(error);
+            }
+        } else if let Err(error) = self.drop_disk().await {
+            // No guest ran; what lies in its place by now may be another disk, of which it knows nothing.
+            tracing::warn!(%error, "let go of the upper");
         }
         let released = self.release(&home).await;
-        let asleep = if held.is_some() { Asleep::Saved } else { self.sleeps_on(&opened) };
+        let asleep = match held {
+            // Memory knows more of the disk than is on it.
+            _ if disk_failed => Asleep::No,
+            Some(_) => Asleep::Saved,
+            None => self.sleeps_on(&opened),
+        };
         self.renew_record(&home, asleep).await;
         match released {
             Ok(seq) => words(&self.parts, true, seq, outcome.as_ref()),

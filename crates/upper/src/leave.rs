@@ -31,9 +31,21 @@ impl Upper {
         })
         .await?;
         if behind {
-            let note = Bytes::from_static(NOTE);
-            self.store.put(&self.keys.changed(epoch), note).await?;
+            self.say_changed(epoch).await?;
         }
         Ok(behind)
+    }
+
+    /// Says in the store that the run of `epoch` changed something, which nobody will store: this host's disk failed.
+    /// Here nothing is noted of it, as of a run that did not end.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn leave_unstored(&self, epoch: Epoch) -> Result<()> {
+        self.say_changed(epoch).await
+    }
+
+    async fn say_changed(&self, epoch: Epoch) -> Result<()> {
+        Ok(self.store.put(&self.keys.changed(epoch), Bytes::from_static(NOTE)).await?)
     }
 }

@@ -115,7 +115,8 @@ impl Keeper {
         Ok(())
     }
 
-    async fn drop_disk(&mut self) -> Result<()> {
+    /// Lets go of the disk as it is: no guest ran upon it, or it is another one's now.
+    pub(super) async fn drop_disk(&mut self) -> Result<()> {
         self.spec.instance.upper_server = None;
         self.standing.lock().disk = None;
         match self.disk.take() {

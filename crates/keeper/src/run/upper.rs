@@ -84,17 +84,29 @@ impl Keeper {
         root_of(&images, &pinned(&self.dir.root_pin()).ok()?).ok()
     }
 
-    /// Notes how the guest left the upper.
-    pub(super) async fn leave_upper(&self, epoch: Epoch) {
+    /// Notes how the guest left the upper, which is on the disk; or says why nothing of it is stored.
+    pub(super) async fn leave_upper(&self, epoch: Epoch, ended: Result<()>) -> Result<()> {
         let upper = self.upper();
-        let left = tokio::time::timeout(LEAVE_PATIENCE, upper.leave(epoch)).await;
-        let why = match left {
-            Ok(Ok(_)) => return,
+        let left = async {
+            match &ended {
+                Ok(()) => upper.leave(epoch).await.map(drop),
+                Err(_) => upper.leave_unstored(epoch).await,
+            }
+        };
+        let why = match tokio::time::timeout(LEAVE_PATIENCE, left).await {
+            Ok(Ok(())) => return ended.map_err(not_stored),
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", LEAVE_PATIENCE.as_secs()),
         };
         tracing::warn!(why, "the store does not know yet that the upper changed");
+        ended.map_err(not_stored)
     }
+}
+
+fn not_stored(error: Failure) -> Failure {
+    let what = "this host's disk failed: what has changed since then outside of /root (packages, /etc, /var) may be \
+                lost, and is not stored";
+    Failure::new(error.kind, format!("{what}: {}", error.message))
 }
 
 impl From<::upper::Error> for Failure {

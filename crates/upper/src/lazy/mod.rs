@@ -31,8 +31,11 @@
 mod background;
 mod fetch;
 mod io;
+mod latch;
 mod note;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -42,6 +45,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, Semaphore, watch};
 
+use self::latch::Latch;
 use self::note::Mark;
 #[cfg(test)]
 pub(crate) use self::note::marks_in;
@@ -77,6 +81,7 @@ struct Inner {
     file: File,
     bytes: u64,
     note: Note,
+    latch: Latch,
     /// Place in the note, and what is stored.
     chunks: HashMap<u32, (usize, Chunk)>,
     table: Mutex<Table>,
@@ -125,6 +130,7 @@ impl LazyDisk {
             file,
             bytes,
             note,
+            latch: Latch::default(),
             chunks,
             table: Mutex::new(table),
             changed: Notify::new(),
@@ -160,7 +166,11 @@ impl LazyDisk {
     /// What keeps chunks from coming, for people.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        self.0.trouble.lock().clone()
+        let failed = self.0.latch.failed();
+        let failed = failed.map(|why| {
+            format!("this host's disk failed, and what has changed since is not stored: {why}")
+        });
+        failed.or_else(|| self.0.trouble.lock().clone())
     }
 
     /// A guest runs upon it from here on: chunks may come.
@@ -266,17 +276,33 @@ impl Inner {
 
     /// The same for these chunks.
     fn keep(&self, here: &[u32]) -> Result<()> {
-        self.file.sync_data().map_err(Error::disk("sync the upper"))?;
-        if here.is_empty() {
-            return Ok(());
+        let kept = self.latch.sync(|| {
+            self.file.sync_data().map_err(Error::disk("sync the upper"))?;
+            if here.is_empty() {
+                return Ok(());
+            }
+            for index in here {
+                self.mark(*index, Mark::Kept)?;
+            }
+            self.note.sync()
+        });
+        if kept.is_err() {
+            self.distrust();
+            return kept;
         }
-        for index in here {
-            self.mark(*index, Mark::Kept)?;
-        }
-        self.note.sync()?;
         let mut table = self.table.lock();
         here.iter().for_each(|index| table.kept(*index));
         Ok(())
+    }
+
+    /// What is not kept may be lost already: whoever opens the disk next fetches it.
+    fn distrust(&self) {
+        let doubtful = self.table.lock().not_kept();
+        for index in doubtful {
+            if let Err(error) = self.mark(index, Mark::Missing) {
+                tracing::error!(%error, index, "a chunk of the upper may be lost");
+            }
+        }
     }
 
     fn mark(&self, index: u32, mark: Mark) -> Result<()> {

@@ -577,6 +577,29 @@ async fn settle(
     disk.end().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_its_disk_lost_is_missed_elsewhere_and_gone_on_from_here() {
+    let world = World::new();
+    let (_, two) = world.two(3).await;
+    let disk = two.lazy().await.unwrap();
+    run(&disk);
+    write(&disk, 5, b"flushed".to_vec()).await.unwrap();
+    guest(&disk, LazyDisk::flush).await.unwrap();
+    disk.hold();
+    drop(disk);
+    two.upper.leave_unstored(world.claimed()).await.unwrap();
+    assert!(matches!(two.save(&world).await.unwrap(), Saved::Nothing));
+    // Elsewhere first, where nothing of it is.
+    let three = world.host();
+    let begun = three.begin(world.claim()).await.unwrap();
+    assert_eq!(begun.found, fetched(&world));
+    assert!(begun.behind.unwrap().contains("were stored"), "it is said");
+    assert_eq!(two.wake_lazily(&world).await, Found::Here);
+    assert!(two.lazy().await.unwrap().missing() <= 3);
+    two.bring_all().await;
+    assert!(two.has(5, b"flushed"));
+}
+
 #[tokio::test]
 async fn a_chunk_that_is_known_to_be_nowhere_fails_the_wake() {
     let world = World::new();

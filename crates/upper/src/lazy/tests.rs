@@ -1,0 +1,115 @@
+//! Disks that fail, and processes that are killed, at places which nothing outside can reach.
+
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use base::{Digest, Epoch, MachineId};
+use objstore::MemoryStore;
+
+use super::*;
+use crate::keys::{Generation, Kind};
+use crate::limits::CHUNK_BYTES;
+use crate::manifest::Manifest;
+use crate::place::Files;
+
+const CHUNK: u64 = CHUNK_BYTES as u64;
+
+/// A machine's upper of which all chunks are missing.
+struct World {
+    _dir: tempfile::TempDir,
+    upper: Upper,
+}
+
+fn content(index: u8) -> Vec<u8> {
+    vec![index + 1; CHUNK_BYTES]
+}
+
+impl World {
+    async fn with_chunks(chunks: u8) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let files = Files {
+            disk: at("disk"),
+            state: at("state"),
+            lock: at("lock"),
+            manifest: at("manifest"),
+            missing: at("missing"),
+            fetched: at("fetched"),
+            memory_fetched: at("memory"),
+        };
+        let upper = Upper::new(Arc::new(MemoryStore::new()), &MachineId::generate(), files.clone());
+        let generation = Generation { epoch: Epoch(3), kind: Kind::Stored };
+        let mut manifest = Manifest { disk_bytes: 8 * CHUNK, ..Manifest::blank(generation) };
+        for index in 0..chunks {
+            let body = zstd::bulk::compress(&content(index), 1).unwrap();
+            let stored = u32::try_from(body.len()).unwrap();
+            let chunk = Chunk { digest: Digest::of(&content(index)), born: Epoch(3), stored };
+            upper.store.put(&upper.chunk_key(&manifest, &chunk), body.into()).await.unwrap();
+            manifest.chunks.insert(u32::from(index), chunk);
+        }
+        File::create(&files.disk).unwrap().set_len(manifest.disk_bytes).unwrap();
+        Note::write(&files.missing, &manifest, &Boot::this().unwrap()).unwrap();
+        State::change(&files, |state| (state.content, state.lazy) = (Epoch(3), true)).unwrap();
+        Self { _dir: dir, upper }
+    }
+
+    async fn open(&self) -> Option<LazyDisk> {
+        let disk = LazyDisk::open(&self.upper, &Progress::default()).await.unwrap()?;
+        disk.go_on();
+        Some(disk)
+    }
+
+    /// The kernel has dropped what it could not write.
+    fn drop_pages(&self, indexes: &[u64]) {
+        let file = OpenOptions::new().write(true).open(&self.upper.files.disk).unwrap();
+        for index in indexes {
+            file.write_all_at(&vec![0; CHUNK_BYTES], index * CHUNK).unwrap();
+        }
+    }
+}
+
+/// What a guest does.
+async fn guest<T: Send + 'static>(
+    disk: &LazyDisk,
+    work: impl FnOnce(&LazyDisk) -> T + Send + 'static,
+) -> T {
+    let disk = disk.clone();
+    tokio::task::spawn_blocking(move || work(&disk)).await.unwrap()
+}
+
+async fn read(disk: &LazyDisk, at: u64) -> Vec<u8> {
+    guest(disk, move |disk| {
+        let mut found = vec![0; 8];
+        disk.read(at, &mut found).map(|()| found)
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_that_failed_is_never_taken_back_and_what_was_flushed_before_is_there() {
+    let world = World::with_chunks(4).await;
+    let disk = world.open().await.unwrap();
+    guest(&disk, |disk| disk.write(10, b"flushed").and_then(|()| disk.flush())).await.unwrap();
+    guest(&disk, |disk| disk.write(CHUNK + 10, b"not so!")).await.unwrap();
+    assert_eq!(read(&disk, 2 * CHUNK).await, [3; 8]);
+    disk.0.latch.breaks.store(true, Ordering::SeqCst);
+    guest(&disk, LazyDisk::flush).await.unwrap_err();
+    let later = guest(&disk, LazyDisk::flush).await.unwrap_err();
+    assert!(later.to_string().contains("failed before"), "{later}");
+    assert!(disk.trouble().unwrap().contains("not stored"), "{:?}", disk.trouble());
+    // What comes now is kept neither.
+    assert_eq!(read(&disk, 3 * CHUNK).await, [4; 8]);
+    disk.end().await.unwrap_err();
+    disk.end().await.unwrap_err();
+    drop(disk);
+    world.drop_pages(&[1, 2, 3]);
+    let disk = world.open().await.unwrap();
+    assert_eq!((disk.missing(), disk.trouble()), (3, None));
+    assert_eq!(&read(&disk, 10).await[..7], b"flushed");
+    assert_eq!(read(&disk, CHUNK + 10).await, [2; 8]);
+    assert_eq!(read(&disk, 2 * CHUNK).await, [3; 8]);
+    assert_eq!(read(&disk, 3 * CHUNK).await, [4; 8]);
+    disk.end().await.unwrap();
+}
