@@ -17,7 +17,7 @@ pub(crate) const ZSTD_LEVEL: i32 = 1;
 /// Chunks that are read, compressed and stored at once. Each takes up to twice its length in memory.
 pub(crate) const UPLOADS: usize = 3;
 
-/// Chunks that are fetched at once. Each takes up to twice its length in memory.
+/// Chunks that are in memory at once, until they are written. Each takes up to twice its length.
 pub(crate) const FETCHES: usize = 8;
 
 /// Of those, the most that nobody waits for: a guest's wish always finds a place.
@@ -32,6 +32,9 @@ pub(crate) const STILL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often a chunk is fetched that is not there, or is not what was stored: it may have been damaged on its way.
 pub(crate) const CHUNK_TRIES: u32 = 2;
+
+/// Chunks that cannot be had of which it is remembered why.
+pub(crate) const LOST_MAX: usize = 16;
 
 /// Objects deleted at once.
 pub(crate) const DELETES: usize = 8;

@@ -2,36 +2,40 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::fetch::{Claim, Why};
 use super::{Inner, Phase};
 use crate::error::blocking;
-use crate::limits::{BACKGROUND_FETCHES, CHUNK_PAUSE};
+use crate::limits::{BACKGROUND_FETCHES, CHUNK_PAUSE, CHUNK_TRIES};
 
 impl Inner {
     /// Fetches all that is missing, until the guest stops.
     pub(super) async fn fetch_rest(self: Arc<Self>) {
-        let begun = std::time::Instant::now();
-        let chunks = self.table.lock().missing();
+        if self.table.lock().missing() == 0 {
+            return self.complete().await;
+        }
         let all = (0..BACKGROUND_FETCHES).map(|_| self.fetch_some());
         futures::future::join_all(all).await;
-        if self.table.lock().missing() > 0 || !self.phase_is(Phase::Running) {
-            return;
-        }
+    }
+
+    /// All is here, whoever brought the last of it: it is brought to the disk, and the note goes.
+    pub(super) async fn complete(self: Arc<Self>) {
         let inner = self.clone();
         let kept = blocking(move || {
             let ended = inner.ended.read();
-            if *ended { Ok(()) } else { inner.keep_all() }
+            if *ended || inner.phase_is(Phase::Held) {
+                return Ok(false);
+            }
+            inner.progress.begin(0);
+            inner.keep_all().map(|()| true)
         });
         match kept.await {
-            Ok(()) => {
-                let ms = begun.elapsed().as_millis();
-                tracing::info!(chunks, ms, "all of the machine's upper is here");
-            }
+            Ok(true) => tracing::info!("all of the machine's upper is here"),
+            Ok(false) => {}
             // It is tried again when the guest stops.
             Err(error) => tracing::warn!(%error, "note that all of the upper is here"),
         }
-        self.progress.begin(0);
     }
 
     async fn fetch_some(self: &Arc<Self>) {
@@ -42,25 +46,41 @@ impl Inner {
                 () = self.held() => return,
             }
             let Some(index) = self.table.lock().take_next() else { return };
-            let Err((claim, why)) = self.fetch(Claim::of(self, index)).await else {
-                pause = CHUNK_PAUSE.0;
-                continue;
-            };
-            match why {
-                Why::Held => return,
-                Why::Final(error) => {
-                    tracing::error!(%error, "a chunk of the upper cannot be had");
-                    self.say(Some(error.to_string()));
-                    claim.give_up();
+            if !self.fetch_one(Claim::of(self, index), &mut pause).await {
+                return;
+            }
+        }
+    }
+
+    /// False where the guest stops.
+    async fn fetch_one(self: &Arc<Self>, mut claim: Claim, pause: &mut Duration) -> bool {
+        let mut tries = 0;
+        loop {
+            match self.fetch(claim).await {
+                Ok(()) => {
+                    *pause = CHUNK_PAUSE.0;
+                    return true;
                 }
-                Why::Passing(error) => {
+                Err((_, Why::Held)) => return false,
+                Err((given_back, Why::Final(error))) => {
+                    tries += 1;
+                    if tries >= CHUNK_TRIES {
+                        tracing::error!(%error, "a chunk of the upper cannot be had");
+                        self.lose(given_back.index(), &error);
+                        given_back.give_up();
+                        return true;
+                    }
+                    claim = given_back;
+                }
+                Err((given_back, Why::Passing(error))) => {
                     tracing::debug!(%error, "a chunk of the upper does not come");
                     self.say(Some(error.to_string()));
-                    drop(claim);
-                    if self.pause(&mut pause).await {
-                        return;
-                    }
+                    drop(given_back);
+                    return !self.pause(pause).await;
                 }
+            }
+            if self.pause(pause).await {
+                return false;
             }
         }
     }

@@ -51,9 +51,22 @@ impl Claim {
     pub(super) fn settle(&mut self, slot: Slot) -> Result<()> {
         self.inner.mark(self.index, Mark::Here)?;
         self.settled = true;
-        self.inner.table.lock().settle(self.index, slot);
-        self.inner.progress.add(self.inner.stored(self.index));
+        let inner = &self.inner;
+        inner.progress.add(inner.stored(self.index));
+        inner.lost.lock().remove(&self.index);
+        let left = {
+            let mut table = inner.table.lock();
+            table.settle(self.index, slot);
+            table.missing()
+        };
+        if left == 0 {
+            inner.runtime.spawn(Inner::complete(inner.clone()));
+        }
         Ok(())
+    }
+
+    pub(super) fn index(&self) -> u32 {
+        self.index
     }
 
     /// The background does not try again.
@@ -133,7 +146,7 @@ impl Inner {
                     tries += 1;
                     if tries >= CHUNK_TRIES {
                         claim.again = false;
-                        self.say(Some(error.to_string()));
+                        self.lose(claim.index, &error);
                         tracing::error!(%error, "a chunk of the upper that the guest wants cannot be had");
                         return Err(told(error));
                     }
@@ -158,11 +171,15 @@ impl Inner {
         if !matches!(tokio::time::timeout(STILL_PATIENCE, runs).await, Ok(Ok(_))) {
             return Err((claim, Why::Held));
         }
+        let content = async {
+            let turn = self.turns.clone().acquire_owned().await.map_err(|_| Error::Closing)?;
+            Ok::<_, Error>((turn, self.content(index).await?))
+        };
         let content = tokio::select! {
-            content = self.content(index) => content,
+            content = content => content,
             () = self.held() => return Err((claim, Why::Held)),
         };
-        let content = match content {
+        let (turn, content) = match content {
             Ok(content) => content,
             Err(error) => {
                 let why = match error.kind() {
@@ -172,8 +189,9 @@ impl Inner {
                 return Err((claim, why));
             }
         };
-        // The claim goes with what is written, which nothing stops any more.
+        // The claim goes with what is written, which nothing stops any more; so does the turn, as long as it is in memory.
         let written = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             let inner = claim.inner.clone();
             let ended = inner.ended.read();
             if *ended {
@@ -201,7 +219,6 @@ impl Inner {
     }
 
     async fn content(self: &Arc<Self>, index: u32) -> Result<Vec<u8>> {
-        let _turn = self.turns.acquire().await.map_err(|_| Error::Closing)?;
         match self.chunks.get(&index) {
             Some((_, chunk)) => self.upper.content_of(self.note.manifest(), index, chunk).await,
             // Only what is named is ever missing.

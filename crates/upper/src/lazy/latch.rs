@@ -28,11 +28,14 @@ impl Latch {
             let source = io::Error::other(format!("it failed before: {why}"));
             return Err(Error::Disk { doing: "sync the upper", source });
         }
-        let done = work();
         #[cfg(test)]
-        let done = match self.breaks.swap(false, std::sync::atomic::Ordering::SeqCst) {
-            true => Err(Error::disk("sync the upper")(io::Error::from_raw_os_error(5))),
-            false => done,
+        let broken = self.breaks.swap(false, std::sync::atomic::Ordering::SeqCst);
+        #[cfg(not(test))]
+        let broken = false;
+        let done = if broken {
+            Err(Error::disk("sync the upper")(io::Error::from_raw_os_error(5)))
+        } else {
+            work()
         };
         if let Err(error) = &done {
             *failed = Some(error.to_string());

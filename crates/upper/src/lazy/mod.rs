@@ -37,7 +37,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -53,7 +53,7 @@ pub(crate) use self::note::{Boot, Note};
 use self::table::Table;
 use crate::error::{Error, Result, blocking};
 use crate::fetch::Progress;
-use crate::limits::FETCHES;
+use crate::limits::{FETCHES, LOST_MAX};
 use crate::manifest::Chunk;
 use crate::place::Upper;
 use crate::state::State;
@@ -94,9 +94,12 @@ struct Inner {
     waiting: AtomicUsize,
     /// Told when that falls to none.
     quiet: Notify,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     progress: Progress,
+    /// What keeps chunks from coming as of late.
     trouble: Mutex<Option<String>>,
+    /// Chunks that cannot be had, and why; the first few.
+    lost: Mutex<BTreeMap<u32, String>>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -138,9 +141,10 @@ impl LazyDisk {
             ended: RwLock::new(false),
             waiting: AtomicUsize::new(0),
             quiet: Notify::new(),
-            turns: Semaphore::new(FETCHES),
+            turns: Arc::new(Semaphore::new(FETCHES)),
             progress: progress.clone(),
             trouble: Mutex::new(None),
+            lost: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
         }))))
     }
@@ -170,7 +174,8 @@ impl LazyDisk {
         let failed = failed.map(|why| {
             format!("this host's disk failed, and what has changed since is not stored: {why}")
         });
-        failed.or_else(|| self.0.trouble.lock().clone())
+        let lost = || self.0.lost.lock().values().next().cloned();
+        failed.or_else(lost).or_else(|| self.0.trouble.lock().clone())
     }
 
     /// A guest runs upon it from here on: chunks may come.
@@ -284,15 +289,16 @@ impl Inner {
             for index in here {
                 self.mark(*index, Mark::Kept)?;
             }
-            self.note.sync()
+            self.note.sync()?;
+            // Before another sync fails: what is kept is not distrusted then.
+            let mut table = self.table.lock();
+            here.iter().for_each(|index| table.kept(*index));
+            Ok(())
         });
         if kept.is_err() {
             self.distrust();
-            return kept;
         }
-        let mut table = self.table.lock();
-        here.iter().for_each(|index| table.kept(*index));
-        Ok(())
+        kept
     }
 
     /// What is not kept may be lost already: whoever opens the disk next fetches it.
@@ -314,6 +320,14 @@ impl Inner {
 
     fn is_quiet(&self) -> bool {
         self.waiting.load(Ordering::SeqCst) == 0
+    }
+
+    /// Such a chunk is said until it is here, whatever else comes.
+    fn lose(&self, index: u32, error: &Error) {
+        let mut lost = self.lost.lock();
+        if lost.len() < LOST_MAX {
+            lost.insert(index, error.to_string());
+        }
     }
 
     fn say(&self, trouble: Option<String>) {

@@ -3,9 +3,10 @@
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use base::{Digest, Epoch, MachineId};
-use objstore::MemoryStore;
+use objstore::{MemoryStore, Metered};
 
 use super::*;
 use crate::keys::{Generation, Kind};
@@ -19,6 +20,7 @@ const CHUNK: u64 = CHUNK_BYTES as u64;
 struct World {
     _dir: tempfile::TempDir,
     upper: Upper,
+    meter: Arc<Metered<MemoryStore>>,
 }
 
 fn content(index: u8) -> Vec<u8> {
@@ -38,9 +40,10 @@ impl World {
             fetched: at("fetched"),
             memory_fetched: at("memory"),
         };
-        let upper = Upper::new(Arc::new(MemoryStore::new()), &MachineId::generate(), files.clone());
+        let meter = Arc::new(Metered::new(MemoryStore::new()));
+        let upper = Upper::new(meter.clone(), &MachineId::generate(), files.clone());
         let generation = Generation { epoch: Epoch(3), kind: Kind::Stored };
-        let mut manifest = Manifest { disk_bytes: 8 * CHUNK, ..Manifest::blank(generation) };
+        let mut manifest = Manifest { disk_bytes: 24 * CHUNK, ..Manifest::blank(generation) };
         for index in 0..chunks {
             let body = zstd::bulk::compress(&content(index), 1).unwrap();
             let stored = u32::try_from(body.len()).unwrap();
@@ -51,7 +54,7 @@ impl World {
         File::create(&files.disk).unwrap().set_len(manifest.disk_bytes).unwrap();
         Note::write(&files.missing, &manifest, &Boot::this().unwrap()).unwrap();
         State::change(&files, |state| (state.content, state.lazy) = (Epoch(3), true)).unwrap();
-        Self { _dir: dir, upper }
+        Self { _dir: dir, upper, meter }
     }
 
     async fn open(&self) -> Option<LazyDisk> {
@@ -112,4 +115,40 @@ async fn a_sync_that_failed_is_never_taken_back_and_what_was_flushed_before_is_t
     assert_eq!(read(&disk, 2 * CHUNK).await, [3; 8]);
     assert_eq!(read(&disk, 3 * CHUNK).await, [4; 8]);
     disk.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_chunks_are_in_memory_than_have_a_turn_until_they_are_written() {
+    let world = World::with_chunks(20).await;
+    let disk = world.open().await.unwrap();
+    // The host's disk takes nothing.
+    let (go_on, goes_on) = std::sync::mpsc::channel::<()>();
+    let (full, is_full) = std::sync::mpsc::channel();
+    let inner = disk.0.clone();
+    let slow = std::thread::spawn(move || {
+        let _ended = inner.ended.write();
+        full.send(()).unwrap();
+        goes_on.recv().unwrap();
+    });
+    is_full.recv().unwrap();
+    let all: Vec<_> = (0..20)
+        .map(|index| {
+            let disk = disk.clone();
+            tokio::spawn(async move { read(&disk, index * CHUNK).await })
+        })
+        .collect();
+    let gets = || usize::try_from(world.meter.counts().get.requests).unwrap();
+    for _ in 0..1_000 {
+        if gets() >= FETCHES {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(gets(), FETCHES);
+    go_on.send(()).unwrap();
+    slow.join().unwrap();
+    for (index, one) in all.into_iter().enumerate() {
+        assert_eq!(one.await.unwrap(), content(u8::try_from(index).unwrap())[..8]);
+    }
 }

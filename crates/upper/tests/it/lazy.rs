@@ -11,15 +11,14 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use sha2::{Digest as _, Sha256};
 use testkit::FaultRates;
-use tokio_util::sync::CancellationToken;
-use upper::{Found, LazyDisk, Saved};
+use upper::{Found, LazyDisk};
 
 use crate::support::{CHUNK, DISK, Host, World, fetched, noise, until};
 
 const BLOCK: u64 = 4096;
 
 /// What a guest does, where it may block.
-async fn guest<T: Send + 'static>(
+pub(crate) async fn guest<T: Send + 'static>(
     disk: &LazyDisk,
     work: impl FnOnce(&LazyDisk) -> T + Send + 'static,
 ) -> T {
@@ -28,7 +27,7 @@ async fn guest<T: Send + 'static>(
 }
 
 /// A guest runs, and all is to come.
-fn run(disk: &LazyDisk) {
+pub(crate) fn run(disk: &LazyDisk) {
     disk.go_on();
     disk.fetch_rest();
 }
@@ -41,13 +40,13 @@ async fn read(disk: &LazyDisk, at: u64, len: usize) -> io::Result<Vec<u8>> {
     .await
 }
 
-async fn write(disk: &LazyDisk, at: u64, bytes: Vec<u8>) -> io::Result<()> {
+pub(crate) async fn write(disk: &LazyDisk, at: u64, bytes: Vec<u8>) -> io::Result<()> {
     guest(disk, move |disk| disk.write(at, &bytes)).await
 }
 
 impl World {
     /// A host whose machine has so many chunks that are stored, and one that begins with them.
-    async fn two(&self, chunks: u64) -> (Host, Host) {
+    pub(crate) async fn two(&self, chunks: u64) -> (Host, Host) {
         let one = self.host_with_chunks(chunks).await;
         one.save_all(self).await;
         let two = self.host();
@@ -58,7 +57,7 @@ impl World {
 }
 
 impl Host {
-    async fn wake_lazily(&self, world: &World) -> Found {
+    pub(crate) async fn wake_lazily(&self, world: &World) -> Found {
         self.begin_with(world.wake(false), |_| Ok(()), |_| Ok(())).await.unwrap().found
     }
 
@@ -262,6 +261,31 @@ async fn a_damaged_chunk_is_an_error_for_who_wants_it_and_for_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_had_is_said_until_it_is_overwritten_and_then_all_is_here() {
+    let world = World::new();
+    let (one, two) = world.two(12).await;
+    let wanted = Digest::of(&one.read(CHUNK, CHUNK as usize)).to_string();
+    let key = world.chunks().await.into_iter().find(|key| key.contains(&wanted)).unwrap();
+    world.memory.put(&key, b"noise".to_vec().into()).await.unwrap();
+    let progress = upper::Progress::default();
+    let disk = LazyDisk::open(&two.upper, &progress).await.unwrap().unwrap();
+    let gets = || two.meter.counts().get.requests;
+    let before = gets();
+    run(&disk);
+    until(|| disk.missing() == 1 && disk.trouble().is_some()).await;
+    assert_eq!(gets(), before + 11 + 2, "it is tried twice");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(disk.trouble().unwrap().contains(&wanted), "{:?}", disk.trouble());
+    assert!(progress.bytes().is_some());
+    // Nobody fetches any more, and the guest brings the last of it.
+    write(&disk, CHUNK, noise(5, CHUNK as usize)).await.unwrap();
+    until(|| !two.files.missing.exists()).await;
+    assert_eq!((disk.trouble(), progress.bytes()), (None, None));
+    disk.end().await.unwrap();
+    assert!(two.lazy().await.is_none(), "it is a plain file");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sleep_before_all_is_here_takes_over_what_is_missing() {
     let world = World::new();
     let (one, two) = world.two(20).await;
@@ -315,118 +339,6 @@ async fn the_next_wake_here_goes_on_with_what_is_missing() {
         assert_eq!(look(&two), asleep);
         drop(early);
         assert_eq!(two.wake_lazily(&world).await, Found::Here);
-    }
-    two.bring_all().await;
-    assert_eq!(two.digest(), one.digest());
-}
-
-#[tokio::test]
-async fn a_disk_of_which_nobody_knows_what_is_missing_is_set_aside() {
-    let world = World::new();
-    let (one, two) = world.two(3).await;
-    for lose in [
-        |host: &Host| std::fs::remove_file(&host.files.missing).unwrap(),
-        |host: &Host| {
-            std::fs::write(&host.files.missing, "noise").unwrap();
-        },
-    ] {
-        lose(&two);
-        assert_eq!(two.wake_lazily(&world).await, fetched(&world));
-    }
-    two.bring_all().await;
-    assert_eq!(two.digest(), one.digest());
-    // All is here; what is left of a note says nothing.
-    std::fs::write(&two.files.missing, "noise").unwrap();
-    assert_eq!(two.wake_lazily(&world).await, Found::Here);
-    assert!(!two.files.missing.exists());
-}
-
-/// The file of the disk was moved away, and all that is known of it is still here: what is put in its place is never
-/// taken for what was there, wherever the wake ends.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_wake_that_ends_around_its_new_disk_leaves_none_that_passes_for_whole() {
-    let world = World::new();
-    let one = world.host_with_chunks(3).await;
-    one.save_all(&world).await;
-    let whole = one.digest();
-    let lose = || std::fs::remove_file(&one.files.disk).unwrap();
-    // Whoever wakes it goes away, and the work goes on.
-    lose();
-    let gone = CancellationToken::new();
-    tokio::select! {
-        biased;
-        begun = one.begin_with(world.wake(false), |_| Ok(()), |_| { gone.cancel(); Ok(()) }) => {
-            panic!("{begun:?}")
-        }
-        () = gone.cancelled() => {}
-    }
-    until(|| one.files.disk.exists()).await;
-    assert!(matches!(one.save(&world).await.unwrap(), Saved::Nothing));
-    assert_eq!(one.wake_lazily(&world).await, Found::Here);
-    assert_eq!(one.lazy().await.unwrap().missing(), 3, "it goes on with the new one");
-    one.bring_all().await;
-    assert_eq!(one.digest(), whole);
-    one.upper.leave(world.claimed()).await.unwrap();
-    assert!(matches!(one.save(&world).await.unwrap(), Saved::Nothing), "it is the same disk");
-    // What is known cannot be written: before, and after.
-    for file in [&one.files.state, &one.files.missing] {
-        lose();
-        let mut beside = file.clone();
-        beside.as_mut_os_string().push(".tmp");
-        let pin = |_: &Digest| {
-            std::fs::create_dir(&beside).unwrap();
-            Ok(())
-        };
-        one.begin_with(world.wake(false), |_| Ok(()), pin).await.unwrap_err();
-        std::fs::remove_dir(&beside).unwrap();
-        assert!(matches!(one.save(&world).await.unwrap(), Saved::Nothing));
-        assert_eq!(one.wake_lazily(&world).await, fetched(&world));
-        one.bring_all().await;
-        assert_eq!(one.digest(), whole);
-    }
-    assert!(one.parked().is_empty());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_missing_of_an_overtaken_disk_is_set_aside_with_it() {
-    let world = World::new();
-    let (one, two) = world.two(6).await;
-    let disk = two.lazy().await.unwrap();
-    two.store.kill();
-    run(&disk);
-    write(&disk, 0, vec![5; CHUNK as usize]).await.unwrap();
-    disk.end().await.unwrap();
-    two.store.revive();
-    one.run_and_save(&world, 9, b"newer").await;
-    assert_eq!(two.wake_lazily(&world).await, fetched(&world));
-    let parked = two.parked();
-    assert_eq!(parked.len(), 2, "{parked:?}");
-    assert!(parked.iter().any(|path| path.to_string_lossy().ends_with(".missing")), "{parked:?}");
-    assert_eq!(two.lazy().await.unwrap().missing(), 6);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn where_nothing_is_known_of_a_disk_what_is_missing_of_it_is_not_thrown_away() {
-    let world = World::new();
-    let (one, two) = world.two(3).await;
-    for forget in [
-        |host: &Host| std::fs::write(&host.files.state, "noise").unwrap(),
-        |host: &Host| std::fs::remove_file(&host.files.state).unwrap(),
-    ] {
-        forget(&two);
-        let before = two.parked().len();
-        let note = std::fs::read(&two.files.missing).unwrap();
-        // A wake that comes to nothing leaves it where it is.
-        two.store.kill();
-        let begin = world.wake(false);
-        two.begin_with(begin, |_| Ok(()), |_| Ok(())).await.unwrap_err();
-        assert_eq!(std::fs::read(&two.files.missing).unwrap(), note);
-        two.store.revive();
-        assert_eq!(two.wake_lazily(&world).await, fetched(&world));
-        let parked = two.parked();
-        assert_eq!(parked.len(), before + 2, "{parked:?}");
-        let kept = |path: &std::path::PathBuf| std::fs::read(path).unwrap() == note;
-        assert!(parked.iter().any(kept), "{parked:?}");
     }
     two.bring_all().await;
     assert_eq!(two.digest(), one.digest());
@@ -510,15 +422,9 @@ async fn one_life(seed: u64) {
             // In order.
             0 => disk.end().await.unwrap(),
             // Killed: nothing of it goes on.
-            1 => {
-                disk.hold();
-                drop(disk);
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+            1 => kill(disk).await,
             _ => {
-                disk.hold();
-                drop(disk);
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                kill(disk).await;
                 if two.files.missing.exists() {
                     lose_power(&two, &mut rng);
                     settle(&two, &mut blocks, &places, &content, seed).await;
@@ -539,6 +445,15 @@ async fn one_life(seed: u64) {
         Digest::of(&bytes)
     };
     assert_eq!(apart(&two), apart(&one), "seed {seed}");
+}
+
+async fn kill(disk: LazyDisk) {
+    disk.hold();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    // That all is here may be being noted, which in a process would end with it.
+    if disk.missing() == 0 {
+        disk.end().await.unwrap();
+    }
 }
 
 /// What is not on the disk for certain is lost, or not.
@@ -575,29 +490,6 @@ async fn settle(
     // From here on it is as if it had been flushed.
     guest(&disk, LazyDisk::flush).await.unwrap();
     disk.end().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_its_disk_lost_is_missed_elsewhere_and_gone_on_from_here() {
-    let world = World::new();
-    let (_, two) = world.two(3).await;
-    let disk = two.lazy().await.unwrap();
-    run(&disk);
-    write(&disk, 5, b"flushed".to_vec()).await.unwrap();
-    guest(&disk, LazyDisk::flush).await.unwrap();
-    disk.hold();
-    drop(disk);
-    two.upper.leave_unstored(world.claimed()).await.unwrap();
-    assert!(matches!(two.save(&world).await.unwrap(), Saved::Nothing));
-    // Elsewhere first, where nothing of it is.
-    let three = world.host();
-    let begun = three.begin(world.claim()).await.unwrap();
-    assert_eq!(begun.found, fetched(&world));
-    assert!(begun.behind.unwrap().contains("were stored"), "it is said");
-    assert_eq!(two.wake_lazily(&world).await, Found::Here);
-    assert!(two.lazy().await.unwrap().missing() <= 3);
-    two.bring_all().await;
-    assert!(two.has(5, b"flushed"));
 }
 
 #[tokio::test]

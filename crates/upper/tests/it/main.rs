@@ -9,6 +9,7 @@ mod forks;
 mod garbage;
 mod hosts;
 mod lazy;
+mod lazy_wakes;
 mod memory;
 mod overtaken;
 mod random;
