@@ -149,7 +149,9 @@ pub(super) async fn set(args: SetArgs) -> Result<u8, Failure> {
         egress: args.egress.as_ref().map(Egress::from),
     };
     let machine = args.machine.server.client()?.update(&args.machine.name, &what).await?;
-    finish(&machine, args.machine.json)
+    // It is done; that the machine failed before is not this command's.
+    print(&machine, args.machine.json);
+    Ok(0)
 }
 
 pub(super) async fn list(args: ListArgs) -> Result<u8, Failure> {
@@ -339,12 +341,16 @@ pub(super) fn finish(machine: &Machine, json: bool) -> Result<u8, Failure> {
     if machine.status.phase == "failed" {
         return failed(machine);
     }
+    print(machine, json);
+    Ok(0)
+}
+
+fn print(machine: &Machine, json: bool) {
     if json {
         table::print_json(&machine.raw);
     } else {
         table::print(&["NAME", "STATE", "VCPU", "MEMORY", "STORAGE", "ID"], &[row(machine)]);
     }
-    Ok(0)
 }
 
 fn failed(machine: &Machine) -> Result<u8, Failure> {

@@ -18,6 +18,19 @@ fn a_missing_image_fails_the_machine_with_what_to_do() {
 }
 
 #[test]
+fn a_machine_that_failed_before_is_changed_without_a_failure() {
+    let options =
+        Options { args: vec!["--images".into(), "/nonexistent".into()], ..Options::default() };
+    let server = Server::start(options);
+    failed(&server.api(), "imageless");
+    let set = server.cli(&["set", "imageless", "--rename", "other", "--memory", "512"]).output();
+    let set = set.expect("run the command line");
+    assert!(set.status.success(), "{}", String::from_utf8_lossy(&set.stderr));
+    let said = String::from_utf8_lossy(&set.stdout).into_owned();
+    assert!(["other", "failed", "512 MiB"].iter().all(|what| said.contains(what)), "{said}");
+}
+
+#[test]
 fn a_missing_hypervisor_fails_the_machine_with_what_to_do() {
     let config = Config::new("qemu = \"/nonexistent/qemu\"\n");
     let server = Server::start(config.options());
