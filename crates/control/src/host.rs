@@ -218,6 +218,13 @@ pub enum UpperKept {
     Moved,
 }
 
+/// A mount on this host that writes a home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mounted {
+    /// Its process, where that is known.
+    pub process: Option<u32>,
+}
+
 /// The place where machines run.
 #[async_trait]
 pub trait Host: Send + Sync + Debug + 'static {
@@ -231,6 +238,8 @@ pub trait Host: Send + Sync + Debug + 'static {
     async fn start_keeper(&self, spec: &KeeperSpec) -> Result<()>;
     /// The keeper of a machine; `None` where none runs.
     async fn connect(&self, machine: &MachineId) -> Option<Arc<dyn KeeperLink>>;
+    /// The mount on this host that has a home for writing; `None` where none has.
+    async fn mounted(&self, home: &HomeId) -> Option<Mounted>;
     /// What the last keeper of a machine said when it ended; `None` where it said nothing, that is
     /// was killed, or never ran.
     async fn last_words(&self, machine: &MachineId) -> Option<LastWords>;

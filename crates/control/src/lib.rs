@@ -22,6 +22,7 @@ pub mod idempotency;
 pub mod limits;
 mod lock;
 pub mod machines;
+mod mounted;
 mod page;
 mod settings;
 pub mod snapshots;

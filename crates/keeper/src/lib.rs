@@ -15,8 +15,8 @@
 //! [`files`], the one implementation of file calls by path, which `control` uses as well for
 //! sleeping homes; [`executions`], whose records are plain files that can be read without a keeper;
 //! [`template`], what a new machine can begin with in place of a boot; [`meanwhile`], where whoever changes
-//! a sleeping home leaves word for the kernel that will wake; and [`stored`], what of a sleep a server stores for
-//! other hosts.
+//! a sleeping home leaves word for the kernel that will wake; [`stored`], what of a sleep a server stores for
+//! other hosts; and [`mounted`], how a server sees that a home is mounted for writing.
 //!
 //! # Not here
 //! Intent, revisions, names, other machines: `control`.
@@ -31,6 +31,7 @@ pub mod launch;
 pub mod layout;
 mod lock;
 pub mod meanwhile;
+pub mod mounted;
 mod run;
 pub mod server;
 mod spec;

@@ -12,7 +12,7 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use base::ErrorKind;
 use nix::errno::Errno;
@@ -39,49 +39,24 @@ impl Lock {
     /// # Errors
     /// `Conflict` where another keeper has it; `Internal` where the disk refuses.
     pub(crate) fn take(dir: &MachineDir) -> Result<Self> {
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .open(dir.lock())
-            .map_err(|error| Failure::internal("open keeper.lock", error))?;
-        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))) {
-            Ok(_) => {}
-            Err(Errno::EAGAIN | Errno::EACCES) => {
-                return Err(Failure::new(
-                    ErrorKind::Conflict,
-                    "another keeper of this machine is running",
-                ));
+        match take_file(&dir.lock()) {
+            Ok(Some(file)) => Ok(Self { file }),
+            Ok(None) => {
+                Err(Failure::new(ErrorKind::Conflict, "another keeper of this machine is running"))
             }
-            Err(error) => return Err(Failure::internal("lock keeper.lock", error)),
+            Err(error) => Err(Failure::internal("lock keeper.lock", error)),
         }
-        let lock = Self { file };
-        lock.write_pid().map_err(|error| Failure::internal("write keeper.lock", error))?;
-        Ok(lock)
     }
 
     /// Keeps the lock until the process has ended: whoever waits for that may rely on nothing being
     /// written any more, also by calls that are still under way.
     pub(crate) fn keep_for_life(self) {
-        std::mem::forget(self);
-    }
-
-    fn write_pid(&self) -> std::io::Result<()> {
-        self.file.set_len(0)?;
-        (&self.file).write_all(format!("{}\n", std::process::id()).as_bytes())
+        std::mem::forget(self.file);
     }
 
     /// True where somebody holds the lock of `dir`.
     pub(crate) fn is_held(dir: &MachineDir) -> bool {
-        let Ok(file) = File::open(dir.lock()) else { return false };
-        let mut asked = whole_file(libc::F_RDLCK);
-        match fcntl(&file, FcntlArg::F_OFD_GETLK(&mut asked)) {
-            Ok(_) => i32::from(asked.l_type) != libc::F_UNLCK,
-            // Where files cannot be asked, they cannot be locked either.
-            Err(_) => false,
-        }
+        is_file_held(&dir.lock())
     }
 
     /// What becomes readable when the process that holds the lock of `dir` has ended; `None` where it has
@@ -101,8 +76,8 @@ impl Lock {
     /// A new holder's file has the number of an earlier one for a moment, and that number may be
     /// somebody else's by now: only a process that was started for this directory counts.
     pub(crate) fn holder(dir: &MachineDir) -> Option<nix::unistd::Pid> {
-        let pid: i32 = String::from_utf8(read(dir.lock())?).ok()?.trim().parse().ok()?;
-        let command = read(format!("/proc/{pid}/cmdline").into())?;
+        let pid = number_in(&dir.lock())?;
+        let command = read(Path::new(&format!("/proc/{pid}/cmdline")))?;
         let mut words = command.split(|byte| *byte == 0);
         (words.any(|word| is_same(Path::new(OsStr::from_bytes(word)), dir.path()))
             && Self::is_held(dir))
@@ -116,7 +91,43 @@ fn is_same(one: &Path, other: &Path) -> bool {
         || one.canonicalize().ok().is_some_and(|one| other.canonicalize().ok() == Some(one))
 }
 
-fn read(path: PathBuf) -> Option<Vec<u8>> {
+/// Locks a file, which is made where there is none, and writes this process's number into it; `None` where
+/// somebody has it locked.
+pub(crate) fn take_file(path: &Path) -> std::io::Result<Option<File>> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)?;
+    match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))) {
+        Ok(_) => {}
+        Err(Errno::EAGAIN | Errno::EACCES) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    file.set_len(0)?;
+    (&file).write_all(format!("{}\n", std::process::id()).as_bytes())?;
+    Ok(Some(file))
+}
+
+/// True where somebody holds the lock of the file at `path`.
+pub(crate) fn is_file_held(path: &Path) -> bool {
+    let Ok(file) = File::open(path) else { return false };
+    let mut asked = whole_file(libc::F_RDLCK);
+    match fcntl(&file, FcntlArg::F_OFD_GETLK(&mut asked)) {
+        Ok(_) => i32::from(asked.l_type) != libc::F_UNLCK,
+        // Where files cannot be asked, they cannot be locked either.
+        Err(_) => false,
+    }
+}
+
+/// The number that whoever locked a file last wrote into it.
+pub(crate) fn number_in(path: &Path) -> Option<i32> {
+    String::from_utf8(read(path)?).ok()?.trim().parse().ok()
+}
+
+fn read(path: &Path) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path).ok()?.take(READ_BYTES_MAX).read_to_end(&mut bytes).ok()?;
     Some(bytes)

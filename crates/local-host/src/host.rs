@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use base::{Entropy, Epoch, ErrorKind, GIB, HomeId, Ipv4Range, MachineId, ServerId, SnapshotId};
 use control::host::{
     ExecutionRecords, Host, KeeperFailure, KeeperLink, KeeperPhase, KeeperSpec, LastWords,
-    MemoryStanding, UpperHolder, UpperKept, UpperStanding, UpperStored,
+    MemoryStanding, Mounted, UpperHolder, UpperKept, UpperStanding, UpperStored,
 };
 use control::{Error, Result};
 use images::Images;
@@ -259,6 +259,11 @@ impl Host for LocalHost {
             Arc::new(LocalLink::new(machine.clone(), dir, self.leftovers.clone()))
         });
         Some(link.clone())
+    }
+
+    async fn mounted(&self, home: &HomeId) -> Option<Mounted> {
+        let holder = keeper::mounted::holder(&self.directories.settings.data_dir, home)?;
+        Some(Mounted { process: holder.process })
     }
 
     async fn last_words(&self, machine: &MachineId) -> Option<LastWords> {

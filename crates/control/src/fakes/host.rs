@@ -28,7 +28,7 @@ use crate::files::{
 use crate::homes::HomeSnapshot;
 use crate::host::{
     ExecutionRecords, Host, KeeperLink, KeeperPhase, KeeperSpec, KeeperStatus, LastWords,
-    MemoryStanding, Sizes, UpperHolder, UpperKept, UpperStanding, UpperStored,
+    MemoryStanding, Mounted, Sizes, UpperHolder, UpperKept, UpperStanding, UpperStored,
 };
 use crate::{Error, Page, PageQuery, Result};
 
@@ -105,6 +105,11 @@ impl Host for FakeHost {
     async fn connect(&self, machine: &MachineId) -> Option<Arc<dyn KeeperLink>> {
         let keeper = self.state.lock().keepers.get(machine).cloned()?;
         Some(Arc::new(FakeLink { keeper, host: self.clone() }))
+    }
+
+    async fn mounted(&self, home: &HomeId) -> Option<Mounted> {
+        let process = *self.state.lock().mounted.get(home)?;
+        Some(Mounted { process: Some(process) })
     }
 
     async fn last_words(&self, machine: &MachineId) -> Option<LastWords> {

@@ -85,6 +85,8 @@ pub(crate) struct State {
     pub(crate) egress_errors: VecDeque<(ErrorKind, &'static str)>,
     pub(crate) dies_while_starting: VecDeque<KeeperFailure>,
     pub(crate) hold_starting: bool,
+    /// Homes that a mount on this host writes, and its process.
+    pub(crate) mounted: HashMap<HomeId, u32>,
     /// Homes are claimed just before a state of them is kept.
     pub(crate) claim_before_pin: bool,
     /// What is kept of homes and of uppers cannot be read.
@@ -168,6 +170,18 @@ impl FakeHost {
             execution.status = ExecutionStatus::Succeeded;
         }
         state.last_activity.insert(machine.clone(), now);
+    }
+
+    /// A process mounts a home on this host for writing; `None`: it is unmounted, and given up.
+    pub fn mount(&self, home: &HomeId, process: Option<u32>) {
+        let mut state = self.state.lock();
+        if let Some(of) = state.homes.get_mut(home) {
+            of.held = process.is_some();
+        }
+        match process {
+            Some(process) => state.mounted.insert(home.clone(), process),
+            None => state.mounted.remove(home),
+        };
     }
 
     /// The keeper of a machine ends without a word, as by `kill -9`.

@@ -32,9 +32,9 @@ pub use types::{
     MachineStatus, Phase, UpdateMachine,
 };
 
-use crate::Result;
 use crate::control::Inner;
 use crate::page::{Page, PageQuery};
+use crate::{Result, mounted};
 use driver::Drivers;
 
 /// Machines.
@@ -127,8 +127,13 @@ impl Machines {
     /// Asks for the machine and its home to be removed; works in every phase.
     ///
     /// # Errors
-    /// `NotFound`, `Conflict` with `REVISION_MISMATCH`.
+    /// `NotFound`, `Conflict` with `REVISION_MISMATCH`, or with `INVALID_STATE` while its home is mounted on this host
+    /// for writing.
     pub async fn delete(&self, machine: &MachineRef, if_match: &IfMatch) -> Result<Machine> {
+        let row = self.inner.resolve(machine).await?;
+        if row.desired != Desired::Destroyed {
+            mounted::refuse(&self.inner, &row, "delete it").await?;
+        }
         let if_match = if_match.clone();
         self.wish(machine, move |row| intent::delete(row, &if_match)).await
     }

@@ -18,7 +18,7 @@ use crate::host::{
     KeeperFailure, KeeperLink, KeeperPhase, KeeperSpec, KeeperStatus, Sizes, UpperHolder, Woken,
 };
 use crate::snapshots::whole;
-use crate::{Error, Result, uppers};
+use crate::{Error, Result, mounted, uppers};
 
 /// How long a keeper that no longer answers may take to end.
 const LAST_WORDS_WAIT: Duration = Duration::from_secs(5);
@@ -441,6 +441,7 @@ async fn report_failure(
 }
 
 async fn destroy(inner: &Arc<Inner>, row: &MachineRow) -> Result<()> {
+    mounted::refuse(inner, row, "it is deleted").await?;
     uppers::hold(inner, &row.id).await;
     unrecord(inner, row).await?;
     inner.parts.host.remove(&row.id).await?;

@@ -5,12 +5,12 @@
 //! keeps keeper and mount apart. Any other home gets a directory below `mounts/`. A directory that
 //! the user names stands in for neither: what is only in the usual one must not be overtaken.
 
-use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base::{ErrorKind, GIB, HomeId};
-use catalog::{By, MachineRow};
+use catalog::{By, Desired, MachineRow};
 use keeper::layout::MachineDir;
+use keeper::mounted::MountLock;
 
 use super::MountArgs;
 use crate::Failure;
@@ -27,17 +27,18 @@ pub(super) struct Place {
     pub(super) bytes_max: u64,
     /// Where the directory would be if the user had not named one.
     usual: MachineDir,
-    /// Held by whoever mounts the home for writing, wherever its local directory is: the store
-    /// would give it to every process of this server.
-    lock: PathBuf,
+    /// Below it is the lock that is held by whoever mounts the home for writing, wherever its local
+    /// directory is: the store would give it to every process of this server.
+    data: PathBuf,
 }
 
 impl Place {
-    /// Makes sure that no other mount of this server writes the home, as long as the file is open.
+    /// Makes sure that no other mount of this server writes the home, and that no server deletes it, as long as
+    /// the lock is held.
     ///
     /// # Errors
     /// `Conflict` where one does; `InvalidArgument` for a directory beside one that has local files.
-    pub(super) fn claim(&self) -> Result<File, Failure> {
+    pub(super) fn claim(&self) -> Result<MountLock, Failure> {
         if self.usual != self.dir && self.usual.home().exists() {
             return Err(Failure::new(
                 ErrorKind::InvalidArgument,
@@ -48,21 +49,19 @@ impl Place {
                 ),
             ));
         }
-        let failed = |error: std::io::Error| {
-            Failure::new(ErrorKind::Internal, format!("lock {}: {error}", self.lock.display()))
-        };
-        if let Some(parent) = self.lock.parent() {
-            fs::create_dir_all(parent).map_err(failed)?;
+        let taken = MountLock::take(&self.data, &self.home).map_err(|error| {
+            Failure::new(ErrorKind::Internal, format!("lock {} for a mount: {error}", self.name))
+        })?;
+        let lock = taken.ok_or_else(|| super::live::refused(&self.name, &homefs::Error::InUse))?;
+        // A server writes down that it deletes the machine, then looks at the lock: one of the two sees the other.
+        let machine = look_up(&self.data, By::Home(self.home.as_str()), &self.name)?;
+        if machine.is_some_and(|machine| machine.desired == Desired::Destroyed) {
+            return Err(Failure::new(
+                ErrorKind::Conflict,
+                format!("{} is being deleted", self.name),
+            ));
         }
-        let file = File::options().create(true).truncate(false).write(true).open(&self.lock);
-        let file = file.map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(fs::TryLockError::WouldBlock) => {
-                Err(super::live::refused(&self.name, &homefs::Error::InUse))
-            }
-            Err(fs::TryLockError::Error(error)) => Err(failed(error)),
-        }
+        Ok(lock)
     }
 }
 
@@ -72,11 +71,7 @@ pub(super) fn find(args: &MountArgs, config: &Config) -> Result<Place, Failure> 
         let home = HomeId::generate();
         return Ok(place(args, config, home.to_string(), home, None));
     };
-    let catalog = config.data.join("catalog.db");
-    let look_up = |by| {
-        catalog::look_up(&catalog, by)
-            .map_err(|error| Failure::new(error.kind(), format!("look for {name}: {error}")))
-    };
+    let look_up = |by| look_up(&config.data, by, name);
     if let Ok(home) = name.parse::<HomeId>() {
         let machine = look_up(By::Home(home.as_str()))?;
         return Ok(place(args, config, name.to_owned(), home, machine));
@@ -105,9 +100,13 @@ fn place(
         .storage_gib
         .or(machine.map(|machine| machine.spec.storage_gib))
         .unwrap_or(config.defaults.storage_gib);
-    let lock = mounts(config).join(format!("{home}.lock"));
-    let usual = MachineDir::new(usual);
-    Place { home, name, dir, bytes_max: gib.saturating_mul(GIB), usual, lock }
+    let (usual, data) = (MachineDir::new(usual), config.data.clone());
+    Place { home, name, dir, bytes_max: gib.saturating_mul(GIB), usual, data }
+}
+
+fn look_up(data: &Path, by: By<'_>, name: &str) -> Result<Option<MachineRow>, Failure> {
+    catalog::look_up(&data.join("catalog.db"), by)
+        .map_err(|error| Failure::new(error.kind(), format!("look for {name}: {error}")))
 }
 
 fn mounts(config: &Config) -> PathBuf {

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::support::Place;
+use crate::support::{Options, Place, Server};
 
 #[test]
 fn what_was_written_is_there_after_the_unmount_and_on_another_host() {
@@ -74,6 +74,35 @@ fn a_home_is_written_through_one_mount_at_a_time() {
     assert_eq!(code, Some(3), "{said}");
     assert!(said.contains("no machine no-such-machine"), "{said}");
     assert_eq!(mounted.end(), Some(0));
+}
+
+#[test]
+fn a_machine_whose_home_is_mounted_for_writing_is_not_deleted() {
+    let Some(place) = Place::new() else { return };
+    // A machine that never ran has a home that can be mounted.
+    let options =
+        Options { args: vec!["--images".into(), "/nonexistent".into()], ..Options::default() };
+    let server = Server::start_in(&place.root.path().join("data"), options);
+    let run = |args: &[&str]| {
+        let output = server.cli(args).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = run(&["create", "held"]);
+    assert_eq!(code, Some(1), "{said}");
+    let mounted = place.mount(&["held", "-w"]);
+    let by = format!("mounted read-write on this host (process {})", mounted.process());
+    let (code, said) = run(&["rm", "held"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(&by), "{said}");
+    fs::write(place.target().join("a"), "kept").unwrap();
+    assert_eq!(mounted.end(), Some(0));
+    let mounted = place.mount(&["held"]);
+    assert_eq!(fs::read_to_string(place.target().join("a")).unwrap(), "kept");
+    assert_eq!(mounted.end(), Some(0));
+    let (code, said) = run(&["rm", "held"]);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, _) = place.refused(&["held", "-w"], &place.target());
+    assert!(matches!(code, Some(1 | 3)), "{code:?}");
 }
 
 #[test]

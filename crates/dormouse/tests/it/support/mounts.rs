@@ -78,6 +78,11 @@ impl Place {
 }
 
 impl Mounting {
+    /// The number of its process.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends it as a person does, and waits.
     pub(crate) fn end(mut self) -> Option<i32> {
         signal(self.child.id(), Signal::SIGTERM);

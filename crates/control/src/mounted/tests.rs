@@ -1,0 +1,77 @@
+//! Machines whose homes are mounted on this host, in memory.
+
+use std::time::Duration;
+
+use super::*;
+use crate::Control;
+use crate::fakes::life::{by_id, created, delete, named, slept};
+use crate::fakes::{World, eventually};
+use crate::machines::driver::Drivers;
+use crate::machines::{IfMatch, Machine, Phase, intent};
+
+/// What a mount says of itself here.
+const PROCESS: u32 = 4_711;
+
+/// A machine that sleeps, its home mounted.
+async fn mounted(world: &World, control: &Control) -> Machine {
+    let machine = created(control, named("one")).await;
+    let machine = slept(control, &machine).await;
+    world.host.mount(&machine.home_id, Some(PROCESS));
+    machine
+}
+
+fn check(refused: &Error, then: &str) {
+    assert_eq!((refused.kind(), &*refused.code), (ErrorKind::Conflict, "INVALID_STATE"));
+    assert_eq!(
+        refused.message,
+        format!(
+            "machine one is mounted read-write on this host (process 4711); unmount it, then {then}"
+        )
+    );
+    assert_eq!(refused.details["process"], "4711");
+}
+
+#[tokio::test]
+async fn a_machine_that_is_mounted_is_not_deleted() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = mounted(&world, &control).await;
+    let refused = control.machines().delete(&by_id(&machine), &IfMatch::Any).await.unwrap_err();
+    check(&refused, "delete it");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let still = control.machines().get(&by_id(&machine)).await.unwrap();
+    assert_eq!((still.phase, still.revision), (Phase::Sleeping, machine.revision.clone()));
+    assert!(world.host.has_home(&machine.home_id));
+    world.host.mount(&machine.home_id, None);
+    assert_eq!(delete(&control, &machine).await.phase, Phase::Destroyed);
+    assert!(!world.host.has_home(&machine.home_id));
+}
+
+#[tokio::test]
+async fn a_mount_that_was_quicker_than_a_deletion_keeps_the_home_until_it_ends() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = mounted(&world, &control).await;
+    let inner = control.machines().inner.clone();
+    let id = machine.machine_id.clone();
+    inner.edit(&id, |row| intent::delete(row, &IfMatch::Any)).await.unwrap();
+    Drivers::nudge(&inner, &id);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(world.host.has_home(&machine.home_id));
+    let waits = control.machines().get(&by_id(&machine)).await.unwrap();
+    assert!(waits.status.last_error.unwrap().contains("process 4711"));
+    // Asked for again: it is under way.
+    control.machines().delete(&by_id(&machine), &IfMatch::Any).await.unwrap();
+    world.host.mount(&machine.home_id, None);
+    eventually(|| !world.host.has_home(&machine.home_id)).await;
+}
+
+#[tokio::test]
+async fn a_mount_that_an_awake_machine_is_about_to_refuse_holds_up_nothing() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = created(&control, named("one")).await;
+    world.host.state.lock().mounted.insert(machine.home_id.clone(), PROCESS);
+    let asked = control.machines().delete(&by_id(&machine), &IfMatch::Any).await.unwrap();
+    assert_eq!(asked.phase, Phase::Destroying);
+}
