@@ -8,14 +8,23 @@
 //! Mounts on other hosts: the store says who holds a home.
 
 use base::ErrorKind;
-use catalog::MachineRow;
+use catalog::{Desired, MachineRow};
 
 use crate::control::Inner;
 use crate::{Error, Result};
 
-/// Refuses what cannot be done to a machine while its home is mounted for writing; `then` is what to do after the
-/// unmount, for people.
+/// Refuses what nobody may wish of a machine while its home is mounted for writing; `then` is what to do after the
+/// unmount, for people. One that is being deleted is refused as that.
 pub(crate) async fn refuse(inner: &Inner, row: &MachineRow, then: &str) -> Result<()> {
+    if row.desired == Desired::Destroyed { Ok(()) } else { check(inner, row, then).await }
+}
+
+/// The same of a step towards what was wished for before the mount: to be tried again.
+pub(crate) async fn hold_up(inner: &Inner, row: &MachineRow, then: &str) -> Result<()> {
+    check(inner, row, then).await.map_err(|error| error.retry_after(1_000))
+}
+
+async fn check(inner: &Inner, row: &MachineRow, then: &str) -> Result<()> {
     let host = &inner.parts.host;
     let Some(mounted) = host.mounted(&row.home).await else { return Ok(()) };
     // Its keeper has the home: the mount is about to be refused.

@@ -29,7 +29,7 @@ use crate::host::{ExecutionRecords, KeeperLink};
 use crate::limits::OUTPUT_BYTES_MAX;
 use crate::machines::{Desired, MachineRef, Phase};
 use crate::page::{Page, PageQuery};
-use crate::{Error, Result};
+use crate::{Error, Result, mounted};
 
 /// Messages from a client that wait for a slow guest.
 const INPUT_QUEUE: usize = 16;
@@ -45,7 +45,7 @@ impl Executions {
     ///
     /// # Errors
     /// `InvalidArgument`, `TooLarge`, `NotFound`; `Conflict` with `INVALID_STATE` for a machine that is
-    /// being deleted; `Unreachable` where the guest does not answer.
+    /// being deleted, or sleeps and is mounted on this host for writing; `Unreachable` where the guest does not answer.
     pub async fn create(&self, machine: &MachineRef, new: NewExecution) -> Result<Execution> {
         validate::check(&new)?;
         let row = self.inner.resolve(machine).await?;
@@ -55,6 +55,7 @@ impl Executions {
             let _busy = self.inner.activity.begin(&row.id);
             return link.execute(&id, &new).await;
         }
+        mounted::refuse(&self.inner, &row, "run the command again").await?;
         let inner = self.inner.clone();
         self.inner.to_the_end(async move { waiting::start(&inner, &row, id, new).await }).await
     }

@@ -16,7 +16,7 @@ use super::intent;
 use super::types::IfMatch;
 use crate::control::Inner;
 use crate::limits::ALARMS_AT_ONCE;
-use crate::{Error, Result};
+use crate::{Error, Result, mounted};
 
 /// Runs until the server closes.
 pub(crate) async fn run(inner: Arc<Inner>) {
@@ -34,6 +34,10 @@ pub(crate) async fn run(inner: Arc<Inner>) {
 async fn tick(inner: &Arc<Inner>) -> Result<()> {
     let now = inner.parts.clock.now();
     for due in inner.db(move |catalog| catalog.machines_due(now, ALARMS_AT_ONCE)).await? {
+        // Its time comes when it is unmounted.
+        if mounted::refuse(inner, &due, "wake it").await.is_err() {
+            continue;
+        }
         let row = inner.edit(&due.id, move |row| ring(row, now)).await?;
         if row.alarm != due.alarm {
             tracing::info!(machine = %row.id, desired = %row.desired, "its time to be woken has come");

@@ -130,10 +130,7 @@ impl Machines {
     /// `NotFound`, `Conflict` with `REVISION_MISMATCH`, or with `INVALID_STATE` while its home is mounted on this host
     /// for writing.
     pub async fn delete(&self, machine: &MachineRef, if_match: &IfMatch) -> Result<Machine> {
-        let row = self.inner.resolve(machine).await?;
-        if row.desired != Desired::Destroyed {
-            mounted::refuse(&self.inner, &row, "delete it").await?;
-        }
+        self.refuse_mounted(machine, "delete it").await?;
         let if_match = if_match.clone();
         self.wish(machine, move |row| intent::delete(row, &if_match)).await
     }
@@ -150,8 +147,10 @@ impl Machines {
     /// Asks for the machine to be awake.
     ///
     /// # Errors
-    /// `NotFound`, `Conflict` with `REVISION_MISMATCH` or `INVALID_STATE`.
+    /// `NotFound`, `Conflict` with `REVISION_MISMATCH`, or with `INVALID_STATE`: it is being deleted, or its home is
+    /// mounted on this host for writing.
     pub async fn wake(&self, machine: &MachineRef, if_match: &IfMatch) -> Result<Machine> {
+        self.refuse_mounted(machine, "wake it").await?;
         let if_match = if_match.clone();
         self.wish(machine, move |row| intent::wake(row, &if_match)).await
     }
@@ -163,6 +162,7 @@ impl Machines {
     pub async fn wake_cold(&self, machine: &MachineRef, if_match: &IfMatch) -> Result<Machine> {
         let row = self.inner.resolve(machine).await?;
         intent::check_asleep(&row, if_match)?;
+        mounted::refuse(&self.inner, &row, "wake it").await?;
         self.inner.parts.host.forget_memory(&row.id).await?;
         self.wake(machine, if_match).await
     }
@@ -178,6 +178,7 @@ impl Machines {
         force: bool,
         if_match: &IfMatch,
     ) -> Result<Machine> {
+        self.refuse_mounted(machine, "reboot it").await?;
         let if_match = if_match.clone();
         self.wish(machine, move |row| intent::reboot(row, &if_match, force)).await
     }
@@ -195,6 +196,11 @@ impl Machines {
     ) -> Result<Machine> {
         let (if_match, now) = (if_match.clone(), self.inner.parts.clock.now());
         self.wish(machine, move |row| alarm::set(row, &if_match, at, now)).await
+    }
+
+    async fn refuse_mounted(&self, machine: &MachineRef, then: &str) -> Result<()> {
+        let row = self.inner.resolve(machine).await?;
+        mounted::refuse(&self.inner, &row, then).await
     }
 
     async fn wish(

@@ -156,6 +156,7 @@ async fn abandon_home(inner: &Inner, row: &MachineRow) -> Result<()> {
 }
 
 async fn start_keeper(inner: &Inner, row: &MachineRow) -> Result<()> {
+    mounted::hold_up(inner, row, "wake it").await?;
     if !matches!(row.observed.phase, Phase::PlacementPending | Phase::Starting) {
         report(inner, row, Observation::of(Phase::PlacementPending, "placing")).await?;
     }
@@ -441,7 +442,7 @@ async fn report_failure(
 }
 
 async fn destroy(inner: &Arc<Inner>, row: &MachineRow) -> Result<()> {
-    mounted::refuse(inner, row, "it is deleted").await?;
+    mounted::hold_up(inner, row, "it is deleted").await?;
     uppers::hold(inner, &row.id).await;
     unrecord(inner, row).await?;
     inner.parts.host.remove(&row.id).await?;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::Control;
-use crate::fakes::life::{by_id, created, delete, named, slept};
+use crate::executions::NewExecution;
+use crate::fakes::life::{by_id, created, delete, named, settled, slept, woken};
 use crate::fakes::{World, eventually};
 use crate::machines::driver::Drivers;
 use crate::machines::{IfMatch, Machine, Phase, intent};
@@ -74,4 +75,57 @@ async fn a_mount_that_an_awake_machine_is_about_to_refuse_holds_up_nothing() {
     world.host.state.lock().mounted.insert(machine.home_id.clone(), PROCESS);
     let asked = control.machines().delete(&by_id(&machine), &IfMatch::Any).await.unwrap();
     assert_eq!(asked.phase, Phase::Destroying);
+}
+
+#[tokio::test]
+async fn a_machine_that_is_mounted_is_not_woken_and_stays_asleep() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = mounted(&world, &control).await;
+    let (one, machines) = (by_id(&machine), control.machines());
+    let starts = world.host.starts();
+    check(&machines.wake(&one, &IfMatch::Any).await.unwrap_err(), "wake it");
+    check(&machines.wake_cold(&one, &IfMatch::Any).await.unwrap_err(), "wake it");
+    check(&machines.reboot(&one, true, &IfMatch::Any).await.unwrap_err(), "reboot it");
+    let command = NewExecution { command: vec!["true".to_owned()], ..NewExecution::default() };
+    let refused = control.executions().create(&one, command).await.unwrap_err();
+    check(&refused, "run the command again");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let still = machines.get(&one).await.unwrap();
+    assert_eq!((still.phase, still.revision), (Phase::Sleeping, machine.revision.clone()));
+    assert_eq!((world.host.starts(), world.host.forgotten()), (starts, 0));
+    world.host.mount(&machine.home_id, None);
+    woken(&control, &machine).await;
+}
+
+#[tokio::test]
+async fn a_time_that_comes_while_it_is_mounted_waits_for_the_unmount() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = mounted(&world, &control).await;
+    let (one, machines) = (by_id(&machine), control.machines());
+    let at = world.parts().clock.now() + Duration::from_secs(60);
+    machines.wake_at(&one, Some(at), &IfMatch::Any).await.unwrap();
+    world.clock.advance(Duration::from_secs(120));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(machines.get(&one).await.unwrap().phase, Phase::Sleeping);
+    world.host.mount(&machine.home_id, None);
+    eventually(|| world.host.is_running(&machine.machine_id)).await;
+}
+
+#[tokio::test]
+async fn a_mount_that_was_quicker_than_a_wake_is_named_and_no_keeper_starts() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = mounted(&world, &control).await;
+    let starts = world.host.starts();
+    let inner = control.machines().inner.clone();
+    let id = machine.machine_id.clone();
+    inner.edit(&id, |row| intent::wake(row, &IfMatch::Any)).await.unwrap();
+    Drivers::nudge(&inner, &id);
+    let failed = settled(&control, control.machines().get(&by_id(&machine)).await.unwrap()).await;
+    assert_eq!((failed.phase, world.host.starts()), (Phase::Failed, starts));
+    assert!(
+        failed.status.last_error.unwrap().ends_with("(process 4711); unmount it, then wake it")
+    );
 }

@@ -77,7 +77,7 @@ fn a_home_is_written_through_one_mount_at_a_time() {
 }
 
 #[test]
-fn a_machine_whose_home_is_mounted_for_writing_is_not_deleted() {
+fn a_machine_whose_home_is_mounted_for_writing_is_neither_deleted_nor_woken() {
     let Some(place) = Place::new() else { return };
     // A machine that never ran has a home that can be mounted.
     let options =
@@ -92,6 +92,9 @@ fn a_machine_whose_home_is_mounted_for_writing_is_not_deleted() {
     let mounted = place.mount(&["held", "-w"]);
     let by = format!("mounted read-write on this host (process {})", mounted.process());
     let (code, said) = run(&["rm", "held"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(&by), "{said}");
+    let (code, said) = run(&["exec", "held", "--", "true"]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains(&by), "{said}");
     fs::write(place.target().join("a"), "kept").unwrap();
