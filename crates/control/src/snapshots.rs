@@ -32,7 +32,7 @@ use crate::host::UpperHolder;
 use crate::limits::TRANSITION_WAIT;
 use crate::machines::{self, Machine, MachineRef};
 use crate::page::{Page, PageQuery};
-use crate::{Error, Result, uppers};
+use crate::{Error, Result, mounted, uppers};
 
 /// A part of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,7 +114,7 @@ impl Snapshots {
     /// # Errors
     /// `NotFound`, `InvalidArgument` for a name that cannot be, `Exhausted` for too many, `Unavailable`
     /// for a machine that stays on its way up or down, or whose upper is not stored in time; `Conflict` with
-    /// `INVALID_STATE` for one that was to be kept whole and cannot be; those of the store.
+    /// `INVALID_STATE` for one that was to be kept whole and cannot be, or sleeps and is mounted on this host for writing; those of the store.
     pub async fn create(&self, machine: &MachineRef, new: NewSnapshot) -> Result<Snapshot> {
         let (inner, machine) = (self.inner.clone(), machine.clone());
         self.inner.to_the_end(async move { make_snapshot(&inner, &machine, new).await }).await
@@ -172,7 +172,7 @@ impl Snapshots {
     /// Takes a sleeping machine's home back to a snapshot of it.
     ///
     /// # Errors
-    /// `NotFound` for machine or snapshot; `Conflict` while the machine is awake, while it has a draft
+    /// `NotFound` for machine or snapshot; `Conflict` while the machine is awake or mounted on this host for writing, while it has a draft
     /// (`DRAFT_OPEN`), and where the home moved meanwhile; those of the store.
     pub async fn restore(&self, machine: &MachineRef, id: &SnapshotId) -> Result<Machine> {
         let (inner, machine, id) = (self.inner.clone(), machine.clone(), id.clone());
@@ -185,7 +185,7 @@ impl Snapshots {
     /// `NotFound` for machine or snapshot; `InvalidArgument`, `AlreadyExists` for the name; `Exhausted`
     /// for too many; `Unavailable` for a machine that stays on its way up or down, or whose upper is not stored in
     /// time, and where the store did not take it: nothing was made then; `Conflict` with `INVALID_STATE` for one that
-    /// was to be whole and cannot be.
+    /// was to be whole and cannot be, or sleeps and is mounted on this host for writing.
     pub async fn fork(&self, machine: &MachineRef, fork: ForkMachine) -> Result<Forked> {
         let (inner, machine) = (self.inner.clone(), machine.clone());
         self.inner.to_the_end(async move { make_fork(&inner, &machine, fork).await }).await
@@ -265,6 +265,7 @@ async fn make_snapshot(
             (link.snapshot(&id, name).await?, None)
         }
         Place::Asleep => {
+            mounted::refuse(inner, &row, "keep a snapshot").await?;
             let until = whole::stored(inner, &row).await;
             let homes = &inner.parts.homes;
             let (made, home) = homes.snapshot(&row.home, &id, name).await?;
@@ -306,6 +307,7 @@ async fn restore(inner: &Arc<Inner>, machine: &MachineRef, id: &SnapshotId) -> R
         let why = format!("machine {} is awake; put it to sleep, then restore it", row.name);
         return Err(refused(why, "INVALID_STATE"));
     }
+    mounted::refuse(inner, &row, "restore it").await?;
     let at = inner.home_at(&row);
     if inner.parts.homes.has_draft(&at).await {
         let why = format!(
@@ -359,7 +361,10 @@ async fn make_fork(inner: &Arc<Inner>, from: &MachineRef, fork: ForkMachine) -> 
             link.hold_fork(&row.home).await?;
             None
         }
-        (None, Place::Asleep) => whole::hold(inner, &parent, &row, fork.whole).await?,
+        (None, Place::Asleep) => {
+            mounted::refuse(inner, &parent, "fork it").await?;
+            whole::hold(inner, &parent, &row, fork.whole).await?
+        }
         (Some(at), _) => whole::hold_again(inner, &parent, at, &row, fork.whole).await?,
     };
     if let Some(kept) = &kept {

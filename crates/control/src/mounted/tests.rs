@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
+use base::SnapshotId;
+
 use super::*;
 use crate::Control;
+use crate::PageQuery;
 use crate::executions::NewExecution;
 use crate::fakes::life::{by_id, created, delete, named, settled, slept, woken};
 use crate::fakes::{World, eventually};
 use crate::machines::driver::Drivers;
 use crate::machines::{IfMatch, Machine, Phase, intent};
+use crate::snapshots::{ForkMachine, NewSnapshot};
 
 /// What a mount says of itself here.
 const PROCESS: u32 = 4_711;
@@ -128,4 +132,28 @@ async fn a_mount_that_was_quicker_than_a_wake_is_named_and_no_keeper_starts() {
     assert!(
         failed.status.last_error.unwrap().ends_with("(process 4711); unmount it, then wake it")
     );
+}
+
+#[tokio::test]
+async fn of_a_machine_that_is_mounted_no_state_is_kept_and_none_brought_back() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = slept(&control, &created(&control, named("one")).await).await;
+    let (one, snapshots) = (by_id(&machine), control.snapshots());
+    let before = snapshots.create(&one, NewSnapshot::default()).await.unwrap().snapshot_id;
+    world.host.mount(&machine.home_id, Some(PROCESS));
+    let refused = snapshots.create(&one, NewSnapshot::default()).await.unwrap_err();
+    check(&refused, "keep a snapshot");
+    let fork = |at: Option<&SnapshotId>| ForkMachine {
+        snapshot_id: at.cloned(),
+        ..ForkMachine::default()
+    };
+    check(&snapshots.fork(&one, fork(None)).await.unwrap_err(), "fork it");
+    check(&snapshots.restore(&one, &before).await.unwrap_err(), "restore it");
+    assert_eq!(snapshots.list(&one, &PageQuery::default()).await.unwrap().items.len(), 1);
+    // What was kept before is not what the mount changes.
+    snapshots.fork(&one, fork(Some(&before))).await.unwrap();
+    world.host.mount(&machine.home_id, None);
+    snapshots.create(&one, NewSnapshot::default()).await.unwrap();
+    snapshots.fork(&one, fork(None)).await.unwrap();
 }
