@@ -198,7 +198,8 @@ async fn a_hypervisor_that_leaves_waits_for_no_store_and_the_next_one_is_served(
     let (one, two) = world.two(3).await;
     two.store.kill();
     let disk = two.lazy().await.unwrap();
-    run(&disk);
+    // Without the background, which ends once it is held.
+    disk.go_on();
     let asked = tokio::spawn({
         let disk = disk.clone();
         async move { read(&disk, CHUNK, 10).await }
