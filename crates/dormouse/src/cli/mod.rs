@@ -51,13 +51,13 @@ pub(crate) enum ClientCommand {
     Reboot(machines::RebootArgs),
     /// Publish what was written to a sleeping machine.
     Publish(machines::NameArgs),
-    /// Keep the state that a machine's home has now.
+    /// Keep the state that a machine has now: its home, and of one that sleeps all else on its disk and its memory.
     Snapshot(snapshots::SnapshotArgs),
     /// List the snapshots of a machine.
     Snapshots(machines::NameArgs),
     /// Take the home of a sleeping machine back to a snapshot.
     Restore(snapshots::RestoreArgs),
-    /// Make a machine whose home goes on from another machine's.
+    /// Make a machine that goes on from what another one, or a snapshot of it, has.
     Fork(snapshots::ForkArgs),
     /// Follow a machine until it is where it was asked to be.
     Watch(machines::NameArgs),
