@@ -32,6 +32,8 @@ pub use model::{
     Alarm, Desired, Fsync, MachineChange, MachineRow, MachineSpec, Observation, Phase, Reboot,
 };
 
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use base::Timestamp;
@@ -53,6 +55,9 @@ impl Catalog {
     /// [`Error::Newer`] for one that a later program wrote; [`Error::Database`] for a file that
     /// cannot be opened.
     pub fn open(path: &Path) -> Result<Self> {
+        // Command lines are in it; the files beside it get the mode that it has. Where this cannot be, the next line says why.
+        let owners = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+        drop(owners.and_then(|file| file.set_permissions(Permissions::from_mode(0o600))));
         let mut writer = Connection::open(path)?;
         // Asking for the mode answers with the one in force; anything but WAL is a broken set-up.
         let mode: String = writer.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0))?;
@@ -126,6 +131,26 @@ fn parsed_if_there<T: std::str::FromStr>(row: &Row<'_>, column: &'static str) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_else_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("catalog.db");
+        let modes = || {
+            let entries = std::fs::read_dir(dir.path()).unwrap().flatten();
+            entries.map(|entry| entry.metadata().unwrap().permissions().mode() & 0o777).collect()
+        };
+        let open: Vec<u32> = {
+            let _catalog = Catalog::open(&path).unwrap();
+            modes()
+        };
+        assert!(open.len() > 1 && open.iter().all(|mode| *mode == 0o600), "{open:?}");
+        // One from before.
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        let _catalog = Catalog::open(&path).unwrap();
+        let again: Vec<u32> = modes();
+        assert!(again.iter().all(|mode| *mode == 0o600), "{again:?}");
+    }
 
     #[test]
     fn a_catalog_is_whole_after_it_is_opened_again() {
