@@ -14,8 +14,9 @@
 //!   `begun`), however long it says nothing. Port 53 and 853 of others are closed even where their addresses are
 //!   allowed: a name that this server did not resolve is no name of the list.
 //!
-//! What is not allowed is refused, not dropped: programs in the guest hear of it at once. Under `open` it is
-//! dropped, as by the host.
+//! What is not allowed is refused, not dropped: programs in the guest hear of it at once. A connection is reset, since
+//! QEMU's network tells the guest nothing of what ICMP says of one that is being made. Under `open` it is dropped, as
+//! by the host.
 //!
 //! All but `none` look at connections, so the kernel knows those that began under an earlier policy.
 
@@ -111,6 +112,7 @@ fn closed() -> String {
     "  chain output {
     type filter hook output priority filter; policy drop;
     oifname lo accept
+    meta l4proto tcp reject with tcp reset
     reject with icmpx type admin-prohibited
   }
   chain input {
@@ -149,6 +151,7 @@ fn listed(egress: &Egress, around: &Surroundings, generation: u32, ways: &Ways) 
     type ipv4_addr; {begun}
   }}
   chain refuse {{
+    meta l4proto tcp reject with tcp reset
     reject with icmpx type admin-prohibited
   }}
   chain output {{
