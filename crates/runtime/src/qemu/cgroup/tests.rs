@@ -116,10 +116,22 @@ fn what_a_hypervisor_does_is_not_its_guests_share() {
     let group = Cgroup::create(SLOTS[3], &shares(0.25, 256)).unwrap();
     let (mut vcpu, mut other) = (busy(&group, "CPU 0/TCG"), busy(&group, "qemu"));
     group.hold_vcpus(1).unwrap();
-    let (begun, before) = (Instant::now(), [ticks(&vcpu), ticks(&other)]);
-    thread::sleep(Duration::from_secs(3));
-    let used = [ticks(&vcpu) - before[0], ticks(&other) - before[1]].map(|t| f64::from(t) / 100.0);
-    let elapsed = begun.elapsed().as_secs_f64();
+    let mut attempts = 0;
+    let (used, elapsed) = loop {
+        let (begun, before) = (Instant::now(), [ticks(&vcpu), ticks(&other)]);
+        thread::sleep(Duration::from_secs(3));
+        let used = [ticks(&vcpu) - before[0], ticks(&other) - before[1]];
+        let used = used.map(|ticks| f64::from(ticks) / 100.0);
+        let elapsed = begun.elapsed().as_secs_f64();
+        eprintln!("CPU time in {elapsed} s: {used:?}");
+        assert!(used[0] <= elapsed * 0.30 + 0.1, "{used:?} s of CPU in {elapsed} s");
+        // With one quota for both it would have as much. On a host that does nothing else it has a whole CPU; on one that
+        // does it may have to wait for its turn.
+        attempts += 1;
+        if used[1] > used[0] * 1.3 || attempts == 8 {
+            break (used, elapsed);
+        }
+    };
     // Up and down: the kernel refuses what comes in the wrong order.
     for vcpu in [3.0, 0.25, 1.0] {
         group.set_vcpu(vcpu).unwrap();
@@ -128,9 +140,6 @@ fn what_a_hypervisor_does_is_not_its_guests_share() {
         process.kill().unwrap();
         process.wait().unwrap();
     }
-    eprintln!("CPU time in {elapsed} s: {used:?}");
-    assert!(used[0] <= elapsed * 0.30 + 0.1, "{used:?} s of CPU in {elapsed} s");
-    // With one quota for both it would have as much. On a host that does nothing else it has a whole CPU.
     assert!(used[1] > used[0] * 1.3, "{used:?} s of CPU in {elapsed} s");
     let dirs = group.dirs.clone();
     drop(group);
