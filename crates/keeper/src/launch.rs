@@ -138,6 +138,16 @@ pub async fn kill(dir: &MachineDir) -> Result<()> {
     })
 }
 
+/// Begins the log of a keeper that runs anew where it has become too long: whatever a guest can bring it to say again and
+/// again fills no disk.
+pub(crate) fn bound_log(dir: &MachineDir) {
+    let Ok(log) = OpenOptions::new().write(true).open(dir.log()) else { return };
+    if log.metadata().is_ok_and(|meta| meta.len() > LOG_BYTES_MAX) && log.set_len(0).is_ok() {
+        // Everybody appends to it.
+        tracing::warn!(bytes = LOG_BYTES_MAX, "this log was longer, and begins anew");
+    }
+}
+
 fn log_file(dir: &MachineDir) -> std::io::Result<File> {
     let long = std::fs::metadata(dir.log()).is_ok_and(|meta| meta.len() > LOG_BYTES_MAX);
     if long {
@@ -155,5 +165,26 @@ fn ended_early(dir: &MachineDir, status: &str) -> Failure {
                 "the keeper ended at once ({status}); see keeper.log in the machine's directory"
             ),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_log_that_has_become_too_long_begins_anew_for_whoever_writes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = MachineDir::new(dir.path());
+        let mut log = log_file(&dir).unwrap();
+        log.write_all(b"short").unwrap();
+        bound_log(&dir);
+        assert_eq!(std::fs::read(dir.log()).unwrap(), b"short");
+        log.set_len(LOG_BYTES_MAX + 1).unwrap();
+        bound_log(&dir);
+        log.write_all(b"again").unwrap();
+        assert_eq!(std::fs::read(dir.log()).unwrap(), b"again");
     }
 }

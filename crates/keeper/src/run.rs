@@ -45,10 +45,12 @@ use crate::executions::runner::Runner;
 use crate::layout::MachineDir;
 use crate::lock::Lock;
 use crate::server::{self, Door, Policy, Shared, SizesInForce};
-use crate::{Failure, KeeperSpec, KeeperState, LastWords, Result, Sizes, Status};
+use crate::{Failure, KeeperSpec, KeeperState, LastWords, Result, Sizes, Status, launch};
 
 /// How often the home is asked whether it is still ours.
 const FENCE_POLL: Duration = Duration::from_millis(500);
+/// After how many of these looks the length of the log is looked at, too.
+const LOG_POLLS: u32 = 10;
 /// How long calls that change files may take to end at sleep; a longer upload is refused in its middle.
 const CALLS_PATIENCE: Duration = Duration::from_secs(10);
 /// How long executions have between TERM and KILL at sleep.
@@ -385,10 +387,12 @@ impl Keeper {
 
     async fn until_end(&self, home: &Arc<HomeFs>, instance: &Arc<dyn Instance>) -> Ending {
         let fenced = async {
-            loop {
-                let status = home.status();
-                if status.fenced {
+            for polls in 1_u32.. {
+                if home.status().fenced {
                     return;
+                }
+                if polls.is_multiple_of(LOG_POLLS) {
+                    launch::bound_log(&self.dir);
                 }
                 tokio::time::sleep(FENCE_POLL).await;
             }

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -26,12 +26,17 @@ const LOOK: Duration = Duration::from_millis(1);
 const ROOM_POLL: Duration = Duration::from_micros(100);
 const ROOM_POLL_MAX: Duration = Duration::from_millis(50);
 
+/// Offers that were none, after which no other is looked at: each costs the host a look into the guest's memory.
+const OFFERS_REFUSED_MAX: u32 = 8;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct GuestLink {
     port: StreamLink,
     memory: Option<GuestMemory>,
     ring: OnceLock<Ring>,
+    /// How many offers were none.
+    refused: AtomicU32,
     shut: AtomicBool,
 }
 
@@ -50,8 +55,8 @@ struct Requests {
 
 impl GuestLink {
     pub(super) fn new(port: UnixStream, memory: Option<GuestMemory>) -> io::Result<Self> {
-        let (ring, shut) = (OnceLock::new(), AtomicBool::new(false));
-        Ok(Self { port: StreamLink::new(port)?, memory, ring, shut })
+        let (ring, refused, shut) = Default::default();
+        Ok(Self { port: StreamLink::new(port)?, memory, ring, refused, shut })
     }
 
     /// Tells the guest what becomes of its offer.
@@ -71,8 +76,14 @@ impl GuestLink {
             return if ring.offer == offer { Ok(()) } else { Err(linux::EBUSY) };
         }
         let memory = self.memory.as_ref().ok_or(linux::ENOSYS)?;
+        if self.refused.load(Ordering::Relaxed) >= OFFERS_REFUSED_MAX {
+            return Err(linux::EINVAL);
+        }
         let ring = Ring::of(memory, offer).map_err(|error| {
-            tracing::warn!(%error, "the guest offers a ring that cannot be one; its port is used");
+            // Said once: a guest can offer without end.
+            if self.refused.fetch_add(1, Ordering::Relaxed) == 0 {
+                tracing::warn!(%error, "the guest offers a ring that cannot be one; its port is used");
+            }
             linux::EINVAL
         })?;
         self.ring.set(ring).map_err(|_| linux::EBUSY)

@@ -193,4 +193,9 @@ fn abort(trouble: &Trouble, why: String) {
     trouble.set(why);
     // It may be unmounted already.
     let _ = umount2(HOME, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH);
+    // What would be written to the directory below is in nobody's home.
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    if let Err(errno) = mount(Some("lost-home"), HOME, Some("tmpfs"), flags, Some("size=4k")) {
+        say(&format!("home: mount nothing in its place: {}", errno.desc()));
+    }
 }

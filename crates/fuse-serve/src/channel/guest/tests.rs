@@ -237,3 +237,16 @@ fn a_ring_that_breaks_closes_the_channel() {
     guest.send(&[0; 7]);
     assert!(channel.wait_closed(PATIENCE), "less than a header");
 }
+
+#[test]
+fn a_guest_that_offers_what_is_none_is_not_listened_to_for_ever() {
+    let (channel, mut guest) = connect();
+    let none = Offer { token: OFFER.token + 1, ..OFFER };
+    for _ in 0..super::OFFERS_REFUSED_MAX {
+        assert_eq!(guest.offer(none), linux::EINVAL);
+    }
+    assert_eq!(guest.offer(OFFER), linux::EINVAL, "it has had its chances");
+    guest.send_over_port(&message(Opcode::Init, 1, 0, &init_body(38, u32::MAX)));
+    assert_eq!(guest.heard_over_port().unique, 1, "its port goes on");
+    assert!(!channel.is_closed());
+}
