@@ -123,7 +123,7 @@ fn reaches(api: &Api, machine: &str, host: &str) -> bool {
 /// Whether a program in the machine hears at once that it may not go there, and not after the minutes that a connection
 /// may take to be made.
 fn is_refused(api: &Api, machine: &str, host: &str) -> bool {
-    let script = format!("timeout 20 bash -c 'exec 3<>/dev/tcp/{host}/80' 2>&1; echo ended $?");
+    let script = format!("timeout 20 bash -c 'exec 3<>/dev/tcp/{host}/80' 2>&1 || echo ended $?");
     let said = api.shell(machine, &script);
     said.contains("refused") && !said.contains("ended 124")
 }
