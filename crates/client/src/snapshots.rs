@@ -22,6 +22,9 @@ pub struct Snapshot {
     /// What was kept: `home`, `upper`, `memory`. Nothing where the server does not say: the home alone.
     #[serde(default)]
     pub contains: Vec<String>,
+    /// It cannot be read, and why: it can only be let go of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<String>,
 }
 
 /// A machine that was made from another one.
@@ -151,6 +154,7 @@ mod tests {
             name: (!name.is_empty()).then(|| name.to_owned()),
             created_at: String::new(),
             contains: Vec::new(),
+            damaged: None,
         };
         let all = vec![one("snap-1", "a"), one("snap-2", "b"), one("snap-3", "b"), one("b", "")];
         let pick = |wanted| pick(all.clone(), wanted);

@@ -52,6 +52,17 @@ pub struct HomeSnapshot {
     pub name: Option<String>,
     /// When it was made.
     pub time: Timestamp,
+    /// It cannot be read, and why: it can only be let go of.
+    pub damaged: Option<String>,
+}
+
+impl HomeSnapshot {
+    /// One that cannot be read. Its id says when it was made.
+    #[must_use]
+    pub fn damaged(id: SnapshotId, why: String) -> Self {
+        let time = id.made_at().unwrap_or(Timestamp::UNIX_EPOCH);
+        Self { id, name: None, time, damaged: Some(why) }
+    }
 }
 
 /// The state of a home that is kept.
@@ -163,7 +174,7 @@ pub trait Homes: Send + Sync + Debug + 'static {
         id: &SnapshotId,
         name: Option<&str>,
     ) -> Result<(HomeSnapshot, HomeState)>;
-    /// The snapshots of a home, in the order of their ids.
+    /// The snapshots of a home, in the order of their ids, those that cannot be read too.
     ///
     /// # Errors
     /// `NotFound`; those of the store.

@@ -71,6 +71,9 @@ pub struct Snapshot {
     pub created_at: Timestamp,
     /// What was kept.
     pub contains: Vec<Part>,
+    /// It cannot be read, and why: it can only be let go of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<String>,
 }
 
 /// What a snapshot is to be.
@@ -120,7 +123,7 @@ impl Snapshots {
         self.inner.to_the_end(async move { make_snapshot(&inner, &machine, new).await }).await
     }
 
-    /// The snapshots of a machine, oldest first.
+    /// The snapshots of a machine, oldest first, those that cannot be read too.
     ///
     /// # Errors
     /// `NotFound`, `InvalidArgument` for a cursor that is not one; those of the store.
@@ -210,9 +213,9 @@ impl Snapshots {
         let found = match homes.snapshot_info(&row.home, id).await {
             Ok(found) => found,
             Err(error) => {
+                let why = error.message.clone();
                 unless_damaged(error)?;
-                let time = id.made_at().unwrap_or(row.created_at);
-                HomeSnapshot { id: id.clone(), name: None, time }
+                HomeSnapshot::damaged(id.clone(), why)
             }
         };
         let upper = match host.kept_upper(&row.id, id).await {
@@ -248,6 +251,7 @@ fn shape(machine: &MachineId, found: HomeSnapshot, upper: Option<bool>) -> Snaps
         name: found.name,
         created_at: found.time,
         contains: Part::with(upper),
+        damaged: found.damaged,
     }
 }
 

@@ -101,9 +101,12 @@ fn snapshot(parts: &homefs::Parts, home: &HomeId, wanted: &str) -> Result<Snapsh
     }
     let all = parts.runtime.block_on(homefs::snapshots(parts, home));
     let all = all.map_err(|error| Failure::new(error.kind(), error.to_string()))?;
-    let mut named = all.into_iter().filter(|one| one.name.as_deref() == Some(wanted));
+    let mut named = all.iter().filter(|one| match one {
+        homefs::Listed::Whole(info) => info.name.as_deref() == Some(wanted),
+        homefs::Listed::Damaged { .. } => false,
+    });
     match (named.next(), named.next()) {
-        (Some(found), None) => Ok(found.id),
+        (Some(found), None) => Ok(found.id().clone()),
         (Some(_), Some(_)) => Err(Failure::new(
             ErrorKind::InvalidArgument,
             format!("several snapshots are called {wanted:?}; name one by its id"),

@@ -49,7 +49,7 @@ pub async fn head(parts: &Parts, home: &HomeId) -> Result<Option<Head>> {
 
 /// Ends a home: whoever still writes it is fenced, and all its objects go, snapshots included, but
 /// for what forks of it need. That goes with the last fork. Doing it again goes on where it was broken
-/// off.
+/// off. Pins need not be readable: where it is not certain what forks need, all stays as long as they.
 ///
 /// # Errors
 /// Those of the store.

@@ -18,6 +18,7 @@
 
 use base::{HomeId, ServerId, SnapshotId};
 
+use crate::create::delete_home;
 use crate::error::Result;
 use crate::replica::error::Error as LogError;
 use crate::replica::horizon::Moment;
@@ -112,9 +113,16 @@ pub async fn begin_fork(
 /// `Conflict` where the child has begun; those of the store.
 pub async fn abandon_fork(parts: &Parts, from: &HomeId, into: &HomeId) -> Result<()> {
     let (parent, child) = (parts.log(from), parts.log(into));
-    match parent.fork_pin(into).await? {
-        Some(pin) => Ok(parent.abandon_fork(&child, &pin).await?),
-        None => Ok(()),
+    match parent.fork_pin(into).await {
+        Ok(Some(pin)) => Ok(parent.abandon_fork(&child, &pin).await?),
+        Ok(None) => Ok(()),
+        Err(error) if error.is_damage() => {
+            tracing::warn!(%error, "give up a fork");
+            parent.abandon_unread_fork(&child).await?;
+            // It may be deleted, and all of it there because of this one.
+            if parent.is_deleted().await? { delete_home(parts, from).await } else { Ok(()) }
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -86,5 +86,5 @@ pub use settings::{
 };
 pub use snapshot::Snapshot;
 pub use snapshots::{
-    KeptState, SnapshotInfo, delete_snapshot, restore, snapshot, snapshot_info, snapshots,
+    KeptState, Listed, SnapshotInfo, delete_snapshot, restore, snapshot, snapshot_info, snapshots,
 };

@@ -12,6 +12,7 @@ use crate::replica::error::Error as LogError;
 use crate::replica::horizon::{Moment, create_proves};
 use crate::replica::log::{Head, Log};
 use crate::replica::pinned::{Pin, PinKind};
+use crate::replica::unread::{Holder, Unread};
 use crate::settings::Parts;
 
 /// A state of a home that is kept.
@@ -27,6 +28,31 @@ pub struct SnapshotInfo {
     pub epoch: Epoch,
     /// When it was made.
     pub time: Timestamp,
+}
+
+/// A snapshot in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listed {
+    /// It is there.
+    Whole(SnapshotInfo),
+    /// It cannot be read, and still keeps what it may keep.
+    Damaged {
+        /// Its id.
+        id: SnapshotId,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl Listed {
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &SnapshotId {
+        match self {
+            Self::Whole(info) => &info.id,
+            Self::Damaged { id, .. } => id,
+        }
+    }
 }
 
 /// The state of a home that is kept.
@@ -63,14 +89,25 @@ pub async fn snapshot(
     Ok((kept, state))
 }
 
-/// The snapshots of a home, oldest first.
+/// The snapshots of a home, oldest first, those that cannot be read too.
 ///
 /// # Errors
-/// `NotFound` where there is no such home; `Corrupt` for one that cannot be read; those of the store.
-pub async fn snapshots(parts: &Parts, home: &HomeId) -> Result<Vec<SnapshotInfo>> {
+/// `NotFound` where there is no such home; those of the store.
+pub async fn snapshots(parts: &Parts, home: &HomeId) -> Result<Vec<Listed>> {
     let log = parts.log(home);
     log.boundary().await?;
-    Ok(log.pins().await?.into_iter().filter_map(info).collect())
+    let (pins, unread) = log.pins_as_found().await?;
+    let whole = pins.into_iter().filter_map(info).map(Listed::Whole);
+    let damaged = unread.into_iter().filter_map(|Unread { holder, error }| match holder {
+        Holder::Snapshot(id) => Some(Listed::Damaged { id, why: error.to_string() }),
+        Holder::Fork(_) | Holder::Draft | Holder::Unknown => {
+            tracing::warn!(%home, %error, "a pin that is no snapshot's");
+            None
+        }
+    });
+    let mut all: Vec<_> = whole.chain(damaged).collect();
+    all.sort_by(|one, other| one.id().cmp(other.id()));
+    Ok(all)
 }
 
 /// One snapshot.

@@ -115,7 +115,14 @@ impl LocalHomes {
 }
 
 fn kept(info: homefs::SnapshotInfo) -> HomeSnapshot {
-    HomeSnapshot { id: info.id, name: info.name, time: info.time }
+    HomeSnapshot { id: info.id, name: info.name, time: info.time, damaged: None }
+}
+
+fn listed(one: homefs::Listed) -> HomeSnapshot {
+    match one {
+        homefs::Listed::Whole(info) => kept(info),
+        homefs::Listed::Damaged { id, why } => HomeSnapshot::damaged(id, why),
+    }
 }
 
 fn state(kept: homefs::KeptState) -> HomeState {
@@ -306,7 +313,7 @@ impl Homes for LocalHomes {
         let (parts, home) = (self.parts(), home.clone());
         let found =
             blocking(move || parts.runtime.block_on(homefs::snapshots(&parts, &home))).await?;
-        Ok(found.into_iter().map(kept).collect())
+        Ok(found.into_iter().map(listed).collect())
     }
 
     async fn snapshot_info(&self, home: &HomeId, id: &SnapshotId) -> Result<HomeSnapshot> {

@@ -201,7 +201,7 @@ impl KeeperLink for LocalLink {
 
     async fn snapshot(&self, id: &SnapshotId, name: Option<&str>) -> Result<HomeSnapshot> {
         let kept = self.client.snapshot(id, name).await.map_err(convert::failure)?;
-        Ok(HomeSnapshot { id: kept.id, name: kept.name, time: kept.time })
+        Ok(HomeSnapshot { id: kept.id, name: kept.name, time: kept.time, damaged: None })
     }
 
     async fn hold_fork(&self, into: &HomeId) -> Result<()> {

@@ -216,7 +216,10 @@ impl Upper {
     /// # Errors
     /// Those of the store.
     pub async fn snapshots(&self) -> Result<Vec<(SnapshotId, bool)>> {
-        let names = self.remote().pin_names().await?;
+        let remote = self.remote();
+        // What is pinned for something unknown is no snapshot's.
+        let names = remote.names(&remote.keys.pins()).await?;
+        let names: Vec<_> = names.iter().filter_map(|key| remote.keys.holder(key)).collect();
         let with_memory: HashSet<_> =
             names.iter().filter(|(_, is_memory)| *is_memory).map(|(holder, _)| holder).collect();
         let snapshot = |(holder, is_memory): &(Holder, bool)| match holder {

@@ -24,6 +24,9 @@ pub(crate) struct SnapshotBody {
     /// What was kept, in this order: `home`, `upper` (all else on its disk), `memory`.
     #[schema(value_type = Vec<String>)]
     contains: Vec<Part>,
+    /// It cannot be read, and why: it can only be let go of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    damaged: Option<String>,
 }
 
 impl From<Snapshot> for SnapshotBody {
@@ -34,6 +37,7 @@ impl From<Snapshot> for SnapshotBody {
             name: snapshot.name,
             created_at: snapshot.created_at,
             contains: snapshot.contains,
+            damaged: snapshot.damaged,
         }
     }
 }

@@ -28,6 +28,7 @@ impl FakeHome {
             id: id.clone(),
             name: name.map(str::to_owned),
             time: Timestamp::UNIX_EPOCH,
+            damaged: None,
         };
         Ok(self.snapshots.entry(id.clone()).or_insert((made, tree)).0.clone())
     }
@@ -161,7 +162,12 @@ impl Homes for FakeHost {
     }
 
     async fn snapshots(&self, home: &HomeId) -> Result<Vec<HomeSnapshot>> {
-        self.there(home, |home| Ok(home.snapshots.values().map(|one| one.0.clone()).collect()))
+        let damaged = self.pins_are_whole().err().map(|error| error.message);
+        let shown = |one: &HomeSnapshot| match &damaged {
+            Some(why) => HomeSnapshot::damaged(one.id.clone(), why.clone()),
+            None => one.clone(),
+        };
+        self.there(home, |home| Ok(home.snapshots.values().map(|one| shown(&one.0)).collect()))
     }
 
     async fn snapshot_info(&self, home: &HomeId, id: &SnapshotId) -> Result<HomeSnapshot> {

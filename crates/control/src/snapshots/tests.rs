@@ -424,6 +424,9 @@ async fn a_snapshot_that_cannot_be_read_can_be_deleted() {
     let made = snapshots.create(&machine, whole()).await.unwrap();
     world.host.state.lock().damaged_pins = true;
     assert_eq!(snapshots.get(&made.snapshot_id).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    let listed = snapshots.list(&machine, &PageQuery::default()).await.unwrap().items;
+    assert_eq!(listed[0].snapshot_id, made.snapshot_id);
+    assert!(listed[0].damaged.as_deref().is_some_and(|why| why.contains("cannot be read")));
     let was = snapshots.delete(&made.snapshot_id).await.unwrap();
     assert_eq!((&was.snapshot_id, &was.contains[..]), (&made.snapshot_id, &[Part::Home][..]));
     assert!(was.created_at > Timestamp::UNIX_EPOCH, "{}", was.created_at);

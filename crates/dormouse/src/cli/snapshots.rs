@@ -113,9 +113,17 @@ pub(super) async fn restore(args: RestoreArgs) -> Result<u8, Failure> {
 fn print(snapshots: &[Snapshot]) {
     let row = |one: &Snapshot| {
         let name = one.name.clone().unwrap_or_default();
-        let contains = one.contains.join(",");
+        let contains = match &one.damaged {
+            Some(_) => "damaged".to_owned(),
+            None => one.contains.join(","),
+        };
         vec![one.snapshot_id.clone(), one.created_at.clone(), contains, name]
     };
     let rows: Vec<_> = snapshots.iter().map(row).collect();
     table::print(&["ID", "MADE", "CONTAINS", "NAME"], &rows);
+    for one in snapshots {
+        if let Some(why) = &one.damaged {
+            eprintln!("{} can only be let go of: {why}", one.snapshot_id);
+        }
+    }
 }

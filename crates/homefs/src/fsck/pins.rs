@@ -5,19 +5,19 @@ use super::report::Problem;
 use crate::error::Result;
 use crate::replica::error::Error as LogError;
 use crate::replica::pinned::PinKind;
+use crate::replica::unread::Unread;
 
 impl Check<'_> {
     /// Looks at the home's pins, and at the one that its parent has for it.
     pub(super) fn pins(&mut self) -> Result<()> {
         let wait = |future| self.parts.runtime.block_on(future);
-        let pins = match wait(Box::pin(self.log.pins())) {
-            Ok(pins) => pins,
-            Err(LogError::Corrupt { key, why }) => {
-                self.report.damaged.add(Problem::new(key, why));
-                return Ok(());
+        let (pins, unread) = wait(Box::pin(self.log.pins_as_found()))?;
+        for Unread { error, .. } in unread {
+            match error {
+                LogError::Corrupt { key, why } => self.report.damaged.add(Problem::new(key, why)),
+                error => return Err(error.into()),
             }
-            Err(error) => return Err(error.into()),
-        };
+        }
         self.report.checked.pins = pins.len() as u64;
         for pin in &pins {
             match self.parts.runtime.block_on(self.log.pinned_head(pin)) {

@@ -11,6 +11,10 @@
 //! goes. The rest goes when the last of them is deleted, which calls this again. A fork of which
 //! only the pin was made is ended instead: it has told nobody that it exists.
 //!
+//! Damage ends no deletion. Of pins for the home's own snapshots and drafts nothing is read. Where it
+//! cannot be read what a fork needs, all stays that there is, with the mark, until that fork goes. The
+//! log says so.
+//!
 //! Failure: the first error ends it. Calling again goes on, and takes along what a writer that was
 //! fenced too late has still stored.
 
@@ -25,6 +29,7 @@ use super::error::{Error, Result};
 use super::limits::{CLAIM_ATTEMPTS, DELETES_AT_ONCE, LIST_PAGE};
 use super::log::Log;
 use super::pinned::{Pin, PinKind};
+use super::unread::Holder;
 
 /// How far a deletion got.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,6 +38,8 @@ pub(crate) enum End {
     Gone { objects: u64, parent: Option<base::HomeId> },
     /// Some homes still go on from this one.
     KeptForForks { forks: usize },
+    /// All is kept: it cannot be read what others need of it.
+    Unclear,
 }
 
 impl Log {
@@ -40,8 +47,15 @@ impl Log {
     /// a home that is deleted already, or was never claimed, too.
     pub(crate) async fn delete_home(&self) -> Result<End> {
         let remains = self.bury_once().await?;
-        let forks = self.living_forks().await?;
         let keys = self.keys();
+        let forks = match self.living_forks().await {
+            Err(error) if error.is_damage() => {
+                tracing::error!(home = %keys.home(), %error, "a home is deleted, and all it had stored stays: what \
+                    its forks need of it cannot be read");
+                return Ok(End::Unclear);
+            }
+            forks => forks?,
+        };
         if let Some(keep) = forks.iter().max_by_key(|pin| pin.seq) {
             self.empty_claims(&remains, keep.seq).await?;
             self.delete_after(keep).await?;
@@ -152,11 +166,31 @@ impl Log {
     }
 
     /// Lets go of forks that are gone or were never made, and returns the others.
+    ///
+    /// # Errors
+    /// Of damage, where it is not certain which there are and what they need.
     async fn living_forks(&self) -> Result<Vec<Pin>> {
         let mut living = Vec::new();
-        for pin in self.pins().await? {
-            let PinKind::Fork { child } = &pin.kind else { continue };
-            let fork = Self::new(self.store().clone(), self.clock().clone(), child.clone());
+        for key in self.pin_keys().await? {
+            let child = match self.holder(&key) {
+                Holder::Fork(child) => child,
+                // Nobody's any more.
+                Holder::Snapshot(_) | Holder::Draft => continue,
+                Holder::Unknown => {
+                    return Err(Error::corrupt(key, "it is the pin of something unknown"));
+                }
+            };
+            let fork = self.other(child);
+            let pin = match self.read_pin(&key).await {
+                // One that has gone since is not needed: whoever makes another one sees the mark.
+                Ok(None) => continue,
+                Ok(Some(pin)) => pin,
+                Err(error) if error.is_damage() && fork.is_over().await? => {
+                    self.store().delete(&key).await?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             match self.abandon_fork(&fork, &pin).await {
                 Ok(()) => {}
                 Err(Error::Taken { .. }) => living.push(pin),
@@ -175,7 +209,7 @@ impl Log {
             if age < patience {
                 continue;
             }
-            let fork = Self::new(self.store().clone(), self.clock().clone(), child.clone());
+            let fork = self.other(child.clone());
             match self.abandon_fork(&fork, &pin).await {
                 Ok(()) => tracing::info!(fork = %child, "let go of a fork that was never begun"),
                 Err(Error::Taken { .. }) => {}
@@ -206,6 +240,33 @@ impl Log {
         self.unpin(&pin.kind).await
     }
 
+    /// The same where the pin cannot be read, so that its first number is not known: only for whoever makes
+    /// the fork, and makes it no more.
+    ///
+    /// # Errors
+    /// As [`Log::abandon_fork`].
+    pub(crate) async fn abandon_unread_fork(&self, fork: &Self) -> Result<()> {
+        let child = fork.keys().home().clone();
+        if !fork.has_begun().await? && !fork.is_deleted().await? {
+            fork.bury(&Remains::default()).await?;
+        }
+        // Whoever began it meanwhile has it, and it is deleted like any home.
+        if fork.has_begun().await? {
+            return Err(Error::Taken { home: child });
+        }
+        fork.delete_below(&fork.keys().logs(), |_| true).await?;
+        self.unpin(&PinKind::Fork { child }).await
+    }
+
+    fn other(&self, home: base::HomeId) -> Self {
+        Self::new(self.store().clone(), self.clock().clone(), home)
+    }
+
+    /// True of a home that is deleted and that no other goes on from.
+    async fn is_over(&self) -> Result<bool> {
+        Ok(!self.has_begun().await? && self.is_deleted().await?)
+    }
+
     /// True of a home with commits, whether it is deleted or not.
     async fn has_begun(&self) -> Result<bool> {
         let first = self.store().list(&self.keys().logs(), None, 1).await?;
@@ -213,7 +274,11 @@ impl Log {
             return Ok(false);
         };
         // What `take_first` left has no pages, unlike everything else in a log.
-        Ok(self.read(seq).await?.is_some_and(|stored| stored.header().page_count > 0))
+        match self.read(seq).await {
+            // What cannot be read may have been one.
+            Err(error) if error.is_damage() => Ok(true),
+            first => Ok(first?.is_some_and(|stored| stored.header().page_count > 0)),
+        }
     }
 
     /// Deletes what came after the newest state that a fork goes on from, and all snapshots.

@@ -167,6 +167,15 @@ impl Error {
         }
     }
 
+    /// Whether it is what is stored under one key that cannot be used, and not the store: asking again brings the same.
+    pub(crate) fn is_damage(&self) -> bool {
+        use objstore::Error as Store;
+        matches!(
+            self,
+            Self::Corrupt { .. } | Self::Store(Store::Corrupt { .. } | Store::KeyMissing { .. })
+        )
+    }
+
     pub(crate) fn corrupt(key: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Corrupt { key: key.into(), why: why.into() }
     }

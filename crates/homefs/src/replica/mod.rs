@@ -58,4 +58,5 @@ pub(crate) mod restore;
 pub(crate) mod state;
 #[cfg(test)]
 pub(crate) mod testing;
+pub(crate) mod unread;
 pub(crate) mod varint;

@@ -2,7 +2,8 @@
 //!
 //! `homes/<home>/pins/<id>` is created before anything relies on the state, and deleted after
 //! nothing does any more. It is never changed. Whoever deletes objects of the home lists the pins
-//! first; a pin that cannot be read is an error, never no pin.
+//! first; a pin that cannot be read is an error, never no pin. What may go on all the same
+//! asks for pins as they are found (`unread`).
 //!
 //! # What a pin keeps
 //! The commits [`Pin::base`] (exclusive) to [`Pin::seq`] that are in the state, the bases from
@@ -21,12 +22,11 @@ use std::time::Duration;
 
 use base::{Epoch, HomeId, SnapshotId, Timestamp};
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
 use super::header::Nonce;
-use super::limits::{DRAFT_PATIENCE, LIST_PAGE, PIN_LOOKS, PINS_AT_ONCE, PINS_MAX, SMALL_JSON_MAX};
+use super::limits::{DRAFT_PATIENCE, LIST_PAGE, PINS_MAX, SMALL_JSON_MAX};
 use super::log::{Head, Log};
 
 const FORMAT: u32 = 2;
@@ -155,19 +155,11 @@ impl Log {
     /// [`Error::Corrupt`] of one that cannot be read. Whoever asks in order to delete something
     /// must not go on then.
     pub(crate) async fn pins(&self) -> Result<Vec<Pin>> {
-        for _ in 0..PIN_LOOKS {
-            let keys = self.pin_keys().await?;
-            let pins = keys.into_iter().map(|key| async move { self.read_pin(&key).await });
-            let pins: Vec<_> =
-                futures::stream::iter(pins).buffered(PINS_AT_ONCE).try_collect().await?;
-            // Where one went since the names were read, its state may be kept for somebody else by now: a snapshot of
-            // which a fork was made meanwhile.
-            if pins.iter().all(Option::is_some) {
-                return Ok(pins.into_iter().flatten().collect());
-            }
+        let (pins, unread) = self.pins_as_found().await?;
+        match unread.into_iter().next() {
+            Some(unread) => Err(unread.error),
+            None => Ok(pins),
         }
-        let message = "what is kept of the home changes too quickly".to_owned();
-        Err(objstore::Error::Unavailable { message }.into())
     }
 
     /// The same for whoever collects: without those of drafts that waited too long, which are let go.
@@ -231,7 +223,7 @@ impl Log {
         Ok(keys.iter().filter(|key| kind(key) == wanted).count())
     }
 
-    async fn pin_keys(&self) -> Result<Vec<String>> {
+    pub(super) async fn pin_keys(&self) -> Result<Vec<String>> {
         let (prefix, mut keys) = (self.keys().pins(), Vec::new());
         loop {
             let after = keys.last().map(String::as_str);
@@ -244,7 +236,7 @@ impl Log {
         }
     }
 
-    async fn read_pin(&self, key: &str) -> Result<Option<Pin>> {
+    pub(super) async fn read_pin(&self, key: &str) -> Result<Option<Pin>> {
         let bytes = match self.store().get(key, Some(0..SMALL_JSON_MAX)).await {
             Ok(bytes) => bytes,
             Err(objstore::Error::NotFound { .. }) => return Ok(None),

@@ -41,6 +41,14 @@ fn snapshot(world: &World, name: &str) -> SnapshotId {
     id
 }
 
+fn whole(all: Vec<homefs::Listed>) -> Vec<homefs::SnapshotInfo> {
+    let info = |one| match one {
+        homefs::Listed::Whole(info) => info,
+        homefs::Listed::Damaged { id, why } => panic!("{id}: {why}"),
+    };
+    all.into_iter().map(info).collect()
+}
+
 fn restore(world: &World, id: &SnapshotId) -> homefs::Result<homefs::Head> {
     block_on(homefs::restore(&world.parts(), &world.home, id, &world.server))
 }
@@ -58,7 +66,7 @@ fn a_snapshot_is_one_put_and_can_be_listed_and_deleted() {
     let (one, two) = (snapshot(&world, "one"), snapshot(&world, "two"));
     assert_eq!(world.store.take_stored(), 2);
     let parts = world.parts();
-    let list = || block_on(homefs::snapshots(&parts, &world.home)).unwrap();
+    let list = || whole(block_on(homefs::snapshots(&parts, &world.home)).unwrap());
     let names: Vec<_> = list().iter().map(|info| info.name.clone().unwrap()).collect();
     assert_eq!(names, ["one", "two"]);
     // Again under its id: the same.

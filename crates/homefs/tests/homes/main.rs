@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod compression;
+mod damage;
 mod drafts;
 mod durability;
 mod fencing;

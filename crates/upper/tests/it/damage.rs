@@ -106,6 +106,7 @@ async fn what_is_pinned_for_something_unknown_stays() {
     let host = world.host();
     stored(&world, &host, 0, 1).await;
     world.overwrite("pins/of-later", "{\"format\":1}").await;
+    assert_eq!(host.upper.snapshots().await.unwrap(), [], "it is no snapshot's");
     let before = world.count("").await;
     assert_eq!(delete(&world).await, Collected::default());
     assert_eq!(world.count("").await, before + 1);
