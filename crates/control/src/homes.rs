@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use base::{Epoch, HomeId, SnapshotId, Timestamp};
+use base::{Epoch, HomeId, ServerId, SnapshotId, Timestamp};
 
 use crate::Result;
 use crate::files::{ByteStream, FileCalls};
@@ -21,12 +21,16 @@ pub struct HomeAt {
 }
 
 /// The newest commit of a home in the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HomeHead {
     /// Its number.
     pub seq: u64,
     /// True where its writer gave the home up.
     pub released: bool,
+    /// The server whose commit it is.
+    pub holder: ServerId,
+    /// When it was made, by that server's clock.
+    pub time: Timestamp,
 }
 
 /// How a draft's publish went.

@@ -13,6 +13,7 @@
 //! with what is outside of its home and with the home. Nobody was told before all was there. With the row, the driver
 //! finishes it; without, a pin keeps a state until the parent is deleted.
 
+mod held;
 mod leaving;
 pub(crate) mod whole;
 
@@ -117,7 +118,8 @@ impl Snapshots {
     /// # Errors
     /// `NotFound`, `InvalidArgument` for a name that cannot be, `Exhausted` for too many, `Unavailable`
     /// for a machine that stays on its way up or down, or whose upper is not stored in time; `Conflict` with
-    /// `INVALID_STATE` for one that was to be kept whole and cannot be, or sleeps and is mounted on this host for writing; those of the store.
+    /// `INVALID_STATE` for one that was to be kept whole and cannot be, or sleeps and is mounted on this host for writing;
+    /// `Fenced` for one that another server has awake; those of the store.
     pub async fn create(&self, machine: &MachineRef, new: NewSnapshot) -> Result<Snapshot> {
         let (inner, machine) = (self.inner.clone(), machine.clone());
         self.inner.to_the_end(async move { make_snapshot(&inner, &machine, new).await }).await
@@ -176,7 +178,7 @@ impl Snapshots {
     ///
     /// # Errors
     /// `NotFound` for machine or snapshot; `Conflict` while the machine is awake or mounted on this host for writing, while it has a draft
-    /// (`DRAFT_OPEN`), and where the home moved meanwhile; those of the store.
+    /// (`DRAFT_OPEN`), and where the home moved meanwhile; `Fenced` where another server has it awake; those of the store.
     pub async fn restore(&self, machine: &MachineRef, id: &SnapshotId) -> Result<Machine> {
         let (inner, machine, id) = (self.inner.clone(), machine.clone(), id.clone());
         self.inner.to_the_end(async move { restore(&inner, &machine, &id).await }).await
@@ -188,7 +190,8 @@ impl Snapshots {
     /// `NotFound` for machine or snapshot; `InvalidArgument`, `AlreadyExists` for the name; `Exhausted`
     /// for too many; `Unavailable` for a machine that stays on its way up or down, or whose upper is not stored in
     /// time, and where the store did not take it: nothing was made then; `Conflict` with `INVALID_STATE` for one that
-    /// was to be whole and cannot be, or sleeps and is mounted on this host for writing.
+    /// was to be whole and cannot be, or sleeps and is mounted on this host for writing; `Fenced` for one that another
+    /// server has awake.
     pub async fn fork(&self, machine: &MachineRef, fork: ForkMachine) -> Result<Forked> {
         let (inner, machine) = (self.inner.clone(), machine.clone());
         self.inner.to_the_end(async move { make_fork(&inner, &machine, fork).await }).await
@@ -320,12 +323,20 @@ async fn restore(inner: &Arc<Inner>, machine: &MachineRef, id: &SnapshotId) -> R
         );
         return Err(refused(why, "DRAFT_OPEN"));
     }
-    inner.parts.homes.restore(&at, id).await.map_err(|error| match error.kind() {
-        // Whoever is waking it has the home by now.
-        ErrorKind::Fenced => refused(error.message, "INVALID_STATE"),
-        _ => error,
-    })?;
-    Ok(machines::shape(&row))
+    match inner.parts.homes.restore(&at, id).await {
+        Ok(()) => Ok(machines::shape(&row)),
+        Err(error) if error.kind() == ErrorKind::Fenced => {
+            let why = || {
+                format!(
+                    "machine {} was woken meanwhile; put it to sleep, then restore it",
+                    row.name
+                )
+            };
+            let stays = held::refused(inner, &row, "restore it").await?;
+            Err(stays.unwrap_or_else(|| refused(why(), "INVALID_STATE")))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 async fn make_fork(inner: &Arc<Inner>, from: &MachineRef, fork: ForkMachine) -> Result<Forked> {

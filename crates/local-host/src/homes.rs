@@ -173,7 +173,12 @@ impl Homes for LocalHomes {
 
     async fn head(&self, home: &HomeId) -> Result<Option<HomeHead>> {
         let head = homefs::head(&self.parts(), home).await.map_err(convert::home_error)?;
-        Ok(head.map(|head| HomeHead { seq: head.seq, released: head.released }))
+        Ok(head.map(|head| HomeHead {
+            seq: head.seq,
+            released: head.released,
+            holder: head.holder,
+            time: head.time,
+        }))
     }
 
     async fn collect(&self, at: &HomeAt) -> Result<HomeCollected> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use base::{Epoch, ErrorKind, HomeId, SnapshotId, Timestamp};
+use base::{Epoch, ErrorKind, HomeId, ServerId, SnapshotId, Timestamp};
 
 use super::FakeTree;
 use super::world::{FakeHome, FakeHost, no_such};
@@ -43,13 +43,24 @@ impl FakeHome {
 }
 
 impl FakeHost {
-    /// Somebody else has the home just before its state is kept, where a test wants that.
+    /// Somebody has the home just before its state is kept, where a test wants that.
     fn claim_first(&self, home: &HomeId) {
         let mut state = self.state.lock();
-        if state.claim_before_pin
+        let holder = state.claim_before_pin.clone();
+        if holder.is_some()
             && let Some(home) = state.homes.get_mut(home)
         {
-            (home.held, home.seq) = (true, home.seq + 1);
+            (home.held, home.seq, home.holder) = (true, home.seq + 1, holder);
+        }
+    }
+
+    /// And gives it up again right after.
+    fn give_up_again(&self, home: &HomeId) {
+        let mut state = self.state.lock();
+        if state.given_up_after_pin
+            && let Some(home) = state.homes.get_mut(home)
+        {
+            (home.held, home.seq) = (false, home.seq + 1);
         }
     }
 
@@ -88,7 +99,12 @@ impl Homes for FakeHost {
     async fn head(&self, home: &HomeId) -> Result<Option<HomeHead>> {
         let state = self.state.lock();
         let home = state.homes.get(home).filter(|home| home.seq > 0);
-        Ok(home.map(|home| HomeHead { seq: home.seq, released: !home.held }))
+        Ok(home.map(|home| HomeHead {
+            seq: home.seq,
+            released: !home.held,
+            holder: home.holder.clone().unwrap_or_else(ServerId::generate),
+            time: Timestamp::UNIX_EPOCH,
+        }))
     }
 
     async fn published(&self, at: &HomeAt) -> Result<Arc<dyn FileCalls>> {
@@ -155,10 +171,12 @@ impl Homes for FakeHost {
         name: Option<&str>,
     ) -> Result<(HomeSnapshot, HomeState)> {
         self.claim_first(home);
-        self.there(home, |home| {
+        let made = self.there(home, |home| {
             let made = home.keep(home.published.copy(), id, name)?;
             Ok((made, home.kept_state()))
-        })
+        });
+        self.give_up_again(home);
+        made
     }
 
     async fn snapshots(&self, home: &HomeId) -> Result<Vec<HomeSnapshot>> {
@@ -213,6 +231,7 @@ impl Homes for FakeHost {
             home.forks.insert(into.clone(), tree);
             Ok(home.kept_state())
         })?;
+        self.give_up_again(from);
         if let Some(at) = at.filter(|_| self.state.lock().gone_after_home) {
             self.there(from, |home| Ok(home.snapshots.remove(at)))?;
             let holder = UpperHolder::Snapshot(at.clone());

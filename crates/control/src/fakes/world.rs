@@ -66,6 +66,8 @@ pub(crate) struct FakeHome {
     pub(crate) local: Option<FakeTree>,
     pub(crate) seq: u64,
     pub(crate) held: bool,
+    /// By whom, where a test says so.
+    pub(crate) holder: Option<ServerId>,
     /// The draft, the published state it was opened on, and its number.
     pub(crate) draft: Option<(FakeTree, FakeTree, u64)>,
     pub(crate) snapshots: BTreeMap<SnapshotId, (HomeSnapshot, FakeTree)>,
@@ -87,8 +89,10 @@ pub(crate) struct State {
     pub(crate) hold_starting: bool,
     /// Homes that a mount on this host writes, and its process.
     pub(crate) mounted: HashMap<HomeId, u32>,
-    /// Homes are claimed just before a state of them is kept.
-    pub(crate) claim_before_pin: bool,
+    /// Homes are claimed, by this server, just before a state of them is kept.
+    pub(crate) claim_before_pin: Option<ServerId>,
+    /// And given up again right after.
+    pub(crate) given_up_after_pin: bool,
     /// What is kept of homes and of uppers cannot be read.
     pub(crate) damaged_pins: bool,
     /// Whoever lets go of what is kept of a home waits.

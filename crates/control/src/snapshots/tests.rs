@@ -303,25 +303,6 @@ async fn an_upload_that_ends_while_the_store_is_asked_is_not_taken_for_one_that_
 }
 
 #[tokio::test]
-async fn of_a_machine_that_is_woken_before_its_home_is_kept_nothing_is() {
-    let world = World::new();
-    let control = world.open().await;
-    let parent = created(&control, named("one")).await;
-    let machine = MachineRef::Id(parent.machine_id.clone());
-    slept(&control, &machine).await;
-    world.host.state.lock().claim_before_pin = true;
-    let snapshots = control.snapshots();
-    let error = snapshots.create(&machine, NewSnapshot::default()).await.unwrap_err();
-    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Unavailable, true), "{error}");
-    let error = snapshots.fork(&machine, ForkMachine::default()).await.unwrap_err();
-    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Unavailable, true), "{error}");
-    let listed = snapshots.list(&machine, &PageQuery::default()).await.unwrap();
-    assert_eq!((listed.items, world.host.forks_of(&parent.home_id)), (vec![], 0));
-    assert!(!world.host.state.lock().uppers.kept.contains_key(&parent.machine_id));
-    control.close().await;
-}
-
-#[tokio::test]
 async fn where_it_is_not_known_whether_an_upper_is_kept_it_is_let_go_of() {
     let world = World::new();
     let control = world.open().await;

@@ -14,6 +14,7 @@ use base::{ErrorKind, SnapshotId};
 use catalog::MachineRow;
 use tokio::time::Instant;
 
+use super::held;
 use crate::control::Inner;
 use crate::homes::HomeState;
 use crate::host::{MemoryStanding, UpperHolder, UpperKept};
@@ -77,7 +78,8 @@ pub(super) async fn stored(inner: &Inner, row: &MachineRow) -> Instant {
 ///
 /// # Errors
 /// `Unavailable` where it is not in the store by `until`, or the machine was woken meanwhile; `Conflict` where there is
-/// nothing, or it will never be stored, and all was `wanted`.
+/// nothing, or it will never be stored, and all was `wanted`; `Fenced` or `Conflict` where the home is another server's,
+/// or was left by a process of this one.
 pub(super) async fn keep(
     inner: &Inner,
     row: &MachineRow,
@@ -85,10 +87,15 @@ pub(super) async fn keep(
     wanted: bool,
     until: Instant,
 ) -> Result<Option<Kept>> {
-    // Woken since it was found asleep, here or elsewhere: a state in the middle of a run goes with nothing else that the
-    // machine had.
+    // Woken here since it was found asleep, or awake elsewhere: a state in the middle of a run goes with nothing else
+    // that the machine had.
     if !home.released {
-        return Err(not_now(row, "was woken meanwhile"));
+        let then = match holder {
+            UpperHolder::Snapshot(_) => "keep a snapshot",
+            UpperHolder::Fork(_) => "fork it",
+        };
+        let stays = held::refused(inner, row, then).await?;
+        return Err(stays.unwrap_or_else(|| not_now(row, "was woken meanwhile")));
     }
     let before = inner.parts.host.memory_standing(&row.id).await;
     loop {

@@ -21,6 +21,14 @@ fn of_two_servers_one_wakes_the_machine_and_the_other_is_fenced() {
     assert_eq!(refused["error_code"], "FENCED", "{refused}");
     let seen = two.get(&format!("/v1/machines/{machine}")).ok().json();
     assert_eq!(seen["status"]["reason"], "fenced", "{seen}");
+    // Nor is a state of it kept, forked or brought back there; the holder is named.
+    let machine_at = |what: &str| format!("/v1/machines/{machine}/{what}");
+    for what in ["snapshots", "fork"] {
+        let refused = two.post(&machine_at(what), "{}").expect(409).json();
+        assert_eq!(refused["error_code"], "FENCED", "{refused}");
+        let told = refused["message"].as_str().unwrap_or_default();
+        assert!(told.contains("awake on server") && told.contains("to sleep there"), "{refused}");
+    }
     // A write through the loser cannot be published either.
     two.put(&format!("/v1/machines/{machine}/fs/who"), "second").expect(200);
     let publish = two.post(&format!("/v1/machines/{machine}/fs/publish"), "");
