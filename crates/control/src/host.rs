@@ -63,7 +63,7 @@ pub enum KeeperPhase {
 /// Why a keeper failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeeperFailure {
-    /// A code in lower snake case: `image_missing`, `runtime_missing`, `guest_silent`, `fenced`,
+    /// A code in lower snake case: `image_missing`, `runtime_missing`, `guest_silent`, `fenced`, `home_gone`,
     /// `store_unavailable`, `guest_ended`.
     pub code: String,
     /// What happened and what to do.

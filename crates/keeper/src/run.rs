@@ -123,7 +123,8 @@ pub fn refuse(dir: &MachineDir, failure: &Failure, at: Timestamp) {
     // One that lives speaks for itself.
     let Ok(_lock) = Lock::take(dir) else { return };
     let error = Some((failure.kind, failure.message.clone()));
-    let words = LastWords { released: false, error, home_seq: 0, wake_at: None, at };
+    let words =
+        LastWords { released: false, error, home_gone: false, home_seq: 0, wake_at: None, at };
     if let Err(error) = words.write(dir) {
         tracing::error!(%error, "the last words could not be written");
     }
@@ -131,7 +132,8 @@ pub fn refuse(dir: &MachineDir, failure: &Failure, at: Timestamp) {
 
 fn words(parts: &Parts, released: bool, home_seq: u64, error: Option<&Failure>) -> LastWords {
     let error = error.map(|error| (error.kind, error.message.clone()));
-    LastWords { released, error, home_seq, wake_at: None, at: parts.clock.now() }
+    let at = parts.clock.now();
+    LastWords { released, error, home_gone: false, home_seq, wake_at: None, at }
 }
 
 /// What was found when the home was opened.
@@ -229,7 +231,8 @@ impl Keeper {
                 give_up(early).await;
                 // Whoever waits for the next stage does not hold up the end.
                 self.enter(KeeperState::Stopping);
-                return words(&self.parts, false, 0, Some(&error));
+                let home_gone = error.kind == ErrorKind::NotFound;
+                return LastWords { home_gone, ..words(&self.parts, false, 0, Some(&error)) };
             }
         };
         self.standing.lock().home = Some(home.clone());
@@ -331,8 +334,7 @@ impl Keeper {
             runtime: tokio::runtime::Handle::current(),
         };
         let (home, opened) = crate::files::blocking(move || {
-            HomeFs::open_writer(settings, parts)
-                .map_err(|error| Failure::new(error.kind(), error.to_string()))
+            HomeFs::open_writer(settings, parts).map_err(|error| not_opened(&error))
         })
         .await?;
         self.note_opened(&opened);
@@ -435,6 +437,20 @@ async fn give_up(early: Option<Early>) {
     if let Some(early) = early {
         early.give_up().await;
     }
+}
+
+fn not_opened(error: &homefs::Error) -> Failure {
+    let message = match error {
+        homefs::Error::NoSuchHome { home } => format!(
+            "there is no home {home} in the object store: is it the store that the machine was made in?"
+        ),
+        _ if error.kind() == ErrorKind::NotFound => format!(
+            "{error}, so the machine was deleted by another server that has it too; delete it here as well \
+             (dormouse rm)"
+        ),
+        _ => error.to_string(),
+    };
+    Failure::new(error.kind(), message)
 }
 
 fn guest_ended(exit: &Exit) -> Failure {

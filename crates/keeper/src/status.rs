@@ -116,6 +116,9 @@ pub struct LastWords {
     pub released: bool,
     /// Why it ended, where that was not asked for.
     pub error: Option<(ErrorKind, String)>,
+    /// It ended because there is no home: it was deleted, or is not in this store.
+    #[serde(default)]
+    pub home_gone: bool,
     /// The last commit it made.
     pub home_seq: u64,
     /// When its guest wanted to be woken, where it was put to sleep.

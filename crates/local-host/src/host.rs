@@ -241,7 +241,9 @@ impl Host for LocalHost {
                 .await
                 .map_err(|error| Error::internal(format!("prepare the machine: {error}")))??;
         let LocalHostSettings { program, keeper_env, .. } = &self.directories.settings;
-        let client = launch::start(program, &dir, keeper_env).await.map_err(convert::failure)?;
+        let client = launch::start(program, &dir, keeper_env)
+            .await
+            .map_err(|failure| not_started(&dir, failure))?;
         if let Some((templates, begun)) = self.directories.templates.as_ref().zip(begun) {
             templates.watch(client, begun);
         }
@@ -275,7 +277,7 @@ impl Host for LocalHost {
                 KeeperPhase::Failed
             },
             failure: words.error.map(|(kind, message)| KeeperFailure {
-                code: failure_code(kind).to_owned(),
+                code: failure_code(kind, words.home_gone).to_owned(),
                 message,
                 retryable: kind.is_retryable(),
             }),
@@ -399,8 +401,21 @@ impl Host for LocalHost {
     }
 }
 
-fn failure_code(kind: ErrorKind) -> &'static str {
+/// Why a keeper did not come up. One that ended at once has said what it is that is not there.
+fn not_started(dir: &MachineDir, failure: keeper::Failure) -> Error {
+    let kind = failure.kind;
+    let error = convert::failure(failure);
+    match keeper::LastWords::read(dir) {
+        Some(words) if kind == ErrorKind::NotFound => {
+            error.with_code(failure_code(kind, words.home_gone).to_ascii_uppercase())
+        }
+        _ => error,
+    }
+}
+
+fn failure_code(kind: ErrorKind, home_gone: bool) -> &'static str {
     match kind {
+        ErrorKind::NotFound if home_gone => "home_gone",
         ErrorKind::Fenced => "fenced",
         ErrorKind::Unreachable | ErrorKind::Timeout => "guest_silent",
         ErrorKind::Conflict => "guest_ended",

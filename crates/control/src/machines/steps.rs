@@ -526,6 +526,7 @@ fn keeper_lost(row: &MachineRow) -> Error {
 fn failure_error(failure: &KeeperFailure) -> Error {
     let kind = match (failure.code.as_str(), failure.retryable) {
         ("fenced", _) => ErrorKind::Fenced,
+        ("home_gone", _) => ErrorKind::NotFound,
         (_, true) => ErrorKind::Unavailable,
         (_, false) => ErrorKind::Internal,
     };

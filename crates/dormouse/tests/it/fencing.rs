@@ -1,6 +1,8 @@
 //! Two servers, one store, one machine.
 
-use crate::support::{Options, Server, adopted};
+use std::time::Duration;
+
+use crate::support::{Options, Server, adopted, eventually};
 
 #[test]
 fn of_two_servers_one_wakes_the_machine_and_the_other_is_fenced() {
@@ -41,4 +43,27 @@ fn of_two_servers_one_wakes_the_machine_and_the_other_is_fenced() {
     one.sleep(&machine);
     two.wake(&machine);
     assert_eq!(two.shell(&machine, "cat who"), "first again");
+}
+
+#[test]
+fn a_machine_that_another_server_deleted_does_not_wake_and_says_so() {
+    let store = tempfile::tempdir().expect("make a directory");
+    let options = Options::with_store(store.path());
+    let first = Server::start(options.clone());
+    let one = first.api();
+    let machine = one.create("contested");
+    one.sleep(&machine);
+    let (_data, second) = adopted(&options);
+    let two = second.api();
+    one.delete(&format!("/v1/machines/{machine}")).ok();
+    eventually("the machine is deleted", Duration::from_secs(20), || {
+        one.get(&format!("/v1/machines/{machine}")).status.as_u16() == 404
+    });
+    let seen = two.post(&format!("/v1/machines/{machine}/wake"), "").ok().json();
+    assert_eq!(seen["phase"], "failed", "{seen}");
+    let seen = two.get(&format!("/v1/machines/{machine}")).ok().json();
+    assert_eq!(seen["status"]["reason"], "home_gone", "{seen}");
+    let told = seen["status"]["last_error"].as_str().unwrap_or_default();
+    assert!(told.contains("has been deleted") && told.contains("delete it here"), "{seen}");
+    two.delete(&format!("/v1/machines/{machine}")).ok();
 }
