@@ -20,6 +20,7 @@ use async_trait::async_trait;
 use base::{Egress, ErrorKind, Ipv4Range, MachineId};
 use guest_ring::GuestMemory;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 pub use qemu::{Accelerator, Qemu, QemuSettings};
 
@@ -210,6 +211,11 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// `Shares`: it has the old share, or the smaller of both.
     async fn set_vcpu(&self, vcpu: f64) -> Result<(), Error>;
+    /// Whether the guest does not run since the disk that it grows on has no room; changes are heard of. It goes on by
+    /// itself, with all that it was doing, once there is some.
+    fn waits_for_room(&self) -> watch::Receiver<bool> {
+        watch::Sender::new(false).subscribe()
+    }
     /// The last lines of the guest's console, for an error message.
     fn console_tail(&self) -> String;
 }

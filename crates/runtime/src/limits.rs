@@ -44,6 +44,19 @@ pub(crate) const SLOTS: u32 = 1 << 16;
 pub(crate) const RESOLV_CONF_BYTES_MAX: u64 = 64 * 1024;
 /// How many name servers are taken from it.
 pub(crate) const RESOLVERS_MAX: usize = 8;
+/// Bytes that are free on the disk below which a guest's memory takes all the room that it may still need, and above which a
+/// guest that found none goes on. Enough for its keeper and a sleep, and for a guest that writes all it can for seconds.
+pub(crate) const ROOM_MIN: u64 = 1 << 30;
+/// Bytes below which no guest runs: what it wrote to its home would find no room, and its keeper and the server need some.
+/// More than a guest writes between two looks.
+pub(crate) const ROOM_HELD: u64 = 512 << 20;
+/// How often it is looked whether there is room.
+pub(crate) const ROOM_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The longest pause of a guest that stops again and again although there seems to be room: another bound than the
+/// disk's size may hold it.
+pub(crate) const ROOM_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Within this time a guest that stops has stopped again.
+pub(crate) const ROOM_RELAPSE: Duration = Duration::from_secs(60);
 /// Longest line of a hypervisor's monitor, in bytes; the longest that we ask for has under 2 KiB.
 pub(crate) const QMP_LINE_BYTES_MAX: usize = 64 * 1024;
 /// How many lines of it are read for one answer: events may come before it.

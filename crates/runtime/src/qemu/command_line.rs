@@ -47,7 +47,7 @@ pub(crate) struct Descriptors {
     pub(crate) console: RawFd,
     /// The guest's memory; anonymous without it.
     pub(crate) memory: Option<RawFd>,
-    /// A monitor to suspend the guest with, where its memory allows that.
+    /// A monitor to suspend the guest with, and to see whether it waits for room.
     pub(crate) monitor: Option<RawFd>,
     /// A monitor to bring a saved guest back with: QEMU waits for it and does not boot.
     pub(crate) incoming: Option<RawFd>,

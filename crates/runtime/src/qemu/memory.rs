@@ -115,8 +115,8 @@ impl Loaded {
 
 /// Stops the guest and writes its device state to a new file at `path`. The guest does not run when
 /// this returns `Ok`; else it goes on, as far as QEMU still listens.
-pub(crate) fn save(monitor: UnixStream, path: &Path) -> io::Result<Stopped> {
-    let mut qmp = Qmp::negotiate(monitor)?;
+pub(crate) fn save(mut qmp: Qmp, path: &Path) -> io::Result<Stopped> {
+    qmp.begin_anew();
     let state =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     ignore_shared(&mut qmp)?;

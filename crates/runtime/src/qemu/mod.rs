@@ -32,6 +32,7 @@ mod memory;
 mod network;
 mod place;
 mod qmp;
+mod room;
 mod slot;
 mod spawn;
 mod start;

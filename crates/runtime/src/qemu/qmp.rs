@@ -1,16 +1,17 @@
 //! Commands for a running QEMU, over the socket that it was started with.
 //!
 //! # Invariants
-//! - A monitor sends events only once it is negotiated with. Ours are negotiated with for one purpose
-//!   and closed after it, so nothing piles up that nobody reads, however long the guest runs.
+//! - A monitor sends events only once it is negotiated with. One that is negotiated with has an owner that reads them
+//!   ([`room`](super::room)) or closes it soon, so nothing piles up that nobody reads, however long the guest runs.
 //! - What QEMU says is bounded in length and in time. It is no guest, but a guest that has broken out of
 //!   it speaks here.
 
 use std::io::{self, BufRead, BufReader, IoSlice, Write};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
 
@@ -83,6 +84,20 @@ impl Qmp {
         Err(invalid("events without end"))
     }
 
+    /// Takes what came unasked and does not wait for more, but for the end of a line. True where there was something.
+    pub(crate) fn forget_events(&mut self) -> io::Result<bool> {
+        let mut some = false;
+        for _ in 0..QMP_LINES_MAX {
+            let mut ready = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+            if self.stream.buffer().is_empty() && poll(&mut ready, PollTimeout::ZERO)? == 0 {
+                break;
+            }
+            self.line()?;
+            some = true;
+        }
+        Ok(some)
+    }
+
     fn line(&mut self) -> io::Result<Value> {
         let mut line = Vec::new();
         loop {
@@ -106,6 +121,12 @@ impl Qmp {
                 return serde_json::from_slice(&line).map_err(|_| invalid("not JSON"));
             }
         }
+    }
+}
+
+impl AsFd for Qmp {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.get_ref().as_fd()
     }
 }
 
@@ -164,6 +185,20 @@ mod tests {
         let mut qmp =
             saying(&format!("{HELLO}{{\"event\": \"STOP\"}}\n{{\"return\": 7}}\n")).unwrap();
         assert_eq!(qmp.execute("stop", json!({})).unwrap(), 7);
+    }
+
+    #[test]
+    fn what_came_unasked_is_taken_without_waiting_for_more() {
+        let event = "{\"event\": \"STOP\"}\n";
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(HELLO.as_bytes()).unwrap();
+        let mut qmp = Qmp::negotiate(ours).unwrap();
+        assert!(!qmp.forget_events().unwrap());
+        theirs.write_all(event.repeat(3).as_bytes()).unwrap();
+        assert!(qmp.forget_events().unwrap());
+        assert!(!qmp.forget_events().unwrap());
+        drop(theirs);
+        qmp.forget_events().unwrap_err();
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub(super) struct Begun {
     connecting: Beside,
     /// Ends with the instance at the latest, which is why it comes after it.
     holding: Beside,
+    /// Something on the disk on which it grows, and its memory there.
+    grows: (File, Option<File>),
 }
 
 /// Something that is done while QEMU begins. It holds the instance's place, which is free again once this is
@@ -78,10 +80,12 @@ impl Begun {
     pub(super) fn go_on(mut self) -> Result<Started, Error> {
         self.connecting.wait()?;
         self.holding.wait()?;
-        let Self { waiting, instance, control, fuse, memory, .. } = self;
+        let Self { waiting, instance, control, fuse, memory, grows: (disk, file), .. } = self;
         if let Some(waiting) = waiting {
             waiting.go_on()?;
         }
+        // Not before: it has guests that found no room go on.
+        instance.look_for_room(disk, file)?;
         Ok(Started { instance: Box::new(instance), control, fuse, memory })
     }
 }
@@ -140,10 +144,13 @@ pub(super) fn begin(
     };
     tracing::debug!(machine = %spec.machine, ?accelerator, tsc_khz, ?arguments, "start qemu");
     let Files { inherited, memory, control, fuse, console, monitor, incoming } = files;
-    let suspending = monitor.zip(spec.memory.file().map(Path::to_owned));
+    let disk = File::open(&spec.log_dir).map_err(start_error("open the log folder"))?;
+    let growing = memory.as_ref().map(File::try_clone).transpose();
+    let grows = (disk, growing.map_err(start_error("share the guest's memory"))?);
+    let file = spec.memory.file().map(Path::to_owned);
     let process = Process { program, arguments, confinement, place: place.clone() };
     let connecting = Beside::begin("connect the network", place.clone(), Place::connect);
-    let instance = QemuInstance::spawn(process, console, &spec.log_dir, suspending);
+    let instance = QemuInstance::spawn(process, console, &spec.log_dir, monitor, file);
     // Only now: QEMU has its own copies.
     drop((inherited, doors));
     let instance = instance?;
@@ -151,7 +158,8 @@ pub(super) fn begin(
     let count = vcpus(spec.vcpu, accelerator);
     let hold = move |place: &Place| place.hold_vcpus(count);
     let holding = Beside::begin("hold the guest to its share", place, hold);
-    let mut begun = Begun { waiting: None, instance, control, fuse, memory, connecting, holding };
+    let waiting = None;
+    let mut begun = Begun { waiting, instance, control, fuse, memory, connecting, holding, grows };
     begun.waiting = incoming.map(|(monitor, state)| memory::load(monitor, &state)).transpose()?;
     Ok(begun)
 }
@@ -195,8 +203,7 @@ struct Files {
     control: UnixStream,
     fuse: UnixStream,
     console: UnixStream,
-    /// Where the memory is in a file.
-    monitor: Option<UnixStream>,
+    monitor: UnixStream,
     /// Where it is a saved one, with the device state.
     incoming: Option<(UnixStream, File)>,
 }
@@ -213,7 +220,7 @@ struct Inherited {
     fuse: OwnedFd,
     console: OwnedFd,
     memory: Option<OwnedFd>,
-    monitor: Option<OwnedFd>,
+    monitor: OwnedFd,
     incoming: Option<OwnedFd>,
 }
 
@@ -232,11 +239,11 @@ impl Files {
         let pair = || UnixStream::pair().map_err(start_error("create a channel"));
         let ((control, control_end), (fuse, fuse_end), (console, console_end)) =
             (pair()?, pair()?, pair()?);
+        let (monitor, monitor_end) = pair()?;
         let state = memory::open_state(&spec.memory)?;
         let memory = memory::open(&spec.memory, spec.memory_mib, user)?;
         let ours = memory.as_ref().map(File::try_clone).transpose();
         let ours = ours.map_err(start_error("share the guest's memory"))?;
-        let (monitor, monitor_end) = memory.as_ref().map(|_| pair()).transpose()?.unzip();
         let (incoming, incoming_end) = state.as_ref().map(|_| pair()).transpose()?.unzip();
         let inherited = Inherited {
             kernel: read(&spec.kernel)?,
@@ -248,7 +255,7 @@ impl Files {
             fuse: fuse_end.into(),
             console: console_end.into(),
             memory: memory.map(OwnedFd::from),
-            monitor: monitor_end.map(OwnedFd::from),
+            monitor: monitor_end.into(),
             incoming: incoming_end.map(OwnedFd::from),
         };
         let incoming = incoming.zip(state);
@@ -268,7 +275,7 @@ impl Inherited {
             fuse: self.fuse.as_raw_fd(),
             console: self.console.as_raw_fd(),
             memory: self.memory.as_ref().map(AsRawFd::as_raw_fd),
-            monitor: self.monitor.as_ref().map(AsRawFd::as_raw_fd),
+            monitor: Some(self.monitor.as_raw_fd()),
             incoming: self.incoming.as_ref().map(AsRawFd::as_raw_fd),
         }
     }

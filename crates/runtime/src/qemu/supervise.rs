@@ -5,6 +5,7 @@
 //! one end of a socket pair: that works from any thread, at most once, and also when the owner
 //! just drops the instance. Only this thread kills and reaps, so it never signals a stranger.
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -24,6 +25,8 @@ use tokio::sync::{oneshot, watch};
 use super::log::{RingLog, Tail};
 use super::memory;
 use super::place::Place;
+use super::qmp::Qmp;
+use super::room::Watch;
 use super::spawn::{Confinement, end_of, spawn};
 use super::start_error;
 use crate::{Error, Exit, Instance};
@@ -49,20 +52,43 @@ pub(crate) struct QemuInstance {
     /// Closed to kill.
     kill: Mutex<Option<UnixStream>>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    /// A monitor, and the file of the memory. Taken by the one attempt to suspend that there is.
-    suspending: Mutex<Option<(UnixStream, PathBuf)>>,
+    /// Taken by the one attempt to suspend that there is.
+    monitor: Mutex<Option<Monitor>>,
+    /// The file of its memory.
+    memory: Option<PathBuf>,
+    /// Whether the guest waits for room on its host's disk.
+    waits_for_room: watch::Receiver<bool>,
     suspended: Arc<AtomicBool>,
     /// Held by the thread, until the end.
     place: Weak<Place>,
 }
 
+/// Who has the monitor.
+#[derive(Debug)]
+enum Monitor {
+    /// Nobody yet.
+    Idle(UnixStream, watch::Sender<bool>),
+    Watch(Watch),
+}
+
+impl Monitor {
+    fn take(self) -> io::Result<Qmp> {
+        match self {
+            Self::Idle(stream, _) => Qmp::negotiate(stream),
+            Self::Watch(watch) => watch.end(),
+        }
+    }
+}
+
 impl QemuInstance {
-    /// Starts `process`; `console` is our end of its serial console.
+    /// Starts `process`; `console` is our end of its serial console, `monitor` of its monitor; its memory is in the file
+    /// `memory`, if in any.
     pub(crate) fn spawn(
         process: Process,
         console: UnixStream,
         log_dir: &Path,
-        suspending: Option<(UnixStream, PathBuf)>,
+        monitor: UnixStream,
+        memory: Option<PathBuf>,
     ) -> Result<Self, Error> {
         let (kill, killed) = UnixStream::pair().map_err(start_error("create a channel"))?;
         let (ended_in, ended) = watch::channel(None);
@@ -88,8 +114,35 @@ impl QemuInstance {
             .blocking_recv()
             .map_err(|_| Error::Start("its thread ended early".to_owned()))??;
         let (kill, thread) = (Mutex::new(Some(kill)), Mutex::new(Some(thread)));
-        let suspending = Mutex::new(suspending);
-        Ok(Self { pid, ended, console: tail, kill, thread, suspending, suspended, place })
+        let (waits, waits_for_room) = watch::channel(false);
+        let monitor = Mutex::new(Some(Monitor::Idle(monitor, waits)));
+        let console = tail;
+        Ok(Self {
+            pid,
+            ended,
+            console,
+            kill,
+            thread,
+            monitor,
+            memory,
+            waits_for_room,
+            suspended,
+            place,
+        })
+    }
+
+    /// The guest runs from here on: it is looked whether the disk of `disk` has room for it, and for its `memory`.
+    pub(crate) fn look_for_room(&self, disk: File, memory: Option<File>) -> Result<(), Error> {
+        let mut monitor = self.monitor.lock().unwrap_or_else(PoisonError::into_inner);
+        match monitor.take() {
+            Some(Monitor::Idle(stream, waits)) => {
+                let watch = Watch::begin(stream, disk, memory, waits);
+                let watch = watch.map_err(start_error("look for room on the disk"))?;
+                *monitor = Some(Monitor::Watch(watch));
+            }
+            other => *monitor = other,
+        }
+        Ok(())
     }
 
     fn kill(&self) {
@@ -120,14 +173,13 @@ impl Instance for QemuInstance {
     }
 
     async fn suspend(&self, state: &Path) -> Result<(), Error> {
-        let files = self.suspending.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some((monitor, memory)) = files else {
-            return Err(Error::NotSuspended(
-                "its memory is in no file, or it was tried".to_owned(),
-            ));
+        let Some(memory) = self.memory.clone() else {
+            return Err(Error::NotSuspended("its memory is in no file".to_owned()));
         };
+        let monitor = self.monitor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let monitor = monitor.ok_or_else(|| Error::NotSuspended("it was tried".to_owned()))?;
         let state = state.to_owned();
-        let mut stopped = blocking(move || memory::save(monitor, &state))
+        let mut stopped = blocking(move || memory::save(monitor.take()?, &state))
             .await
             .map_err(|error| Error::NotSuspended(error.to_string()))?;
         self.suspended.store(true, Ordering::SeqCst);
@@ -157,6 +209,10 @@ impl Instance for QemuInstance {
         blocking(move || place.set_vcpu(vcpu))
             .await
             .map_err(|error| Error::Shares(error.to_string()))
+    }
+
+    fn waits_for_room(&self) -> watch::Receiver<bool> {
+        self.waits_for_room.clone()
     }
 
     fn console_tail(&self) -> String {

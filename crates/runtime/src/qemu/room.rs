@@ -1,0 +1,310 @@
+//! A guest for which its host's disk has no room does not run until there is some, and loses nothing.
+//!
+//! Three things of a guest grow on that disk. Its *upper*: where a write finds no room, QEMU keeps the request and stops
+//! the guest (`werror=enospc`). Its *home*: there the guest's programs would hear of it. Its *memory*, a sparse file that is
+//! mapped: a page that finds none ends QEMU (SIGBUS). So where room gets scarce, memory takes all that it may still
+//! need; and a guest whose memory cannot have that, or any, where next to nothing is left, is held before it is in want of
+//! it. What is left is for servers and keepers: a machine can be deleted, a sleep ends.
+//!
+//! # Order
+//! One thread has the monitor, looks every second and at each event, and says what it sees. Where there is room
+//! again the guest goes on: QEMU repeats the requests that it kept.
+//!
+//! # Invariants
+//! - The monitor has one owner: whoever suspends the guest takes it over ([`Watch::end`]), and nothing has the guest go
+//!   on behind its back.
+//! - A guest that was stopped for another reason is left alone.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::statvfs::fstatvfs;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::qmp::Qmp;
+use crate::limits::{ROOM_HELD, ROOM_LOOK_EVERY, ROOM_MIN, ROOM_PAUSE_MAX, ROOM_RELAPSE};
+
+/// The thread that looks.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    /// Closed to end it.
+    end: UnixStream,
+    thread: JoinHandle<io::Result<Qmp>>,
+}
+
+impl Watch {
+    /// Looks after a guest that runs: its `monitor`; something on its host's `disk`; its memory, where that is in a
+    /// file. Whether the guest waits for room is said to `waits`.
+    pub(crate) fn begin(
+        monitor: UnixStream,
+        disk: File,
+        memory: Option<File>,
+        waits: watch::Sender<bool>,
+    ) -> io::Result<Self> {
+        let (end, ended) = UnixStream::pair()?;
+        let looked_after = Watched { ended, disk, memory, waits, pace: Pace::default() };
+        let thread = thread::Builder::new().name("room".to_owned());
+        let thread = thread.spawn(move || looked_after.until_ended(monitor))?;
+        Ok(Self { end, thread })
+    }
+
+    /// Ends it; the guest stays as it is. Blocks for as long as QEMU takes for a command.
+    ///
+    /// # Errors
+    /// Where QEMU is gone, or does not answer.
+    pub(crate) fn end(self) -> io::Result<Qmp> {
+        drop(self.end);
+        self.thread
+            .join()
+            .map_err(|_| io::Error::other("the thread that looked for room panicked"))?
+    }
+}
+
+/// What QEMU says of a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Guest {
+    Runs,
+    /// A write of it found no room.
+    Stopped,
+    /// We hold it.
+    Held,
+    /// Somebody else has it stand still.
+    Other,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Nothing,
+    Hold,
+    GoOn,
+}
+
+/// What to do with a guest, where so many bytes are `free`. `memory`: all of its memory has a place.
+fn step(guest: Guest, free: u64, memory: bool) -> Step {
+    match guest {
+        Guest::Runs if free < ROOM_HELD || !memory => Step::Hold,
+        Guest::Stopped | Guest::Held if free >= ROOM_MIN && memory => Step::GoOn,
+        _ => Step::Nothing,
+    }
+}
+
+/// When a guest may go on: one that finds no room again and again, although there seems to be some, waits longer each
+/// time.
+#[derive(Debug, Default)]
+struct Pace {
+    pause: Duration,
+    not_before: Option<Instant>,
+    went_on: Option<Instant>,
+}
+
+impl Pace {
+    fn stopped(&mut self, now: Instant) {
+        let relapse =
+            self.went_on.is_some_and(|at| now.saturating_duration_since(at) < ROOM_RELAPSE);
+        let longer = if relapse { self.pause * 2 } else { Duration::ZERO };
+        self.pause = longer.clamp(ROOM_LOOK_EVERY, ROOM_PAUSE_MAX);
+        self.not_before = now.checked_add(self.pause);
+    }
+
+    fn may_go_on(&self, now: Instant) -> bool {
+        self.not_before.is_none_or(|at| now >= at)
+    }
+}
+
+#[derive(Debug)]
+struct Watched {
+    ended: UnixStream,
+    disk: File,
+    memory: Option<File>,
+    waits: watch::Sender<bool>,
+    pace: Pace,
+}
+
+impl Watched {
+    fn until_ended(mut self, monitor: UnixStream) -> io::Result<Qmp> {
+        // Not while it begins: others wait for QEMU then. What happens meanwhile is seen at the first look.
+        let at_once = self.has_ended(None)?;
+        let mut qmp = Qmp::negotiate(monitor)?;
+        if at_once {
+            return Ok(qmp);
+        }
+        let mut held = false;
+        let mut looks = 1_u32;
+        loop {
+            qmp.begin_anew();
+            if let Err(error) = self.look(&mut qmp, &mut held, looks > 0) {
+                // It is over with QEMU, or nearly; its end is seen by whoever waits for it.
+                tracing::debug!(%error, "look for the guest's room");
+                return Err(error);
+            }
+            looks = looks.saturating_sub(1);
+            if self.has_ended(Some(&qmp))? {
+                return Ok(qmp);
+            }
+            // The event comes a moment before the guest stands still.
+            if qmp.forget_events()? {
+                looks = 2;
+            }
+        }
+    }
+
+    /// Waits for the end, an event or the next look. True where it is the end.
+    fn has_ended(&self, qmp: Option<&Qmp>) -> io::Result<bool> {
+        let mut fds = vec![PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
+        fds.extend(qmp.map(|qmp| PollFd::new(qmp.as_fd(), PollFlags::POLLIN)));
+        let wait = PollTimeout::try_from(ROOM_LOOK_EVERY).unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, wait) {
+            Ok(_) => Ok(fds.first().and_then(PollFd::any).unwrap_or(true)),
+            Err(Errno::EINTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn look(&mut self, qmp: &mut Qmp, held: &mut bool, asked: bool) -> io::Result<()> {
+        let waits = *self.waits.borrow();
+        // Where nobody can say, there is no lack of it.
+        let left = free(&self.disk).unwrap_or(u64::MAX);
+        if left >= ROOM_MIN && !waits && !asked {
+            return Ok(());
+        }
+        let memory = (left >= ROOM_MIN && !waits) || self.memory.as_ref().is_none_or(has_its_room);
+        let left = free(&self.disk).unwrap_or(u64::MAX);
+        let guest = guest(qmp, *held)?;
+        let now = Instant::now();
+        let stands = matches!(guest, Guest::Stopped | Guest::Held);
+        if stands && !waits {
+            self.pace.stopped(now);
+            self.say(true);
+        }
+        match step(guest, left, memory) {
+            Step::Nothing => {
+                // Somebody else had it go on.
+                if waits && guest == Guest::Runs {
+                    self.say(false);
+                }
+            }
+            Step::Hold => {
+                qmp.execute("stop", json!({}))?;
+                *held = true;
+                self.pace.stopped(now);
+                self.say(true);
+            }
+            Step::GoOn if !self.pace.may_go_on(now) => {}
+            Step::GoOn => {
+                qmp.execute("cont", json!({}))?;
+                *held = false;
+                self.pace.went_on = Some(now);
+                self.say(false);
+            }
+        }
+        Ok(())
+    }
+
+    fn say(&self, waits: bool) {
+        let changed = self.waits.send_replace(waits) != waits;
+        if changed && waits {
+            tracing::warn!(
+                "the host's disk has no room: the guest does not run until there is some"
+            );
+        } else if changed {
+            tracing::info!("there is room on the host's disk: the guest goes on");
+        }
+    }
+}
+
+fn guest(qmp: &mut Qmp, held: bool) -> io::Result<Guest> {
+    let seen = qmp.execute("query-status", json!({}))?;
+    Ok(match seen.get("status").and_then(Value::as_str) {
+        Some("running") => Guest::Runs,
+        Some("io-error") => Guest::Stopped,
+        Some("paused") if held => Guest::Held,
+        _ => Guest::Other,
+    })
+}
+
+/// Bytes that are free where `file` is; none where nobody can say.
+fn free(file: &File) -> Option<u64> {
+    let disk = fstatvfs(file).ok()?;
+    Some(disk.blocks_available().saturating_mul(disk.fragment_size()))
+}
+
+/// Takes all the room that a guest's memory may still need. What is in it stays as it is. What the guest frees is given
+/// back, so this is done anew at each look.
+fn has_its_room(memory: &File) -> bool {
+    let Some(len) = memory.metadata().ok().and_then(|meta| i64::try_from(meta.len()).ok()) else {
+        return true;
+    };
+    let taken = fallocate(memory.as_fd(), FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, len);
+    // A file system that cannot do that gives none the less what it has.
+    !matches!(taken, Err(Errno::ENOSPC | Errno::EDQUOT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_guest_that_waits_for_room_goes_on_and_only_where_there_is_enough() {
+        let (little, some, enough) = (ROOM_HELD - 1, ROOM_MIN - 1, ROOM_MIN);
+        for (guest, free, memory, expected) in [
+            (Guest::Runs, enough, true, Step::Nothing),
+            (Guest::Runs, enough, false, Step::Hold),
+            (Guest::Runs, some, true, Step::Nothing),
+            (Guest::Runs, some, false, Step::Hold),
+            (Guest::Runs, little, true, Step::Hold),
+            (Guest::Stopped, enough, true, Step::GoOn),
+            (Guest::Stopped, enough, false, Step::Nothing),
+            (Guest::Stopped, some, true, Step::Nothing),
+            (Guest::Held, enough, true, Step::GoOn),
+            (Guest::Held, enough, false, Step::Nothing),
+            (Guest::Held, some, true, Step::Nothing),
+            (Guest::Other, enough, true, Step::Nothing),
+            (Guest::Other, little, false, Step::Nothing),
+        ] {
+            assert_eq!(step(guest, free, memory), expected, "{guest:?} {free} {memory}");
+        }
+    }
+
+    #[test]
+    fn one_that_stops_again_and_again_waits_longer_each_time() {
+        let mut pace = Pace::default();
+        let mut now = Instant::now();
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            pace.stopped(now);
+            assert!(!pace.may_go_on(now));
+            now += pace.pause;
+            assert!(pace.may_go_on(now));
+            pauses.push(pace.pause.as_secs());
+            pace.went_on = Some(now);
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30, 30]);
+        now += ROOM_RELAPSE;
+        pace.stopped(now);
+        assert_eq!(pace.pause, ROOM_LOOK_EVERY, "it ran for a while");
+    }
+
+    #[test]
+    fn memory_takes_its_room_and_stays_what_it_is() {
+        use std::io::Write;
+        use std::os::unix::fs::MetadataExt;
+        let mut memory = tempfile::tempfile().unwrap();
+        memory.write_all(&[7; 4096]).unwrap();
+        memory.set_len(4 << 20).unwrap();
+        assert!(memory.metadata().unwrap().blocks() < 1024);
+        assert!(has_its_room(&memory));
+        let meta = memory.metadata().unwrap();
+        assert!(meta.blocks() * 512 >= 4 << 20 && meta.len() == 4 << 20, "{meta:?}");
+        let mut found = [0; 4097];
+        std::os::unix::fs::FileExt::read_exact_at(&memory, &mut found, 0).unwrap();
+        assert!(found[..4096] == [7; 4096] && found[4096] == 0);
+    }
+}
