@@ -1,6 +1,6 @@
 //! The door to everything: opened once, cloned cheaply.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -52,6 +52,8 @@ pub(crate) struct Inner {
     pub(crate) leaving: Leaving,
     /// Memory in MiB that guests began with, of machines that are awake.
     memory: Mutex<HashMap<MachineId, u64>>,
+    /// Machines whose guests wait for room on their host's disk.
+    no_room: Mutex<HashSet<MachineId>>,
     /// Held while a waiting execution changes.
     pub(crate) waiting: tokio::sync::Mutex<()>,
     pub(crate) shutdown: CancellationToken,
@@ -86,6 +88,7 @@ impl Control {
             uppers: Uppers::default(),
             leaving: Leaving::default(),
             memory: Mutex::default(),
+            no_room: Mutex::default(),
             waiting: tokio::sync::Mutex::default(),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -182,6 +185,21 @@ impl Inner {
     /// How much memory a guest has in MiB, as far as that is known.
     pub(crate) fn memory_of(&self, machine: &MachineId) -> Option<u64> {
         self.memory.lock().get(machine).copied()
+    }
+
+    /// Notes whether a guest waits for room on its host's disk.
+    pub(crate) fn note_room(&self, machine: &MachineId, waits: bool) {
+        let mut no_room = self.no_room.lock();
+        if waits {
+            no_room.insert(machine.clone());
+        } else {
+            no_room.remove(machine);
+        }
+    }
+
+    /// Whether it does, as far as that is known.
+    pub(crate) fn waits_for_room(&self, machine: &MachineId) -> bool {
+        self.no_room.lock().contains(machine)
     }
 
     /// Changes a machine's row and tells its watchers.

@@ -126,6 +126,9 @@ pub struct KeeperStatus {
     /// What keeps it from coming, for people.
     #[serde(default)]
     pub upper_trouble: Option<String>,
+    /// The guest does not run since this host's disk has no room for it; it goes on by itself.
+    #[serde(default)]
+    pub waits_for_room: bool,
     /// The egress policy in force; one of a version that knew of none is open.
     #[serde(default)]
     pub egress: Egress,
@@ -371,7 +374,7 @@ pub trait KeeperLink: FileCalls {
     /// `Unreachable` where it does not answer.
     async fn status(&self) -> Result<KeeperStatus>;
     /// What it says of itself once that is another phase than the one that was `seen`, or its home is
-    /// claimed since; after `wait` in any case. May come early. Cancel-safe.
+    /// claimed since, or its guest waits for room where it did not, or the other way round; after `wait` in any case. May come early. Cancel-safe.
     ///
     /// # Errors
     /// `Unreachable` where it does not answer.

@@ -21,6 +21,7 @@ mod clone;
 mod disk;
 mod early;
 mod memory;
+pub(crate) mod room;
 mod sleep;
 mod start;
 mod upper;
@@ -49,8 +50,8 @@ use crate::{Failure, KeeperSpec, KeeperState, LastWords, Result, Sizes, Status, 
 
 /// How often the home is asked whether it is still ours.
 const FENCE_POLL: Duration = Duration::from_millis(500);
-/// After how many of these looks the length of the log is looked at, too.
-const LOG_POLLS: u32 = 10;
+/// How often the length of the log is looked at.
+const LOG_LOOK: Duration = Duration::from_secs(5);
 /// How long calls that change files may take to end at sleep; a longer upload is refused in its middle.
 const CALLS_PATIENCE: Duration = Duration::from_secs(10);
 /// How long executions have between TERM and KILL at sleep.
@@ -92,6 +93,8 @@ struct Standing {
     sizes: Arc<SizesInForce>,
     home: Option<Arc<HomeFs>>,
     runner: Option<Arc<Runner>>,
+    /// Whether the guest waits for room on this host's disk, once there is one.
+    waits_for_room: Option<watch::Receiver<bool>>,
 }
 
 /// Why the machine stops.
@@ -179,6 +182,7 @@ impl Keeper {
             })),
             home: None,
             runner: None,
+            waits_for_room: None,
         };
         let stop = parts.terminate.child_token();
         let (standing, moved) = (Arc::new(Mutex::new(standing)), watch::Sender::new(()));
@@ -199,6 +203,7 @@ impl Keeper {
             home: std::sync::OnceLock::new(),
             files: std::sync::OnceLock::new(),
             runner: std::sync::OnceLock::new(),
+            waits_for_room: std::sync::OnceLock::new(),
             egress,
             sizes,
             status: status_of(self.standing.clone()),
@@ -365,15 +370,23 @@ impl Keeper {
         shared.files.set(files).ok();
         shared.home.set(home.clone()).ok();
         shared.runner.set(runner.clone()).ok();
+        shared.waits_for_room.set(awake.instance.waits_for_room()).ok();
         shared.egress.holds(&awake.instance);
         shared.sizes.are_of(&awake.instance, home);
         self.standing.lock().runner = Some(runner.clone());
         self.enter(KeeperState::Running);
         self.fetch_rest();
-        let ending = self.until_end(home, &awake.instance).await;
+        let mut ending = self.until_end(home, &awake.instance).await;
         shared.door.close();
-        let held = if matches!(ending, Ending::Asked) {
+        if matches!(ending, Ending::Asked) {
             self.enter(KeeperState::Stopping);
+            // A guest that waits can neither come to rest nor write back what it has.
+            tokio::select! {
+                () = room::there_is_room(&awake.instance) => {}
+                why = until_fenced(home) => ending = Ending::Fenced(why),
+            }
+        }
+        let held = if matches!(ending, Ending::Asked) {
             // A change or a command that does not end could come to its end unheard of by the guest.
             let quiet = shared.door.empty(CALLS_PATIENCE).await;
             let quiet = runner.end_all(EXECUTION_GRACE).await && quiet;
@@ -388,23 +401,25 @@ impl Keeper {
     }
 
     async fn until_end(&self, home: &Arc<HomeFs>, instance: &Arc<dyn Instance>) -> Ending {
-        let fenced = async {
-            for polls in 1_u32.. {
-                if home.status().fenced {
-                    return;
-                }
-                if polls.is_multiple_of(LOG_POLLS) {
-                    launch::bound_log(&self.dir);
-                }
-                tokio::time::sleep(FENCE_POLL).await;
+        let bound_log = async {
+            loop {
+                tokio::time::sleep(LOG_LOOK).await;
+                launch::bound_log(&self.dir);
             }
+        };
+        let tell_of_room = async {
+            let mut waits = instance.waits_for_room();
+            while waits.changed().await.is_ok() {
+                self.moved.send_replace(());
+            }
+            std::future::pending::<()>().await;
         };
         tokio::select! {
             () = self.stop.cancelled() => Ending::Asked,
             exit = instance.wait() => Ending::GuestEnded(exit),
-            () = fenced => Ending::Fenced(
-                "another server took this machine's home; this copy was stopped. Look for the machine there".to_owned(),
-            ),
+            why = until_fenced(home) => Ending::Fenced(why),
+            () = bound_log => Ending::Asked,
+            () = tell_of_room => Ending::Asked,
         }
     }
 
@@ -431,6 +446,15 @@ impl Keeper {
         drop(standing);
         self.moved.send_replace(());
     }
+}
+
+/// Returns once the home is another server's, with what to say then.
+async fn until_fenced(home: &HomeFs) -> String {
+    while !home.status().fenced {
+        tokio::time::sleep(FENCE_POLL).await;
+    }
+    "another server took this machine's home; this copy was stopped. Look for the machine there"
+        .to_owned()
 }
 
 async fn give_up(early: Option<Early>) {
@@ -489,6 +513,7 @@ fn status_of(standing: Arc<Mutex<Standing>>) -> Box<dyn Fn() -> Status + Send + 
             upper_behind: standing.upper_behind.clone(),
             restoring: standing.restoring.bytes(),
             upper_coming: standing.coming.bytes(),
+            waits_for_room: standing.waits_for_room.as_ref().is_some_and(|waits| *waits.borrow()),
             upper_trouble: standing.disk.as_ref().and_then(::upper::LazyDisk::trouble),
             egress: standing.egress.in_force(),
             sizes: Some(standing.sizes.in_force()),

@@ -58,6 +58,9 @@ pub struct Status {
     /// What keeps them from coming, for people.
     #[serde(default)]
     pub upper_trouble: Option<String>,
+    /// The guest does not run since this host's disk has no room for it.
+    #[serde(default)]
+    pub waits_for_room: bool,
     /// The egress policy in force.
     #[serde(default)]
     pub egress: Egress,
@@ -93,10 +96,11 @@ pub struct Status {
 }
 
 impl Status {
-    /// What somebody waits for who waits for a keeper to come up: another state, or a home that is claimed.
+    /// What is worth a word to whoever waits for one: another state, a home that is claimed, a guest that waits or goes on.
     #[must_use]
     pub fn stage(&self) -> Stage {
-        Stage { state: self.state, claimed: self.epoch > Epoch::default() }
+        let claimed = self.epoch > Epoch::default();
+        Stage { state: self.state, claimed, waits_for_room: self.waits_for_room }
     }
 }
 
@@ -107,6 +111,9 @@ pub struct Stage {
     pub state: KeeperState,
     /// Whether it holds its home.
     pub claimed: bool,
+    /// Whether its guest waits for room.
+    #[serde(default)]
+    pub waits_for_room: bool,
 }
 
 /// How a keeper ended. The file is replaced by rename, so it is whole or absent.

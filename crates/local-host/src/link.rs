@@ -69,6 +69,7 @@ impl LocalLink {
                     restoring: None,
                     upper_coming: None,
                     upper_trouble: None,
+                    waits_for_room: false,
                     egress: Egress::default(),
                     sizes: None,
                     home_claimed: false,
@@ -92,6 +93,7 @@ impl LocalLink {
             restoring: status.restoring,
             upper_coming: status.upper_coming,
             upper_trouble: status.upper_trouble,
+            waits_for_room: status.waits_for_room,
             egress: status.egress,
             sizes: status.sizes.map(|sizes| Sizes {
                 vcpu: sizes.vcpu,
@@ -116,7 +118,8 @@ impl KeeperLink for LocalLink {
                 KeeperState::Stopping
             }
         };
-        let seen = Stage { state, claimed: seen.home_claimed };
+        let (claimed, waits_for_room) = (seen.home_claimed, seen.waits_for_room);
+        let seen = Stage { state, claimed, waits_for_room };
         match self.client.next_status(seen, wait).await {
             // A keeper of an older version, which runs on under this server.
             Err(error) if error.kind == base::ErrorKind::NotFound => {

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vfs::path::TreePath;
 use vfs::tar::ImportOptions;
@@ -91,6 +92,7 @@ impl Host for FakeHost {
             tree,
             phase: Mutex::new(phase),
             egress: Mutex::new(spec.egress.clone()),
+            waits_for_room: Mutex::default(),
             sizes: Mutex::new(Sizes {
                 vcpu: spec.vcpu,
                 memory_mib: spec.memory_mib,
@@ -275,10 +277,23 @@ impl KeeperLink for FakeLink {
             restoring: state.uppers.restoring,
             upper_coming: state.uppers.coming,
             upper_trouble: state.uppers.trouble.clone(),
+            waits_for_room: *self.keeper.waits_for_room.lock(),
             egress: self.keeper.egress.lock().clone(),
             sizes: Some(*self.keeper.sizes.lock()),
             home_claimed: true,
         })
+    }
+
+    async fn next_status(&self, seen: &KeeperStatus, wait: Duration) -> Result<KeeperStatus> {
+        let until = Instant::now() + wait;
+        loop {
+            let now = self.status().await?;
+            let news = (now.phase, now.waits_for_room) != (seen.phase, seen.waits_for_room);
+            if news || Instant::now() >= until {
+                return Ok(now);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     async fn sleep(&self) -> Result<()> {

@@ -17,6 +17,7 @@ pub(crate) struct FakeKeeper {
     pub(super) phase: Mutex<KeeperPhase>,
     pub(super) egress: Mutex<Egress>,
     pub(super) sizes: Mutex<Sizes>,
+    pub(crate) waits_for_room: Mutex<bool>,
     pub(super) ended: watch::Sender<bool>,
 }
 

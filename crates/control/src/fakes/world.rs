@@ -128,6 +128,13 @@ impl FakeHost {
         self.state.lock().egress_errors.extend(errors);
     }
 
+    /// Has a guest wait for room, or go on.
+    pub(crate) fn wait_for_room(&self, machine: &MachineId, waits: bool) {
+        if let Some(keeper) = self.state.lock().keepers.get(machine) {
+            *keeper.waits_for_room.lock() = waits;
+        }
+    }
+
     /// The egress policy that a machine's keeper has in force.
     #[must_use]
     pub fn egress_of(&self, machine: &MachineId) -> Option<base::Egress> {

@@ -29,11 +29,16 @@ use tokio::time::Instant;
 use super::lifecycle::{Keeper, Left, Observed, Step, next_step};
 use super::steps::{self, Seen};
 use crate::control::Inner;
-use crate::host::{KeeperLink, KeeperPhase};
+use crate::host::{KeeperLink, KeeperPhase, KeeperStatus};
 use crate::{Error, Result};
 
 /// How often a machine that rests awake is looked at while its upper is still coming.
 const COMING_LOOK: Duration = Duration::from_secs(1);
+
+/// How long the keeper of a machine that rests awake may take to say something new, and how long it is left alone then.
+const REST_LOOK: Duration = Duration::from_secs(60);
+/// See [`REST_LOOK`].
+const REST_PAUSE: Duration = Duration::from_secs(10);
 
 /// The drivers that run.
 #[derive(Debug, Default)]
@@ -160,6 +165,7 @@ impl Driver {
                             () = self.nudge.given() => (),
                             () = link.ended() => (),
                             () = tokio::time::sleep(COMING_LOOK), if coming => (),
+                            () = something_new(&*link, seen.said) => (),
                         }
                     }
                     None if self.leave(false) => return,
@@ -212,12 +218,13 @@ impl Driver {
 
     async fn observe(&self, row: &MachineRow, link: Option<Arc<dyn KeeperLink>>) -> Result<Seen> {
         let (mut failure, mut egress_differs, mut sizes_differ) = (None, false, false);
-        let mut assigned = None;
+        let (mut assigned, mut said) = (None, None);
         let keeper = match &link {
             Some(link) => match link.status().await {
                 Ok(status) => {
                     self.inner.uppers.note_coming(&self.machine, Some(&status));
-                    failure = status.failure;
+                    self.inner.note_room(&self.machine, status.waits_for_room);
+                    failure = status.failure.clone();
                     egress_differs =
                         status.phase == KeeperPhase::Ready && status.egress != row.spec.egress;
                     if status.phase == KeeperPhase::Ready
@@ -226,7 +233,9 @@ impl Driver {
                         sizes_differ = !steps::is_in_force(sizes, steps::sizes_of(row));
                         assigned = Some(sizes.memory_mib);
                     }
-                    match status.phase {
+                    let phase = status.phase;
+                    said = Some(status);
+                    match phase {
                         KeeperPhase::Starting => Keeper::Starting,
                         KeeperPhase::Ready => Keeper::Ready,
                         KeeperPhase::Stopping | KeeperPhase::Stopped => Keeper::Stopping,
@@ -243,13 +252,14 @@ impl Driver {
             },
             None => {
                 self.inner.uppers.note_coming(&self.machine, None);
+                self.inner.note_room(&self.machine, false);
                 Keeper::Absent(self.left(row).await?)
             }
         };
         self.inner.note_memory(&self.machine, assigned);
         let (phase, recorded, reboot) = (row.observed.phase, row.recorded, row.reboot);
         let observed = Observed { phase, recorded, keeper, egress_differs, sizes_differ, reboot };
-        Ok(Seen { observed, link, failure })
+        Ok(Seen { observed, link, failure, said })
     }
 
     /// How the home was left; looked at only where the answer decides something.
@@ -300,6 +310,22 @@ impl Driver {
         tokio::select! {
             () = tokio::time::sleep(pause) => (),
             () = self.nudge.given() => (),
+        }
+    }
+}
+
+/// Returns once the keeper of a machine that rests says something else than it `said`.
+async fn something_new(link: &dyn KeeperLink, said: Option<KeeperStatus>) {
+    let Some(said) = said else { return std::future::pending().await };
+    loop {
+        // One of an older version answers at once.
+        let pause = tokio::time::sleep(REST_PAUSE);
+        match link.next_status(&said, REST_LOOK).await {
+            Ok(now) if now.phase != said.phase || now.waits_for_room != said.waits_for_room => {
+                return;
+            }
+            // One that does not answer is looked at when something is wanted of it.
+            _ => pause.await,
         }
     }
 }

@@ -33,6 +33,7 @@ pub use types::{
 };
 
 use crate::control::Inner;
+use crate::machines::types::{NO_ROOM, REASON_NO_ROOM};
 use crate::page::{Page, PageQuery};
 use crate::{Result, mounted};
 use driver::Drivers;
@@ -392,6 +393,11 @@ fn shape_now(inner: &Inner, row: &MachineRow) -> Machine {
     let awake = row.observed.phase == Phase::Running;
     machine.status.memory_assigned_mib = if awake { inner.memory_of(&row.id) } else { None };
     machine.status.last_error = machine.status.last_error.or(standing.trouble);
+    if inner.waits_for_room(&row.id) {
+        REASON_NO_ROOM.clone_into(&mut machine.status.reason);
+        machine.status.retryable = true;
+        machine.status.last_error = Some(NO_ROOM.to_owned());
+    }
     machine
 }
 
@@ -409,6 +415,8 @@ mod egress_tests;
 mod lifecycle_tests;
 #[cfg(test)]
 mod reboot_tests;
+#[cfg(test)]
+mod room_tests;
 #[cfg(test)]
 mod sizes_tests;
 

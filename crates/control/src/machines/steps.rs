@@ -35,6 +35,8 @@ pub(crate) struct Seen {
     pub(crate) observed: Observed,
     pub(crate) link: Option<Arc<dyn KeeperLink>>,
     pub(crate) failure: Option<KeeperFailure>,
+    /// All that its keeper said.
+    pub(crate) said: Option<KeeperStatus>,
 }
 
 /// Takes one step. `since` is when a waiting step began.
@@ -215,6 +217,7 @@ async fn await_ready(
         };
         match status {
             Ok(status) => {
+                inner.note_room(&row.id, status.waits_for_room);
                 if status.home_claimed && !claimed {
                     claimed = true;
                     take_over_used(inner, row).await?;
@@ -334,10 +337,14 @@ async fn await_end(
             () = link.ended() => return Ok(()),
             () = tokio::time::sleep(pause) => (),
         }
-        if matches!(link.status().await, Ok(status) if status.phase == KeeperPhase::Failed) {
+        let status = link.status().await;
+        // A guest that waits for room cannot be put to sleep; that is said as long as it is so.
+        let waits = status.as_ref().is_ok_and(|status| status.waits_for_room);
+        inner.note_room(&row.id, waits);
+        if matches!(status, Ok(status) if status.phase == KeeperPhase::Failed) {
             return Ok(());
         }
-        if !said && Instant::now() >= patience {
+        if !said && !waits && Instant::now() >= patience {
             said = true;
             let error = Error::new(
                 ErrorKind::Unavailable,
@@ -447,6 +454,7 @@ async fn destroy(inner: &Arc<Inner>, row: &MachineRow) -> Result<()> {
     unrecord(inner, row).await?;
     inner.parts.host.remove(&row.id).await?;
     inner.activity.forget(&row.id);
+    inner.note_room(&row.id, false);
     uppers::forget(inner, &row.id);
     let id = row.id.clone();
     inner.db(move |catalog| catalog.remove_machine(&id)).await?;

@@ -13,6 +13,14 @@ use crate::{Error, Result};
 /// Why a machine failed whose home another server has.
 pub(crate) const REASON_FENCED: &str = "fenced";
 
+/// The reason of a machine whose guest waits for room on its host's disk.
+pub(crate) const REASON_NO_ROOM: &str = "host_storage_full";
+
+/// What is said of it then.
+pub(crate) const NO_ROOM: &str = "the server's disk has no room for what the machine writes: its guest does not run until \
+                                  there is some. Free space on the server's disk; the machine goes on by itself, and \
+                                  nothing of it is lost";
+
 /// A machine. Serialises to the body that satisfies every dialect of the v1 contract.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Machine {

@@ -16,6 +16,7 @@ mod elsewhere;
 mod encryption;
 mod fencing;
 mod forks;
+mod full_disk;
 mod home_round_trip;
 mod host_loss;
 mod hostile;

@@ -7,6 +7,8 @@
 //! The home is given up after that: what the kernel holds open is kept by the session till then.
 //!
 //! # Failure
+//! A guest that finds no room on this host's disk meanwhile is waited for ([`room`](super::room)).
+//!
 //! Until the guest is at rest, whatever fails leads to an orderly stop: processes end, nothing that was
 //! written is lost. An agent that does not answer at all is not waited for: the guest is killed. One that is at rest and cannot be saved is killed: it had written back everything,
 //! so that only its processes are lost.
@@ -19,9 +21,9 @@ use fuse_serve::Session;
 use homefs::{HomeFs, Opened, Step};
 use vfs::Touched;
 
-use super::Keeper;
 use super::memory::may_have_run_elsewhere;
 use super::start::{Awake, close};
+use super::{Keeper, room};
 use crate::asleep::{HELD_MAX, SleepRecord};
 use crate::guest::{Guest, said};
 use crate::meanwhile;
@@ -38,6 +40,8 @@ const WISH_PATIENCE: Duration = Duration::from_secs(2);
 const ANSWER_PATIENCE: Duration = Duration::from_secs(15);
 /// How long a guest may take to come to rest; a busy one writes back what it has.
 const FREEZE_PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is tried where the host's disk has no room in between.
+const FREEZES: u32 = 3;
 /// How long what is under way in the home may take then.
 const CHANNEL_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -71,17 +75,17 @@ impl Keeper {
         keeps: bool,
     ) -> Result<Option<Held>> {
         self.ask_when_to_wake(&awake.guest).await;
-        if !answers(&awake.guest).await {
+        if !answers(&awake).await {
             awake.end(Duration::ZERO).await?;
             return Ok(None);
         }
         if self.spec.keep_memory && awake.keeps_memory && keeps {
-            match self.freeze(home, &awake).await {
+            match self.freeze_with_room(home, &awake).await {
                 Ok(record) => return self.save(home, awake, record).await,
                 Err(why) => tracing::warn!(%why, "the guest is stopped: its memory is not kept"),
             }
         }
-        let grace = if stop(&awake.guest).await { POWER_OFF_GRACE } else { Duration::ZERO };
+        let grace = if stop(&awake).await { POWER_OFF_GRACE } else { Duration::ZERO };
         awake.end(grace).await?;
         Ok(None)
     }
@@ -94,6 +98,24 @@ impl Keeper {
         self.standing.lock().wake_at = wish.and_then(|at| Timestamp::from_second(at).ok());
     }
 
+    /// The same as [`Self::freeze`], and again where it was for want of room that it came to nothing.
+    async fn freeze_with_room(
+        &self,
+        home: &Arc<HomeFs>,
+        awake: &Awake,
+    ) -> Result<SleepRecord, String> {
+        let mut waits = awake.instance.waits_for_room();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            waits.borrow_and_update();
+            let frozen = self.freeze(home, awake).await;
+            if frozen.is_ok() || tries >= FREEZES || !waits.has_changed().unwrap_or(false) {
+                return frozen;
+            }
+        }
+    }
+
     /// Brings the guest to rest; what a wake has to know of it.
     ///
     /// # Errors
@@ -101,6 +123,7 @@ impl Keeper {
     async fn freeze(&self, home: &Arc<HomeFs>, awake: &Awake) -> Result<SleepRecord, String> {
         let frozen = self.try_to_freeze(home, awake).await;
         if frozen.is_err() {
+            room::there_is_room(&awake.instance).await;
             awake.channel.thaw();
             // Said also where the agent did not answer: it may have frozen all the same.
             awake.guest.agent().thaw(self.now_nanos(), &self.fresh_entropy()).await.ok();
@@ -222,10 +245,17 @@ impl Keeper {
 }
 
 /// Whether there is an agent that hears us. Its guest may have root of another mind.
-async fn answers(guest: &Guest) -> bool {
-    let heard = match tokio::time::timeout(ANSWER_PATIENCE, guest.agent().hello()).await {
-        Ok(heard) => heard.map(drop).map_err(|error| said(&error.to_string())),
-        Err(_) => Err(format!("no answer within {} s", ANSWER_PATIENCE.as_secs())),
+async fn answers(awake: &Awake) -> bool {
+    let heard = loop {
+        room::there_is_room(&awake.instance).await;
+        let hello = awake.guest.agent().hello();
+        let heard = match tokio::time::timeout(ANSWER_PATIENCE, hello).await {
+            Ok(heard) => heard.map(drop).map_err(|error| said(&error.to_string())),
+            Err(_) => Err(format!("no answer within {} s", ANSWER_PATIENCE.as_secs())),
+        };
+        if heard.is_ok() || !room::waits_for_room(&awake.instance) {
+            break heard;
+        }
     };
     if let Err(why) = &heard {
         tracing::warn!(%why, "the guest's agent is lost; the guest is killed");
@@ -234,11 +264,11 @@ async fn answers(guest: &Guest) -> bool {
 }
 
 /// Has the guest power off; false where nobody hears us.
-async fn stop(guest: &Guest) -> bool {
-    if !answers(guest).await {
+async fn stop(awake: &Awake) -> bool {
+    if !answers(awake).await {
         return false;
     }
-    if let Err(error) = guest.agent().shutdown(PROCESS_GRACE).await {
+    if let Err(error) = awake.guest.agent().shutdown(PROCESS_GRACE).await {
         tracing::warn!(error = said(&error.to_string()), "the guest did not shut down by itself");
     }
     true

@@ -28,7 +28,7 @@ use vfs::FileSystem as _;
 use super::clone::Beginning;
 use super::early::Early;
 use super::memory::may_have_run_elsewhere;
-use super::{Found, Keeper, give_up, guest_ended};
+use super::{Found, Keeper, give_up, guest_ended, room};
 use crate::asleep::{RanOn, SleepRecord};
 use crate::files::Files;
 use crate::guest::{Guest, said};
@@ -67,10 +67,13 @@ pub(super) struct Started {
 }
 
 impl Awake {
-    /// Ends the guest, at once or when it has powered off, but within `grace`. Requests of its kernel
-    /// that are under way are finished, so that nothing changes the home later.
+    /// Ends the guest, at once or when it has powered off, but within `grace`, in which it may have to wait for room.
+    /// Requests of its kernel that are under way are finished, so that nothing changes the home later.
     pub(super) async fn end(self, grace: Duration) -> Result<()> {
-        self.instance.stop(grace).await;
+        if !grace.is_zero() {
+            room::powered_off(&self.instance, grace).await;
+        }
+        self.instance.stop(Duration::ZERO).await;
         close(self.channel).await
     }
 }
@@ -289,6 +292,7 @@ impl Keeper {
         saved: Option<&Saved>,
     ) -> Result<Started> {
         let instance: Arc<dyn Instance> = Arc::from(started.instance);
+        self.standing.lock().waits_for_room = Some(instance.waits_for_room());
         let nodes_max = nodes_max(self.spec.instance.memory_mib);
         let config = fuse_serve::Config { nodes_max, ..fuse_serve::Config::default() };
         let session = Arc::new(match saved {
@@ -335,7 +339,7 @@ impl Keeper {
         let patience = self.spec.boot_timeout();
         let (agent, hello) = tokio::select! {
             met = tokio::time::timeout(patience, meeting) => met
-                .map_err(|_| self.silent(instance, format!("the guest did not answer within {} s", patience.as_secs())))?
+                .map_err(|_| if room::waits_for_room(instance) { room::no_room() } else { self.silent(instance, format!("the guest did not answer within {} s", patience.as_secs())) })?
                 .map_err(|error| self.silent(instance, format!("the guest's agent: {}", said(&error.to_string()))))?,
             exit = instance.wait() => return Err(self.silent(instance, guest_ended(&exit).message)),
             () = self.stop.cancelled() => {

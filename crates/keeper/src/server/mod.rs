@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) files: std::sync::OnceLock<Files>,
     pub(crate) home: std::sync::OnceLock<Arc<homefs::HomeFs>>,
     pub(crate) runner: std::sync::OnceLock<Arc<Runner>>,
+    /// Whether the guest waits for room on this host's disk.
+    pub(crate) waits_for_room: std::sync::OnceLock<watch::Receiver<bool>>,
     pub(crate) egress: Arc<Policy>,
     pub(crate) sizes: Arc<SizesInForce>,
     pub(crate) status: Box<dyn Fn() -> Status + Send + Sync>,

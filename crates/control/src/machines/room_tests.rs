@@ -1,0 +1,51 @@
+//! Guests that wait for room on their host's disk, in memory.
+
+use super::*;
+use crate::Control;
+use crate::fakes::World;
+use crate::fakes::life::{SOON, by_id, delete, running};
+
+async fn until(control: &Control, machine: &Machine, reason: &str) -> Machine {
+    let seen = async {
+        loop {
+            let now = control.machines().get(&by_id(machine)).await.unwrap();
+            if now.status.reason == reason {
+                return now;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(SOON, seen).await.unwrap_or_else(|_| panic!("its reason is not {reason}"))
+}
+
+#[tokio::test]
+async fn a_guest_that_waits_for_room_is_said_as_long_as_it_does() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = running(&control).await;
+    let before = machine.status.clone();
+    for _ in 0..2 {
+        world.host.wait_for_room(&machine.machine_id, true);
+        let waits = until(&control, &machine, "host_storage_full").await;
+        assert_eq!((waits.phase, waits.status.retryable), (Phase::Running, true));
+        assert!(waits.status.last_error.unwrap().contains("Free space on the server's disk"));
+        world.host.wait_for_room(&machine.machine_id, false);
+        assert_eq!(until(&control, &machine, &before.reason).await.status, before);
+    }
+    control.close().await;
+}
+
+#[tokio::test]
+async fn so_is_one_that_waits_with_its_sleep_and_it_is_deleted_all_the_same() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = running(&control).await;
+    world.host.hold_stopping(true);
+    world.host.wait_for_room(&machine.machine_id, true);
+    let asked = control.machines().sleep(&by_id(&machine), &IfMatch::Any).await.unwrap();
+    assert_eq!(asked.phase, Phase::Stopping);
+    let waits = until(&control, &machine, "host_storage_full").await;
+    assert_eq!(waits.phase, Phase::Stopping);
+    assert_eq!(delete(&control, &machine).await.phase, Phase::Destroyed);
+    control.close().await;
+}
