@@ -129,7 +129,7 @@ impl FakeHost {
     }
 
     /// Has a guest wait for room, or go on.
-    pub(crate) fn wait_for_room(&self, machine: &MachineId, waits: bool) {
+    pub fn wait_for_room(&self, machine: &MachineId, waits: bool) {
         if let Some(keeper) = self.state.lock().keepers.get(machine) {
             *keeper.waits_for_room.lock() = waits;
         }
