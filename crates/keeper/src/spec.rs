@@ -1,16 +1,15 @@
 //! What a keeper is told before it starts.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base::{Digest, HomeId, MachineId, ServerId};
 use serde::{Deserialize, Serialize};
+use upper::DISK_LEFT_MIN;
 
 use crate::layout::MachineDir;
 use crate::{Failure, Result};
-
-/// Bytes that stay free on the disk beside a guest's memory, or the memory is not kept there.
-const DISK_LEFT_MIN: u64 = 4 << 30;
 
 /// The content of `keeper.json`. Holds no credential: those stay in the environment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -106,8 +105,7 @@ impl KeeperSpec {
 #[must_use]
 pub fn has_room_for_memory(dir: &Path, memory_mib: u64) -> bool {
     let needed = (memory_mib << 20).saturating_add(DISK_LEFT_MIN);
-    let free = nix::sys::statvfs::statvfs(dir)
-        .map(|disk| disk.blocks_available().saturating_mul(disk.fragment_size()));
+    let free = File::open(dir).and_then(upper::file::free);
     let enough = free.is_ok_and(|free| free >= needed);
     if !enough {
         tracing::warn!(needed, ?free, "too little room on the disk to keep a guest's memory");

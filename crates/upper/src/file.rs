@@ -4,8 +4,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+use nix::sys::statvfs::fstatvfs;
 
 /// Replaces a file, mode 0600. It is on the disk when this returns, under its name.
 ///
@@ -30,6 +33,15 @@ pub fn replace_unnamed(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Those of the disk.
 pub fn replace_soon(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_beside(path, bytes, false)
+}
+
+/// Bytes that are free on the disk of `at`.
+///
+/// # Errors
+/// Those of the system.
+pub fn free(at: impl AsFd) -> io::Result<u64> {
+    let disk = fstatvfs(at)?;
+    Ok(disk.blocks_available().saturating_mul(disk.fragment_size()))
 }
 
 /// Brings names beside `path`, and its own, to the disk.

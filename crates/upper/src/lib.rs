@@ -65,7 +65,8 @@ pub use fork::{Retell, abandon_fork, begin_fork};
 pub use keys::Generation;
 pub use lazy::LazyDisk;
 pub use limits::{
-    ABOUT_BYTES_MAX, COLLECT_GRACE, DISK_BYTES_MAX, MEMORY_BYTES_MAX, MEMORY_STATE_BYTES_MAX,
+    ABOUT_BYTES_MAX, COLLECT_GRACE, DISK_BYTES_MAX, DISK_LEFT_MIN, MEMORY_BYTES_MAX,
+    MEMORY_STATE_BYTES_MAX,
 };
 pub use memory::{FetchedMemory, Memory, StoredMemory};
 pub use pins::{Hold, Holder, Kept};

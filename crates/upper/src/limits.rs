@@ -23,6 +23,13 @@ pub(crate) const FETCHES: usize = 8;
 /// Of those, the most that nobody waits for: a guest's wish always finds a place.
 pub(crate) const BACKGROUND_FETCHES: usize = 4;
 
+/// Bytes that stay free on a host's disk beside what can wait: chunks that nobody wants yet, a guest's memory where it need
+/// not be in a file.
+pub const DISK_LEFT_MIN: u64 = 4 << 30;
+
+/// How often it is looked whether there is more.
+pub(crate) const ROOM_LOOK_EVERY: Duration = Duration::from_secs(2);
+
 /// The first and the longest pause before a chunk is asked for again. A guest waits for it.
 pub(crate) const CHUNK_PAUSE: (Duration, Duration) =
     (Duration::from_millis(200), Duration::from_secs(5));

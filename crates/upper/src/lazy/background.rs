@@ -2,12 +2,13 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::fetch::{Claim, Why};
 use super::{Inner, Phase};
 use crate::error::blocking;
-use crate::limits::{BACKGROUND_FETCHES, CHUNK_PAUSE, CHUNK_TRIES};
+use crate::limits::{BACKGROUND_FETCHES, CHUNK_PAUSE, CHUNK_TRIES, ROOM_LOOK_EVERY};
 
 impl Inner {
     /// Fetches all that is missing, until the guest stops.
@@ -41,8 +42,12 @@ impl Inner {
     async fn fetch_some(self: &Arc<Self>) {
         let mut pause = CHUNK_PAUSE.0;
         loop {
+            let may = async {
+                self.until_quiet().await;
+                self.until_room().await;
+            };
             tokio::select! {
-                () = self.until_quiet() => {}
+                () = may => {}
                 () = self.held() => return,
             }
             let Some(index) = self.table.lock().take_next() else { return };
@@ -82,6 +87,22 @@ impl Inner {
             if self.pause(pause).await {
                 return false;
             }
+        }
+    }
+
+    /// Returns once the host's disk has room for what nobody waits for.
+    async fn until_room(&self) {
+        loop {
+            let scarce = self.room.is_scarce(&self.file);
+            if self.scarce.swap(scarce, Ordering::SeqCst) != scarce && scarce {
+                tracing::warn!(
+                    "the rest of the upper waits: the host's disk has too little room for it"
+                );
+            }
+            if !scarce {
+                return;
+            }
+            tokio::time::sleep(ROOM_LOOK_EVERY).await;
         }
     }
 

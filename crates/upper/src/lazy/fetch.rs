@@ -151,6 +151,10 @@ impl Inner {
                         return Err(told(error));
                     }
                 }
+                // Its hypervisor stops it, and asks again once there is some.
+                Why::Passing(error) if error.kind() == ErrorKind::Exhausted => {
+                    return Err(told(error));
+                }
                 Why::Passing(error) => {
                     tracing::warn!(%error, "a chunk of the upper that the guest wants does not come");
                     self.say(Some(error.to_string()));

@@ -25,7 +25,8 @@
 //! one boot do not count after it. What is lost with them was never flushed.
 //!
 //! # Failure
-//! A store that is away is asked again, with bounded pauses, for as long as the guest runs; a chunk that is not there,
+//! Where the host's disk has little room left, chunks come that somebody wants, and the rest waits; where it has none, who
+//! wants one is told so, which a hypervisor waits for. A store that is away is asked again, with bounded pauses, for as long as the guest runs; a chunk that is not there,
 //! or is not what was stored, is an error for whoever wants it, now and whenever it is wanted. Both are said.
 
 mod background;
@@ -33,6 +34,7 @@ mod fetch;
 mod io;
 mod latch;
 mod note;
+mod room;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -40,7 +42,7 @@ mod tests;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -50,10 +52,11 @@ use self::note::Mark;
 #[cfg(test)]
 pub(crate) use self::note::marks_in;
 pub(crate) use self::note::{Boot, Note};
+use self::room::Room;
 use self::table::Table;
 use crate::error::{Error, Result, blocking};
 use crate::fetch::Progress;
-use crate::limits::{FETCHES, LOST_MAX};
+use crate::limits::{DISK_LEFT_MIN, FETCHES, LOST_MAX};
 use crate::manifest::Chunk;
 use crate::place::Upper;
 use crate::state::State;
@@ -82,6 +85,9 @@ struct Inner {
     bytes: u64,
     note: Note,
     latch: Latch,
+    room: Room,
+    /// The background waits for room.
+    scarce: AtomicBool,
     /// Place in the note, and what is stored.
     chunks: HashMap<u32, (usize, Chunk)>,
     table: Mutex<Table>,
@@ -134,6 +140,8 @@ impl LazyDisk {
             bytes,
             note,
             latch: Latch::default(),
+            room: Room::default(),
+            scarce: AtomicBool::new(false),
             chunks,
             table: Mutex::new(table),
             changed: Notify::new(),
@@ -175,7 +183,11 @@ impl LazyDisk {
             format!("this host's disk failed, and what has changed since is not stored: {why}")
         });
         let lost = || self.0.lost.lock().values().next().cloned();
-        failed.or_else(lost).or_else(|| self.0.trouble.lock().clone())
+        let scarce = || {
+            let waits = self.0.scarce.load(Ordering::SeqCst) && self.missing() > 0;
+            waits.then(no_room)
+        };
+        failed.or_else(lost).or_else(|| self.0.trouble.lock().clone()).or_else(scarce)
     }
 
     /// A guest runs upon it from here on: chunks may come.
@@ -242,6 +254,14 @@ impl LazyDisk {
         })
         .await
     }
+}
+
+fn no_room() -> String {
+    format!(
+        "the server's disk has less than {} GiB free, which is left for what is written; free space there, and they \
+         come by themselves. What the machine reads comes as before",
+        DISK_LEFT_MIN >> 30
+    )
 }
 
 impl Inner {

@@ -29,7 +29,10 @@ fn content(index: u8) -> Vec<u8> {
 
 impl World {
     async fn with_chunks(chunks: u8) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::on(tempfile::tempdir().unwrap(), chunks).await
+    }
+
+    async fn on(dir: tempfile::TempDir, chunks: u8) -> Self {
         let at = |name: &str| dir.path().join(name);
         let files = Files {
             disk: at("disk"),
@@ -151,4 +154,62 @@ async fn no_more_chunks_are_in_memory_than_have_a_turn_until_they_are_written() 
     for (index, one) in all.into_iter().enumerate() {
         assert_eq!(one.await.unwrap(), content(u8::try_from(index).unwrap())[..8]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_hosts_disk_has_little_room_only_what_somebody_wants_comes() {
+    let world = World::with_chunks(6).await;
+    let disk = world.open().await.unwrap();
+    let room = &disk.0.room.none;
+    room.store(true, Ordering::SeqCst);
+    disk.fetch_rest();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(disk.missing(), 6);
+    assert!(disk.trouble().unwrap().contains("less than 4 GiB free"), "{:?}", disk.trouble());
+    assert_eq!(read(&disk, 2 * CHUNK).await, [3; 8]);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!((disk.missing(), disk.trouble().is_some()), (5, true));
+    room.store(false, Ordering::SeqCst);
+    for _ in 0..2_000 {
+        if disk.missing() == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!((disk.missing(), disk.trouble()), (0, None));
+    // And a guest that stops does not wait for it.
+    let world = World::with_chunks(2).await;
+    let disk = world.open().await.unwrap();
+    disk.0.room.none.store(true, Ordering::SeqCst);
+    disk.fetch_rest();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    disk.end().await.unwrap();
+    assert_eq!(disk.missing(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_wants_a_chunk_for_which_the_host_has_no_room_is_told_so_and_has_it_once_there_is_some()
+{
+    if !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var_os("DORMOUSE_TESTS_MUST_RUN").is_none(), "needs root");
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let small = testkit::SmallDisk::new(64 << 20).unwrap();
+    let world = World::on(tempfile::tempdir_in(small.path()).unwrap(), 3).await;
+    let disk = world.open().await.unwrap();
+    assert_eq!(read(&disk, 0).await, [1; 8]);
+    small.fill(1 << 20).unwrap();
+    for _ in 0..2 {
+        let refused = guest(&disk, |disk| disk.read(CHUNK, &mut [0; 8])).await.unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::StorageFull);
+    }
+    let refused = guest(&disk, |disk| disk.write(2 * CHUNK + 1, b"part of one")).await.unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::StorageFull);
+    assert_eq!((disk.missing(), read(&disk, 0).await), (2, vec![1; 8]));
+    small.make_room().unwrap();
+    assert_eq!(read(&disk, CHUNK).await, [2; 8]);
+    guest(&disk, |disk| disk.write(2 * CHUNK + 1, b"part of one")).await.unwrap();
+    assert_eq!(&read(&disk, 2 * CHUNK).await[..4], b"\x03par");
+    disk.end().await.unwrap();
 }
