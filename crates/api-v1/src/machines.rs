@@ -145,7 +145,7 @@ pub(crate) async fn reboot(
 fn if_match(headers: &HeaderMap) -> Result<IfMatch, ApiError> {
     let text = headers.get(IF_MATCH).map(|value| value.to_str()).transpose();
     let text = text.map_err(|_| ApiError::invalid("the If-Match header is not plain text"))?;
-    Ok(IfMatch::parse(text))
+    Ok(IfMatch::parse(text)?)
 }
 
 /// Waits for the outcome as long as the client likes.

@@ -20,10 +20,10 @@ pub enum Tags {
 }
 
 impl Tags {
-    /// Reads a header; `None` where it is absent or empty.
+    /// Reads a header; `None` where it is absent.
     ///
     /// # Errors
-    /// 400 for text that is no list of tags, and for more than [`TAGS_MAX`].
+    /// 400 for an empty one, for text that is no list of tags, and for more than [`TAGS_MAX`].
     pub fn read(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Self>, ApiError> {
         let bad = |why: &str| ApiError::invalid(format!("the {name} header {why}"));
         let mut tags = Vec::new();
@@ -40,6 +40,9 @@ impl Tags {
                 }
                 rest = after.trim_start_matches([',', ' ', '\t']);
             }
+        }
+        if tags.is_empty() && headers.contains_key(name) {
+            return Err(bad("is empty; name tags, or leave it away"));
         }
         Ok((!tags.is_empty()).then_some(Self::OneOf(tags)))
     }
@@ -121,13 +124,14 @@ mod tests {
         assert_eq!(read("\"42\"").unwrap(), some(&["42"]));
         assert_eq!(read("W/\"42\"").unwrap(), some(&["42"]));
         assert_eq!(read("\"a,b\", c ,W/\"d e\"").unwrap(), some(&["a,b", "c", "d e"]));
-        assert_eq!(read(" ").unwrap(), None);
+        assert_eq!(Tags::read(&HeaderMap::new(), &IF_MATCH).unwrap(), None);
     }
 
     #[test]
     fn what_is_no_tag_is_refused() {
         assert!(read("\"open").is_err());
         assert!(read("a\"b").is_err());
+        assert!(read("").is_err() && read(" ").is_err() && read(",").is_err());
         assert!(read(&"\"x\",".repeat(TAGS_MAX + 1)).is_err());
     }
 

@@ -99,6 +99,7 @@ async fn a_write_can_say_what_it_expects() {
     assert_eq!(put("if-match", "\"v1\"").await, 200);
     assert_eq!(put("if-match", "\"v1\"").await, 412);
     assert_eq!(put("if-match", "v2").await, 200);
+    assert_eq!((put("if-match", "").await, put("if-none-match", " ").await), (400, 400));
     assert_eq!(put("content-range", "bytes 0-0/1").await, 400);
 }
 

@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(error.details["expected_revision"], "1");
         assert_eq!(error.details["provided_revision"], "9");
         assert!(error.is_retryable());
-        assert!(delete(&row, &IfMatch::parse(Some("W/\"1\""))).is_ok());
+        assert!(delete(&row, &IfMatch::parse(Some("W/\"1\"")).unwrap()).is_ok());
     }
 
     #[test]
@@ -271,8 +271,11 @@ mod tests {
             let change = super::reboot(&under_way(Some(reboot)), &IfMatch::Any, force).unwrap();
             assert_eq!(change != none, changes, "{reboot} {force}");
         }
-        let stale =
-            reboot(&row(Desired::Running, Phase::Running), &IfMatch::parse(Some("9")), true);
+        let stale = reboot(
+            &row(Desired::Running, Phase::Running),
+            &IfMatch::parse(Some("9")).unwrap(),
+            true,
+        );
         assert_eq!(stale.unwrap_err().code, "REVISION_MISMATCH");
         let gone = reboot(&row(Desired::Destroyed, Phase::Destroying), &IfMatch::Any, true);
         assert_eq!(gone.unwrap_err().code, "INVALID_STATE");

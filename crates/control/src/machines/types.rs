@@ -223,12 +223,23 @@ pub enum IfMatch {
 }
 
 impl IfMatch {
-    /// From an `If-Match` header: bare, quoted, weak, or `*`. Absent and empty mean any.
-    #[must_use]
-    pub fn parse(header: Option<&str>) -> Self {
-        let text = header.unwrap_or_default().trim();
-        let text = text.strip_prefix("W/").unwrap_or(text).trim_matches('"');
-        if text.is_empty() || text == "*" { Self::Any } else { Self::Revision(text.to_owned()) }
+    /// From an `If-Match` header: bare, quoted, weak, or `*`. Absent means any; empty is no claim that anybody
+    /// means.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for an empty one.
+    pub fn parse(header: Option<&str>) -> Result<Self> {
+        let Some(text) = header.map(str::trim) else { return Ok(Self::Any) };
+        if text.is_empty() {
+            return Err(Error::invalid(
+                "the If-Match header is empty; send the machine's revision, or leave the header away",
+            ));
+        }
+        let text = text.strip_prefix("W/").unwrap_or(text);
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        Ok(Self::Revision(text.trim_matches('"').to_owned()))
     }
 }
 
