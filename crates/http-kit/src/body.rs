@@ -2,7 +2,7 @@
 
 use std::io;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{FromRequest, Request};
 use base::ErrorKind;
 use bytes::Bytes;
@@ -56,20 +56,26 @@ fn told(error: &serde_json::Error) -> String {
 /// All of a body that is small by nature.
 ///
 /// # Errors
-/// 413 past [`JSON_BODY_BYTES_MAX`]; 400 for one that breaks off.
+/// 413 past [`JSON_BODY_BYTES_MAX`], at once where that much is announced; 400 for one that breaks off.
 pub async fn whole(body: Body) -> Result<Bytes, ApiError> {
+    let too_large = || {
+        ApiError::new(
+            ErrorKind::TooLarge,
+            format!(
+                "the body has more than {JSON_BODY_BYTES_MAX} bytes; larger data goes through files"
+            ),
+        )
+    };
+    if body.size_hint().lower() > JSON_BODY_BYTES_MAX as u64 {
+        return Err(too_large());
+    }
     let read = Limited::new(body, JSON_BODY_BYTES_MAX).collect();
     let Ok(read) = tokio::time::timeout(BODY_IDLE_MAX, read).await else {
         return Err(ApiError::invalid("the body did not arrive in time; send it again"));
     };
     match read {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::new(
-            ErrorKind::TooLarge,
-            format!(
-                "the body has more than {JSON_BODY_BYTES_MAX} bytes; larger data goes through files"
-            ),
-        )),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
         Err(_) => Err(ApiError::invalid("the body broke off; send it again")),
     }
 }

@@ -167,6 +167,13 @@ async fn a_stale_revision_is_refused_once_and_for_all() {
     );
     assert_eq!(body["details"]["provided_revision"], "1");
     assert_eq!(body["details"]["expected_revision"], revision.as_str());
+    // An empty claim is not none: no revision is `""`, and nobody means nothing at all.
+    assert_eq!(sleep("\"\"".to_owned()).await.unwrap().status(), 409);
+    for empty in ["", " "] {
+        let reply = sleep(empty.to_owned()).await.unwrap();
+        assert_eq!(reply.status(), 400);
+        assert_eq!(json(reply).await["error_code"], "INVALID_REQUEST");
+    }
     assert_eq!(sleep(format!("W/\"{revision}\"")).await.unwrap().status(), 200);
 }
 
@@ -229,6 +236,14 @@ async fn a_body_that_cannot_be_right_is_400() {
     let large = format!(r#"{{"name": "{}"}}"#, "x".repeat(2 << 20));
     let reply = server.ask(Method::POST, "/v1/machines").body(large).send().await.unwrap();
     assert_eq!(reply.status(), 413);
+    // One that is announced is not waited for.
+    for length in [1 << 21, 1 << 62] {
+        let refused = server.announced("POST", "/v1/machines", length);
+        let (status, body) = tokio::time::timeout(std::time::Duration::from_secs(20), refused)
+            .await
+            .expect("an answer at once");
+        assert_eq!((status, &body["error_code"]), (413, &"TOO_LARGE".into()));
+    }
 }
 
 #[tokio::test]

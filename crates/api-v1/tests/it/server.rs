@@ -76,10 +76,15 @@ impl Server {
 
     /// A request whose path no client library would send as it is; returns status and body.
     pub(crate) async fn raw(&self, method: &str, path: &str) -> (u16, Value) {
+        self.announced(method, path, 0).await
+    }
+
+    /// The same, of which a body of some length is announced that never comes.
+    pub(crate) async fn announced(&self, method: &str, path: &str, length: u64) -> (u16, Value) {
         let mut stream = TcpStream::connect(&self.address).await.expect("it listens");
         let head = format!(
             "{method} {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {KEY}\r\nconnection: close\r\n\
-             content-length: 0\r\n\r\n"
+             content-length: {length}\r\n\r\n"
         );
         stream.write_all(head.as_bytes()).await.expect("it reads");
         let mut reply = Vec::new();
