@@ -13,6 +13,7 @@
 //! with what is outside of its home and with the home. Nobody was told before all was there. With the row, the driver
 //! finishes it; without, a pin keeps a state until the parent is deleted.
 
+mod gone;
 mod held;
 mod leaving;
 pub(crate) mod whole;
@@ -116,13 +117,17 @@ impl Snapshots {
     /// Keeps the state that a machine has now: of one that sleeps all that is in the store, of an awake one the home.
     ///
     /// # Errors
-    /// `NotFound`, `InvalidArgument` for a name that cannot be, `Exhausted` for too many, `Unavailable`
+    /// `NotFound`, `InvalidArgument` for a name that cannot be, `TooMany`, `Unavailable`
     /// for a machine that stays on its way up or down, or whose upper is not stored in time; `Conflict` with
     /// `INVALID_STATE` for one that was to be kept whole and cannot be, or sleeps and is mounted on this host for writing;
     /// `Fenced` for one that another server has awake; those of the store.
     pub async fn create(&self, machine: &MachineRef, new: NewSnapshot) -> Result<Snapshot> {
-        let (inner, machine) = (self.inner.clone(), machine.clone());
-        self.inner.to_the_end(async move { make_snapshot(&inner, &machine, new).await }).await
+        let (inner, row) = (self.inner.clone(), self.inner.resolve(machine).await?);
+        let work = async move {
+            let made = make_snapshot(&inner, &MachineRef::Id(row.id.clone()), new).await;
+            gone::or_gone(&inner, &row, made).await
+        };
+        self.inner.to_the_end(work).await
     }
 
     /// The snapshots of a machine, oldest first, those that cannot be read too.
@@ -187,14 +192,17 @@ impl Snapshots {
     /// Makes a machine, asleep, that goes on from what another machine, or a snapshot of it, has.
     ///
     /// # Errors
-    /// `NotFound` for machine or snapshot; `InvalidArgument`, `AlreadyExists` for the name; `Exhausted`
-    /// for too many; `Unavailable` for a machine that stays on its way up or down, or whose upper is not stored in
+    /// `NotFound` for machine or snapshot; `InvalidArgument`, `AlreadyExists` for the name; `TooMany`; `Unavailable` for a machine that stays on its way up or down, or whose upper is not stored in
     /// time, and where the store did not take it: nothing was made then; `Conflict` with `INVALID_STATE` for one that
     /// was to be whole and cannot be, or sleeps and is mounted on this host for writing; `Fenced` for one that another
     /// server has awake.
     pub async fn fork(&self, machine: &MachineRef, fork: ForkMachine) -> Result<Forked> {
-        let (inner, machine) = (self.inner.clone(), machine.clone());
-        self.inner.to_the_end(async move { make_fork(&inner, &machine, fork).await }).await
+        let (inner, row) = (self.inner.clone(), self.inner.resolve(machine).await?);
+        let work = async move {
+            let made = make_fork(&inner, &MachineRef::Id(row.id.clone()), fork).await;
+            gone::or_gone(&inner, &row, made).await
+        };
+        self.inner.to_the_end(work).await
     }
 
     async fn read(&self, row: &MachineRow, id: &SnapshotId) -> Result<Snapshot> {
