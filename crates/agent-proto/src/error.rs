@@ -114,7 +114,7 @@ impl Error {
             | Self::UnexpectedReply { .. }
             | Self::NoHandshake { .. } => ErrorKind::Unreachable,
             Self::Version { .. } => ErrorKind::Unsupported,
-            Self::TooManyStreams { .. } => ErrorKind::Exhausted,
+            Self::TooManyStreams { .. } => ErrorKind::TooMany,
             Self::Timeout { .. } => ErrorKind::Timeout,
             Self::Refused { errno, .. } => refused_kind(*errno),
         }
@@ -138,7 +138,8 @@ fn refused_kind(errno: Option<i32>) -> ErrorKind {
         Some(1 | 13) => ErrorKind::PermissionDenied,
         Some(8 | 20 | 22 | 36) => ErrorKind::InvalidArgument,
         Some(7) => ErrorKind::TooLarge,
-        Some(11 | 12 | 23 | 24 | 28) => ErrorKind::Exhausted,
+        Some(11 | 23 | 24) => ErrorKind::TooMany,
+        Some(12 | 28) => ErrorKind::Exhausted,
         Some(95) => ErrorKind::Unsupported,
         Some(110) => ErrorKind::Timeout,
         _ => ErrorKind::Internal,

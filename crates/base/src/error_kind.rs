@@ -28,8 +28,10 @@ pub enum ErrorKind {
     PreconditionFailed,
     /// Larger than the named limit.
     TooLarge,
-    /// Out of the space or count that was granted.
+    /// Out of the space that was granted, or that there is.
     Exhausted,
+    /// As many of these as there can be.
+    TooMany,
     /// Not something this server does.
     Unsupported,
     /// The guest or a host did not answer.
@@ -57,6 +59,7 @@ impl ErrorKind {
             Self::PreconditionFailed => 412,
             Self::TooLarge => 413,
             Self::Exhausted => 507,
+            Self::TooMany => 429,
             Self::Unsupported => 501,
             Self::Unreachable => 502,
             Self::Unavailable => 503,
@@ -97,6 +100,7 @@ impl ErrorKind {
             Self::PreconditionFailed => "PRECONDITION_FAILED",
             Self::TooLarge => "TOO_LARGE",
             Self::Exhausted => "STORAGE_EXHAUSTED",
+            Self::TooMany => "TOO_MANY",
             Self::Unsupported => "UNSUPPORTED",
             Self::Unreachable => "AGENT_UNAVAILABLE",
             Self::Unavailable => "DEPENDENCY_UNAVAILABLE",

@@ -61,7 +61,7 @@ impl Error {
         match self {
             Self::NameTaken { .. } => ErrorKind::AlreadyExists,
             Self::NoMachine { .. } => ErrorKind::NotFound,
-            Self::TooMany { .. } => ErrorKind::Exhausted,
+            Self::TooMany { .. } => ErrorKind::TooMany,
             Self::Newer { .. } => ErrorKind::Unsupported,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
             Self::Unusable(_) => ErrorKind::Internal,

@@ -561,7 +561,7 @@ pub(crate) mod tests {
         let (_dir, catalog) = open();
         catalog.insert_machine(&row("one"), 1).unwrap();
         let error = catalog.insert_machine(&row("two"), 1).unwrap_err();
-        assert_eq!(error.kind(), base::ErrorKind::Exhausted);
+        assert_eq!(error.kind(), base::ErrorKind::TooMany);
     }
 
     #[test]

@@ -74,7 +74,7 @@ impl Error {
 }
 
 /// Kinds that a server tells.
-const KINDS: [ErrorKind; 15] = [
+const KINDS: [ErrorKind; 16] = [
     ErrorKind::InvalidArgument,
     ErrorKind::Unauthenticated,
     ErrorKind::PermissionDenied,
@@ -85,6 +85,7 @@ const KINDS: [ErrorKind; 15] = [
     ErrorKind::PreconditionFailed,
     ErrorKind::TooLarge,
     ErrorKind::Exhausted,
+    ErrorKind::TooMany,
     ErrorKind::Unsupported,
     ErrorKind::Unreachable,
     ErrorKind::Unavailable,
@@ -105,6 +106,7 @@ fn kind_of(status: u16, code: &str) -> ErrorKind {
         (413, _) => ErrorKind::TooLarge,
         (501, _) => ErrorKind::Unsupported,
         (502, _) => ErrorKind::Unreachable,
+        (429, "TOO_MANY") => ErrorKind::TooMany,
         (429 | 503, _) => ErrorKind::Unavailable,
         (504, _) => ErrorKind::Timeout,
         (507, _) => ErrorKind::Exhausted,

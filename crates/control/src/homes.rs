@@ -171,7 +171,7 @@ pub trait Homes: Send + Sync + Debug + 'static {
     /// Keeps the published state, and says which that is. The same id again is the same snapshot.
     ///
     /// # Errors
-    /// `NotFound`, `InvalidArgument` for a name that cannot be, `Exhausted`; those of the store.
+    /// `NotFound`, `InvalidArgument` for a name that cannot be, `TooMany`; those of the store.
     async fn snapshot(
         &self,
         home: &HomeId,
@@ -202,7 +202,7 @@ pub trait Homes: Send + Sync + Debug + 'static {
     /// Keeps the published state, or a snapshot's, for the fork `into`, and says which state that is; idempotent.
     ///
     /// # Errors
-    /// `NotFound`, `Exhausted`; those of the store.
+    /// `NotFound`, `TooMany`; those of the store.
     async fn hold_fork(
         &self,
         from: &HomeId,

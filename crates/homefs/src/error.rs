@@ -84,7 +84,7 @@ impl Error {
 /// An error of the log as a file system says it: `EIO` with the kind and the sentence kept.
 pub(crate) fn to_fs(error: LogError) -> FsError {
     let errno = match error.kind() {
-        ErrorKind::Exhausted => Errno::ENOSPC,
+        ErrorKind::Exhausted | ErrorKind::TooMany => Errno::ENOSPC,
         _ => Errno::EIO,
     };
     FsError::of_kind(error.kind(), errno, error.to_string())

@@ -31,7 +31,7 @@ use crate::snapshots::{KeptState, pin_found, pin_of, published};
 ///
 /// # Errors
 /// `NotFound` for home or snapshot, or where the fork was given up (more than an hour after its first
-/// half); `AlreadyExists` where `into` is another home; `Exhausted` where `from` has as many forks as
+/// half); `AlreadyExists` where `into` is another home; `TooMany` where `from` has as many forks as
 /// it can have; those of the store: doing it again is safe.
 pub async fn fork(
     parts: &Parts,

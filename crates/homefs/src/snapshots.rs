@@ -68,7 +68,7 @@ pub struct KeptState {
 /// the same.
 ///
 /// # Errors
-/// `NotFound` where there is no such home; `InvalidArgument` for a name that cannot be; `Exhausted`
+/// `NotFound` where there is no such home; `InvalidArgument` for a name that cannot be; `TooMany`
 /// where it has as many snapshots as it can have; those of the store.
 pub async fn snapshot(
     parts: &Parts,

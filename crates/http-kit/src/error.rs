@@ -149,6 +149,7 @@ impl ApiError {
     fn retry_is_futile(&self) -> bool {
         let retried_by_clients = self.0.status == StatusCode::CONFLICT
             || self.0.status == StatusCode::NOT_IMPLEMENTED
+            || self.0.status == StatusCode::TOO_MANY_REQUESTS
             || self.0.status == StatusCode::INSUFFICIENT_STORAGE;
         retried_by_clients && self.0.retry_after_ms.is_none()
     }
@@ -256,6 +257,17 @@ mod tests {
         let response = error.into_response();
         assert_eq!(response.status(), StatusCode::CONFLICT);
         assert_eq!(header(&response, "x-should-retry"), Some("false"));
+    }
+
+    #[test]
+    fn as_many_as_there_can_be_is_not_a_full_disk() {
+        let response = ApiError::new(ErrorKind::TooMany, "1,000 snapshots").into_response();
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(header(&response, "x-should-retry"), Some("false"));
+        let response = ApiError::new(ErrorKind::TooMany, "busy").retry_after(1_000);
+        assert_eq!((response.code(), response.body().retryable), ("TOO_MANY", true));
+        assert_eq!(header(&response.into_response(), "x-should-retry"), None);
+        assert_eq!(ApiError::new(ErrorKind::Exhausted, "full").status().as_u16(), 507);
     }
 
     #[test]

@@ -211,7 +211,7 @@ impl Client {
     /// Stores everything, and keeps that state of the home.
     ///
     /// # Errors
-    /// `InvalidArgument` for a name that cannot be, `Exhausted` for too many snapshots.
+    /// `InvalidArgument` for a name that cannot be, `TooMany`.
     pub async fn snapshot(&self, id: &SnapshotId, name: Option<&str>) -> Result<Kept> {
         let args = SnapshotArgs { id: id.clone(), name: name.map(str::to_owned) };
         self.json(Method::POST, "/home/snapshots", &args, empty()).await
@@ -220,7 +220,7 @@ impl Client {
     /// Stores everything, and keeps that state for the fork `into`; returns its commit.
     ///
     /// # Errors
-    /// `Exhausted` for too many forks.
+    /// `TooMany`.
     pub async fn hold_fork(&self, into: &HomeId) -> Result<u64> {
         let args = ForkArgs { into: into.clone() };
         self.json(Method::POST, "/home/forks", &args, empty()).await
@@ -229,7 +229,7 @@ impl Client {
     /// Starts a command and answers at once.
     ///
     /// # Errors
-    /// `Exhausted` where too many run, `InvalidArgument`.
+    /// `TooMany` where too many run, `InvalidArgument`.
     pub async fn execute(&self, id: &ExecutionId, what: &NewExecution) -> Result<Record> {
         let args = StartArgs { id: id.clone(), what: what.clone() };
         let json = serde_json::to_vec(&args).map_err(|error| Failure::internal("encode", error))?;

@@ -179,7 +179,11 @@ impl KeeperLink for LocalLink {
             stdin_open: new.stdin_open,
             timeout_ms: new.timeout_ms,
         };
-        let record = self.client.execute(id, &what).await.map_err(convert::failure)?;
+        let record = self.client.execute(id, &what).await.map_err(|failure| {
+            let error = convert::failure(failure);
+            // One of them ends.
+            if error.kind() == base::ErrorKind::TooMany { error.retry_after(1_000) } else { error }
+        })?;
         Ok(convert::execution(&self.machine, record))
     }
 

@@ -53,7 +53,7 @@ pub enum Error {
         what: String,
     },
     /// A fork of a fork, and so on.
-    #[error("a chain of forks has at most {max}")]
+    #[error("a chain of forks has at most {max}; fork one of those that it began with")]
     TooManyForks {
         /// How many there can be.
         max: usize,
@@ -87,7 +87,7 @@ impl Error {
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::TooLarge { .. } => ErrorKind::TooLarge,
             Self::Gone { .. } => ErrorKind::NotFound,
-            Self::TooManyForks { .. } => ErrorKind::Exhausted,
+            Self::TooManyForks { .. } => ErrorKind::Conflict,
             Self::Changed => ErrorKind::Conflict,
             Self::Overtaken => ErrorKind::Fenced,
             Self::Disk { source, .. } if source.kind() == io::ErrorKind::StorageFull => {

@@ -46,7 +46,7 @@ pub(crate) enum Begun {
 /// done. Returns why a memory that is kept was left out, for people.
 ///
 /// # Errors
-/// `NotFound` where `from` keeps nothing for it, or the fork was given up; `Exhausted` where the chain of forks is too
+/// `NotFound` where `from` keeps nothing for it, or the fork was given up; `Conflict` where the chain of forks is too
 /// long; those of the store: doing it again is safe.
 pub async fn begin_fork(
     store: &Arc<dyn ObjectStore>,

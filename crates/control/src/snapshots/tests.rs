@@ -161,7 +161,7 @@ async fn of_a_fork_that_is_refused_nothing_is_left() {
     let machine = MachineRef::Id(parent.machine_id.clone());
     slept(&control, &machine).await;
     let fork = async || control.snapshots().fork(&machine, ForkMachine::default()).await;
-    assert_eq!(fork().await.unwrap_err().kind(), ErrorKind::Exhausted);
+    assert_eq!(fork().await.unwrap_err().kind(), ErrorKind::TooMany);
     let kept = || world.host.state.lock().uppers.kept[&parent.machine_id].len();
     assert_eq!((kept(), world.host.forks_of(&parent.home_id)), (0, 0));
     // Nobody wrote down that it never will be, which nobody would delete.

@@ -1,5 +1,6 @@
 //! Extended attributes.
 
+use base::ErrorKind;
 use rusqlite::{Connection, params};
 use vfs::{Errno, FsError, Ino, Result, XattrMode};
 
@@ -44,7 +45,7 @@ pub(crate) fn set(
         return Err(FsError::new(Errno::ERANGE));
     }
     if value.len() > XATTR_VALUE_BYTES_MAX {
-        return Err(FsError::with(Errno::ENOSPC, "the attribute's value is over 64 KiB"));
+        return Err(too_large("an extended attribute has a value of more than 64 KiB"));
     }
     let mut inode = tx.get(ino)?;
     let there = value_of(tx.sql()?, ino, name);
@@ -57,7 +58,7 @@ pub(crate) fn set(
     const SUM: &str = "SELECT COALESCE(sum(length(name)+length(value)),0) FROM xattr WHERE ino=?1";
     let all = sql::first(tx.sql()?, SUM, [int(ino)], |r| uint(r, 0))?.unwrap_or_default();
     if all - replaced + (name.len() + value.len()) as u64 > XATTRS_BYTES_MAX {
-        return Err(FsError::with(Errno::ENOSPC, "its attributes are over 1 MiB in all"));
+        return Err(too_large("its extended attributes have more than 1 MiB in all"));
     }
     tx.check_room()?;
     const SET: &str = "INSERT OR REPLACE INTO xattr VALUES(?1,?2,?3)";
@@ -65,6 +66,11 @@ pub(crate) fn set(
     tx.attrs_changed(&mut inode);
     tx.save(&inode);
     Ok(())
+}
+
+/// As Linux says it, whose errno is that of a full disk, which this is not.
+fn too_large(why: &str) -> FsError {
+    FsError::of_kind(ErrorKind::TooLarge, Errno::ENOSPC, why)
 }
 
 /// Removes one.

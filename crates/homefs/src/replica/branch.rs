@@ -25,7 +25,7 @@ impl Log {
     ///
     /// # Errors
     /// [`Error::Taken`]: the home has commits and is not this fork. [`Error::GivenUp`]: it was to be
-    /// this fork and will never be. [`Error::TooLarge`]: the chain of forks is too long.
+    /// this fork and will never be. [`Error::TooOften`]: the chain of forks is too long.
     /// [`Error::Deleted`], [`Error::Store`].
     pub(crate) async fn begin_fork(
         &self,
@@ -41,7 +41,7 @@ impl Log {
         let header = Header { descent, ..follow(state, state.seq, state.epoch, holder, nonce) };
         let header = Header { time: self.clock().now(), ..header };
         if header.check().is_err() {
-            return Err(Error::TooLarge { what: "the chain of forks", max: ORIGINS_MAX as u64 });
+            return Err(Error::TooOften { what: "the chain of forks", max: ORIGINS_MAX as u64 });
         }
         let body = container::encode(&header, b"", b"")?;
         self.keys().learn_origins(&header.descent.origins);
@@ -109,7 +109,7 @@ impl Log {
     ///
     /// # Errors
     /// [`Error::Moved`]: the head is another; nothing was written. [`Error::HeldBy`]: somebody has
-    /// the home. [`Error::TooLarge`]: too many restores since the last base. [`Error::Store`]: it
+    /// the home. [`Error::TooOften`]: too many restores since the last base. [`Error::Store`]: it
     /// may be done or not; restoring again is safe.
     pub(crate) async fn restore_to(
         &self,
@@ -131,8 +131,8 @@ impl Log {
             ..follow(state, on.seq, on.epoch, holder, nonce)
         };
         if header.check().is_err() {
-            return Err(Error::TooLarge {
-                what: "the number of restores",
+            return Err(Error::TooOften {
+                what: "the chain of restores",
                 max: RESTORES_MAX as u64,
             });
         }

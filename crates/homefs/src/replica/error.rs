@@ -95,6 +95,14 @@ pub enum Error {
         /// The bound, with the unit that `what` implies.
         max: u64,
     },
+    /// Forked or restored as often in a row as the format holds.
+    #[error("{what} is longer than the {max} that a home can have")]
+    TooOften {
+        /// What.
+        what: &'static str,
+        /// The bound.
+        max: u64,
+    },
     /// An object does not hold what it must.
     #[error("object {key} is damaged: {why}")]
     Corrupt {
@@ -147,12 +155,14 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Fenced { .. } | Self::HeldBy { .. } => ErrorKind::Fenced,
-            Self::Moved { .. } | Self::InDoubt { .. } | Self::Unclaimed => ErrorKind::Conflict,
+            Self::Moved { .. } | Self::InDoubt { .. } | Self::Unclaimed | Self::TooOften { .. } => {
+                ErrorKind::Conflict
+            }
             Self::Deleted { .. } | Self::NoSnapshot { .. } | Self::GivenUp { .. } => {
                 ErrorKind::NotFound
             }
             Self::Taken { .. } => ErrorKind::AlreadyExists,
-            Self::TooManyPins { .. } => ErrorKind::Exhausted,
+            Self::TooManyPins { .. } => ErrorKind::TooMany,
             Self::Contended { .. } | Self::Superseded { .. } | Self::Stopping => {
                 ErrorKind::Unavailable
             }

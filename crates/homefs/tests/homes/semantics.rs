@@ -205,6 +205,24 @@ fn a_placed_file_checks_what_it_replaces() {
 }
 
 #[test]
+fn attributes_that_are_too_large_say_so_and_are_no_full_disk() {
+    let world = World::new();
+    let (home, _) = world.open("a");
+    let ino = put(&home, "f", b"x");
+    let set = |n: u32, len: usize| {
+        home.setxattr(ino, format!("user.{n:02}").as_bytes(), &vec![7; len], vfs::XattrMode::Any)
+    };
+    let refused = |error: vfs::FsError| {
+        assert_eq!((error.kind(), error.errno()), (base::ErrorKind::TooLarge, Errno::ENOSPC));
+    };
+    refused(set(0, (64 << 10) + 1).unwrap_err());
+    for n in 0..15 {
+        set(n, 64 << 10).unwrap();
+    }
+    refused(set(15, 64 << 10).unwrap_err());
+}
+
+#[test]
 fn versions_never_repeat_after_a_host_is_lost() {
     let world = World::new();
     let (home, _) = world.open("a");

@@ -113,7 +113,7 @@ impl Runner {
         }
         if live.len() >= LIVE_MAX {
             return Err(Failure::new(
-                ErrorKind::Exhausted,
+                ErrorKind::TooMany,
                 format!(
                     "{LIVE_MAX} executions are running on this machine; wait for one or cancel one"
                 ),

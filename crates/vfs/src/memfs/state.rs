@@ -291,7 +291,8 @@ impl State {
             return Err(Errno::ERANGE.into());
         }
         if value.len() > XATTR_VALUE_BYTES_MAX {
-            return Err(Errno::ENOSPC.into());
+            let why = "an extended attribute has a value of more than 64 KiB";
+            return Err(crate::FsError::of_kind(base::ErrorKind::TooLarge, Errno::ENOSPC, why));
         }
         let xattrs = &mut self.inode_mut(ino)?.xattrs;
         match (mode, xattrs.contains_key(name)) {

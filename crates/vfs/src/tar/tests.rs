@@ -103,6 +103,20 @@ fn a_tree_survives_being_bundled_and_imported() {
     assert_eq!(got, want);
 }
 
+#[test]
+fn attributes_that_are_too_large_are_no_full_disk() {
+    let mut tar = Builder::new(Vec::new());
+    let value = vec![b'x'; (64 << 10) + 1];
+    tar.append_pax_extensions([("SCHILY.xattr.user.big", &value[..])]).unwrap();
+    let mut header = Header::new_ustar();
+    header.set_size(0);
+    header.set_mode(0o600);
+    tar.append_data(&mut header, "f", &b""[..]).unwrap();
+    let error = unpack(&*mem(), &tar.into_inner().unwrap()).unwrap_err();
+    assert_eq!((error.kind(), error.errno()), (base::ErrorKind::TooLarge, crate::Errno::ENOSPC));
+    assert!(error.to_string().contains("more than 64 KiB"), "{error}");
+}
+
 fn gnu_archive(long: &str) -> Vec<u8> {
     let mut tar = Builder::new(Vec::new());
     let mut header = Header::new_gnu();
