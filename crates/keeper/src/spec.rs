@@ -106,7 +106,7 @@ impl KeeperSpec {
 pub fn has_room_for_memory(dir: &Path, memory_mib: u64) -> bool {
     let needed = (memory_mib << 20).saturating_add(DISK_LEFT_MIN);
     let free = File::open(dir).and_then(upper::file::free);
-    let enough = free.is_ok_and(|free| free >= needed);
+    let enough = free.as_ref().is_ok_and(|free| *free >= needed);
     if !enough {
         tracing::warn!(needed, ?free, "too little room on the disk to keep a guest's memory");
     }
