@@ -21,7 +21,7 @@ pub enum Error {
     },
     /// Another server holds the home and did not release it.
     #[error(
-        "server {holder} has held this home since {since} and did not release it; \
+        "server {holder} has this home, committed to it last at {since}, and did not release it; \
          if that server is lost for good, take the home over (dormouse adopt --take-over)"
     )]
     HeldBy {
