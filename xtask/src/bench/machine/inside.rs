@@ -12,7 +12,9 @@ use crate::bench::samples::Samples;
 /// Keeper and hypervisor, without what the guest has as its memory.
 pub(super) const IDLE: &str = "host memory of an idle machine, beside its guest's";
 pub(super) const IDLE_OF_FOUR: &str = "the same, of each of four";
-/// Of which that is.
+/// What would be free without it: all but the programs and libraries that others have mapped, too.
+pub(super) const IDLE_ONE_MORE: &str = "the same, of one machine more";
+/// Beside how many, itself included, both are.
 const IDLE_MACHINES: usize = 4;
 pub(super) const CREATE: &str = "in the guest: create 1,000 files of 1 KiB";
 pub(super) const WRITE: &str = "in the guest: write 256 MB, with fsync";
@@ -77,22 +79,43 @@ pub(super) fn files(bench: &mut Bench) -> anyhow::Result<()> {
     commands::output_of(bench, &["sh", "-c", clean])
 }
 
+/// What is counted of a process's mappings.
+#[derive(Debug, Clone, Copy)]
+enum Count {
+    /// All that it has alone, and its share of what several have.
+    Proportional,
+    /// All that it has alone.
+    Private,
+}
+
+impl Count {
+    /// The lines of `/proc/PID/smaps` that say so.
+    fn lines(self) -> &'static [&'static str] {
+        match self {
+            Self::Proportional => &["Pss:"],
+            Self::Private => &["Private_Clean:", "Private_Dirty:"],
+        }
+    }
+}
+
 /// After a wake, once nothing is asked of it; then the same with others beside it, which share programs with it.
 pub(super) fn idle_memory(bench: &mut Bench) -> anyhow::Result<()> {
     let machine = bench.machine()?.to_owned();
-    let alone = mebibytes_of_each(bench, std::slice::from_ref(&machine))?;
+    let alone = mebibytes_of_each(bench, std::slice::from_ref(&machine), Count::Proportional)?;
     bench.report.push(Row::new(IDLE, Unit::Mebibytes, &alone));
     let mut all = vec![machine];
     let measured = with_others(bench, &mut all);
     for other in all.iter().skip(1) {
         bench.ask("DELETE", &format!("/v1/machines/{other}"))?;
     }
-    bench.report.push(Row::new(IDLE_OF_FOUR, Unit::Mebibytes, &measured?));
+    let (shares, private) = measured?;
+    bench.report.push(Row::new(IDLE_OF_FOUR, Unit::Mebibytes, &shares));
+    bench.report.push(Row::new(IDLE_ONE_MORE, Unit::Mebibytes, &private));
     Ok(())
 }
 
 /// Makes others that have slept and were woken, as `all[0]` was, and measures all.
-fn with_others(bench: &Bench, all: &mut Vec<String>) -> anyhow::Result<Samples> {
+fn with_others(bench: &Bench, all: &mut Vec<String>) -> anyhow::Result<(Samples, Samples)> {
     for other in 1..IDLE_MACHINES {
         let body = json!({"name": format!("bench-idle-{other}"), "vcpu": 1, "memory_mib": 512,
                           "storage_gib": 8, "autosleep": "never"});
@@ -104,10 +127,11 @@ fn with_others(bench: &Bench, all: &mut Vec<String>) -> anyhow::Result<Samples> 
         // Wakes it.
         commands::first_output_of(&bench.endpoint, &id)?;
     }
-    mebibytes_of_each(bench, all)
+    let shares = mebibytes_of_each(bench, all, Count::Proportional)?;
+    Ok((shares, mebibytes_of_each(bench, all, Count::Private)?))
 }
 
-fn mebibytes_of_each(bench: &Bench, machines: &[String]) -> anyhow::Result<Samples> {
+fn mebibytes_of_each(bench: &Bench, machines: &[String], count: Count) -> anyhow::Result<Samples> {
     let keepers = machines.iter().map(|machine| bench.server.keeper(machine));
     let keepers: Vec<_> = keepers.collect::<Option<_>>().context("a machine has no keeper")?;
     let mut mebibytes = Samples::default();
@@ -116,7 +140,8 @@ fn mebibytes_of_each(bench: &Bench, machines: &[String]) -> anyhow::Result<Sampl
         for keeper in &keepers {
             let all = with_descendants(*keeper)?;
             ensure!(all.len() > 1, "the keeper has no hypervisor");
-            let kibibytes: anyhow::Result<f64> = all.into_iter().map(own_kibibytes).sum();
+            let kibibytes: anyhow::Result<f64> =
+                all.into_iter().map(|process| own_kibibytes(process, count)).sum();
             mebibytes.push(kibibytes? / 1024.0);
         }
     }
@@ -137,17 +162,16 @@ fn with_descendants(process: i32) -> anyhow::Result<Vec<i32>> {
     Ok(all)
 }
 
-/// What a process adds to this host: its share of what several have (programs, libraries), and all that it has
-/// alone but for the file of a guest's memory.
-fn own_kibibytes(process: i32) -> anyhow::Result<f64> {
+/// What a process adds to this host, but for the file of a guest's memory.
+fn own_kibibytes(process: i32, count: Count) -> anyhow::Result<f64> {
     let maps = fs::read_to_string(format!("/proc/{process}/smaps"))
         .with_context(|| format!("read what process {process} has mapped"))?;
     let (mut sum, mut counts) = (0.0, true);
     for line in maps.lines() {
-        match line.strip_prefix("Pss:") {
-            Some(share) if counts => {
-                let share = share.trim().trim_end_matches(" kB");
-                sum += share.parse::<f64>().with_context(|| format!("not a number: {share}"))?;
+        match count.lines().iter().find_map(|field| line.strip_prefix(field)) {
+            Some(size) if counts => {
+                let size = size.trim().trim_end_matches(" kB");
+                sum += size.parse::<f64>().with_context(|| format!("not a number: {size}"))?;
             }
             Some(_) => {}
             // The first line of a mapping ends in its file, if it has one.
@@ -166,8 +190,10 @@ mod tests {
 
     #[test]
     fn a_process_has_memory_of_its_own() {
-        let ours = own_kibibytes(i32::try_from(std::process::id()).unwrap()).unwrap();
-        assert!(ours > 100.0, "{ours} KiB");
-        assert!(own_kibibytes(-1).is_err());
+        let ours = i32::try_from(std::process::id()).unwrap();
+        let private = own_kibibytes(ours, Count::Private).unwrap();
+        assert!(private > 100.0, "{private} KiB");
+        assert!(own_kibibytes(ours, Count::Proportional).unwrap() >= private, "less in all");
+        assert!(own_kibibytes(-1, Count::Private).is_err());
     }
 }
