@@ -9,17 +9,14 @@ use clap::Args;
 use serde::Deserialize;
 
 use crate::store::KeySource;
-use crate::{Failure, dirs};
+use crate::{Failure, dirs, server_file};
 
-/// Flags of `serve`, and of whatever else needs to know where the server keeps its things.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct ServeArgs {
+/// Where a server keeps its things: flags of `serve`, and of whatever works on the same store and directory.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct PlaceArgs {
     /// Configuration file (TOML); default `$XDG_CONFIG_HOME/dormouse/config.toml` where it exists.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Address to listen on; port 0 picks a free one [default: 127.0.0.1:8080].
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub(crate) listen: Option<SocketAddr>,
     /// Data directory [default: `$XDG_DATA_HOME/dormouse`].
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
@@ -32,12 +29,29 @@ pub(crate) struct ServeArgs {
     /// The same with keys that this command prints (run by `sh -c`), as from a key service.
     #[arg(long, value_name = "CMD")]
     pub(crate) encryption_key_command: Option<String>,
+}
+
+/// How machines run on this host: flags of `serve`, and of `doctor`, which looks whether they can.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct HostArgs {
     /// Where machine images are.
     #[arg(long, value_name = "DIR")]
     pub(crate) images: Option<PathBuf>,
     /// How machines reach the network: isolated (needs root), user, none.
     #[arg(long, value_parser = parse_network)]
     pub(crate) network: Option<runtime::Network>,
+}
+
+/// Flags of `serve`.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+    /// Address to listen on; port 0 picks a free one [default: 127.0.0.1:8080].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
     /// Boot new machines, too: make no templates and use none.
     #[arg(long)]
     pub(crate) no_templates: bool,
@@ -116,8 +130,40 @@ const STORE_MEMORY_MIB_MAX: u64 = 4096;
 const BOOT_TIMEOUT_SECONDS: u64 = 120;
 
 impl Config {
+    /// What a server goes by that is started now.
     pub(crate) fn load(args: &ServeArgs) -> Result<Self, Failure> {
-        let file = match &args.config {
+        let config = Self::load_or(args, |data| {
+            let usual = format!("file://{}", data.join("store").display());
+            match server_file::last_store(data) {
+                Some(last) if last != usual => Err(Failure::new(
+                    ErrorKind::InvalidArgument,
+                    format!(
+                        "{} belongs to a server whose store was {last}: say --store {last} to go on with it, or \
+                         --store {usual} to begin with an empty one",
+                        data.display()
+                    ),
+                )),
+                _ => Ok(usual),
+            }
+        })?;
+        Ok(config)
+    }
+
+    /// What a tool goes by that works beside a server, running or not: that server's store, where no other one is named.
+    pub(crate) fn beside(place: &PlaceArgs, host: &HostArgs) -> Result<Self, Failure> {
+        let args = ServeArgs { place: place.clone(), host: host.clone(), ..ServeArgs::default() };
+        Self::load_or(&args, |data| {
+            let usual = || format!("file://{}", data.join("store").display());
+            Ok(server_file::last_store(data).unwrap_or_else(usual))
+        })
+    }
+
+    fn load_or(
+        args: &ServeArgs,
+        unnamed_store: impl FnOnce(&Path) -> Result<String, Failure>,
+    ) -> Result<Self, Failure> {
+        let ServeArgs { place, host, .. } = args;
+        let file = match &place.config {
             Some(path) => read(path)?,
             None => {
                 let path = dirs::config_file();
@@ -125,7 +171,7 @@ impl Config {
             }
         };
         let named = |variable| dirs::variable(variable).map(PathBuf::from);
-        let data = args.data.clone().or_else(|| named("DORMOUSE_DATA")).or(file.data);
+        let data = place.data.clone().or_else(|| named("DORMOUSE_DATA")).or(file.data);
         let data = data.unwrap_or_else(dirs::data);
         let data = std::path::absolute(&data).map_err(|error| {
             Failure::new(
@@ -133,13 +179,13 @@ impl Config {
                 format!("data directory {}: {error}", data.display()),
             )
         })?;
-        let store = args
-            .store
-            .clone()
-            .or_else(|| dirs::variable("DORMOUSE_STORE"))
-            .or(file.store)
-            .unwrap_or_else(|| format!("file://{}", data.join("store").display()));
-        let keys = keys(args, file.encryption_key_file, file.encryption_key_command)?;
+        let named_store =
+            place.store.clone().or_else(|| dirs::variable("DORMOUSE_STORE")).or(file.store);
+        let store = match named_store {
+            Some(store) => store,
+            None => unnamed_store(&data)?,
+        };
+        let keys = keys(place, file.encryption_key_file, file.encryption_key_command)?;
         let defaults = control::Defaults::default();
         Ok(Self {
             listen: args
@@ -148,13 +194,13 @@ impl Config {
                 .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
             store,
             keys,
-            images: args
+            images: host
                 .images
                 .clone()
                 .or_else(|| named("DORMOUSE_IMAGES"))
                 .or(file.images)
                 .unwrap_or_else(dirs::images),
-            network: args.network.or(file.network).unwrap_or_else(default_network),
+            network: host.network.or(file.network).unwrap_or_else(default_network),
             private_ranges: private_ranges(file.egress_private_ranges)?,
             qemu: file.qemu,
             shutdown_machines: args.shutdown_machines || file.shutdown_machines.unwrap_or(false),
@@ -185,11 +231,11 @@ impl Config {
 
 /// The first of flags, environment and file that says anything about keys.
 fn keys(
-    args: &ServeArgs,
+    place: &PlaceArgs,
     file: Option<PathBuf>,
     command: Option<String>,
 ) -> Result<KeySource, Failure> {
-    let flags = (args.encryption_key_file.clone(), args.encryption_key_command.clone());
+    let flags = (place.encryption_key_file.clone(), place.encryption_key_command.clone());
     let said = match KeySource::of(flags.0, flags.1)? {
         Some(said) => Some(said),
         None => match KeySource::from_env()? {
@@ -261,19 +307,9 @@ fn parse_network(text: &str) -> Result<runtime::Network, String> {
 mod tests {
     use super::*;
 
-    fn args() -> ServeArgs {
-        ServeArgs {
-            config: None,
-            listen: None,
-            data: None,
-            store: None,
-            encryption_key_file: None,
-            encryption_key_command: None,
-            images: None,
-            network: None,
-            no_templates: false,
-            shutdown_machines: false,
-        }
+    fn args(config: &Path) -> ServeArgs {
+        let place = PlaceArgs { config: Some(config.to_owned()), ..PlaceArgs::default() };
+        ServeArgs { place, ..ServeArgs::default() }
     }
 
     #[test]
@@ -300,12 +336,8 @@ mod tests {
             "listen = \"127.0.0.1:1\"\nstore = \"s3://b/p\"\n[defaults]\nvcpu = 2.0\n",
         )
         .unwrap();
-        let flags = ServeArgs {
-            config: Some(path.clone()),
-            listen: Some("127.0.0.1:2".parse().unwrap()),
-            data: Some("/tmp/x".into()),
-            ..args()
-        };
+        let mut flags = ServeArgs { listen: Some("127.0.0.1:2".parse().unwrap()), ..args(&path) };
+        flags.place.data = Some("/tmp/x".into());
         let config = Config::load(&flags).unwrap();
         assert_eq!(config.listen.port(), 2);
         assert_eq!(config.store, "s3://b/p");
@@ -319,12 +351,39 @@ mod tests {
             ("store_memory_after_seconds = 5\n", Some(Duration::from_secs(5))),
         ] {
             std::fs::write(&path, text).unwrap();
-            let args = ServeArgs { config: Some(path.clone()), ..args() };
-            assert_eq!(Config::load(&args).unwrap().store_memory_after, after);
+            assert_eq!(Config::load(&args(&path)).unwrap().store_memory_after, after);
         }
 
         std::fs::write(&path, "lisen = \"127.0.0.1:1\"\n").unwrap();
-        let error = Config::load(&ServeArgs { config: Some(path), ..args() }).unwrap_err();
+        let error = Config::load(&args(&path)).unwrap_err();
         assert!(error.to_string().contains("lisen"), "{error}");
+    }
+
+    #[test]
+    fn the_store_of_a_data_directory_is_not_changed_by_saying_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, file) = (dir.path().join("data"), dir.path().join("config.toml"));
+        std::fs::create_dir(&data).unwrap();
+        std::fs::write(&file, "").unwrap();
+        let mut args = args(&file);
+        args.place.data = Some(data.clone());
+        let usual = format!("file://{}", data.join("store").display());
+        let beside = |args: &ServeArgs| {
+            Config::beside(&args.place, &HostArgs::default()).map(|config| config.store)
+        };
+        assert_eq!(Config::load(&args).unwrap().store, usual);
+        assert_eq!(beside(&args).unwrap(), usual);
+
+        server_file::remember_store(&data, &usual).unwrap();
+        assert_eq!(Config::load(&args).unwrap().store, usual);
+
+        server_file::remember_store(&data, "s3://bucket/prefix").unwrap();
+        assert_eq!(beside(&args).unwrap(), "s3://bucket/prefix");
+        let refused = Config::load(&args).unwrap_err().to_string();
+        assert!(refused.contains("--store s3://bucket/prefix"), "{refused}");
+
+        args.place.store = Some("s3://other".to_owned());
+        assert_eq!(Config::load(&args).unwrap().store, "s3://other");
+        assert_eq!(beside(&args).unwrap(), "s3://other");
     }
 }

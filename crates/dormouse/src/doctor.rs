@@ -11,7 +11,7 @@ use images::Images;
 use runtime::{Accelerator, Qemu, Runtime};
 use serde::Serialize;
 
-use crate::config::{Config, ServeArgs};
+use crate::config::{Config, HostArgs, PlaceArgs};
 use crate::keeper::qemu_settings;
 use crate::server_file::ServerFile;
 use crate::store::{self, KeySource};
@@ -24,7 +24,9 @@ const FREE_BYTES_MIN: u64 = 5 * GIB;
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     #[command(flatten)]
-    serve: ServeArgs,
+    place: PlaceArgs,
+    #[command(flatten)]
+    host: HostArgs,
     /// JSON on stdout.
     #[arg(long)]
     json: bool,
@@ -51,7 +53,7 @@ struct Finding {
 }
 
 pub(crate) fn main(args: &DoctorArgs) -> Result<u8, Failure> {
-    let config = Config::load(&args.serve)?;
+    let config = Config::beside(&args.place, &args.host)?;
     let mut findings = vec![user(), image(&config), data(&config.data)];
     findings.extend(hypervisor(config.qemu.clone()));
     let (store, reachable) = store(&config.store, &config.keys)?;

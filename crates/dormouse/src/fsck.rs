@@ -15,7 +15,7 @@ use catalog::By;
 use clap::Args;
 use homefs::{Depth, Problems, Progress, Report};
 
-use crate::config::{Config, ServeArgs};
+use crate::config::{Config, HostArgs, PlaceArgs};
 use crate::serve::make_data_dir;
 use crate::{Failure, store, telemetry, tokio_runtime};
 
@@ -37,11 +37,11 @@ pub(crate) struct FsckArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    serve: ServeArgs,
+    place: PlaceArgs,
 }
 
 pub(crate) fn main(args: &FsckArgs) -> Result<u8, Failure> {
-    let config = Config::load(&args.serve)?;
+    let config = Config::beside(&args.place, &HostArgs::default())?;
     telemetry::init_logs();
     let home = find(&args.home, &config)?;
     let runtime = tokio_runtime()?;

@@ -29,7 +29,7 @@ use fuse_serve::{Mount, MountOptions, Notifier, Session, Threads};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use vfs::nullfs::NullFs;
 
-use crate::config::{Config, ServeArgs};
+use crate::config::{Config, HostArgs, PlaceArgs};
 use crate::serve::make_data_dir;
 use crate::{Failure, server_file, store, telemetry, tokio_runtime};
 use place::Place;
@@ -69,7 +69,7 @@ pub(crate) struct MountArgs {
     #[arg(long, hide = true)]
     null: bool,
     #[command(flatten)]
-    serve: ServeArgs,
+    place: PlaceArgs,
 }
 
 /// What `fsync` waits for.
@@ -104,7 +104,7 @@ impl MountArgs {
 
 pub(crate) fn main(args: &MountArgs) -> Result<u8, Failure> {
     let target = args.target()?;
-    let config = Config::load(&args.serve)?;
+    let config = Config::beside(&args.place, &HostArgs::default())?;
     telemetry::init_logs();
     if Mount::clear_stale(target).map_err(failed)? {
         say(&format!("{}: took away the mount of a process that is gone", target.display()));

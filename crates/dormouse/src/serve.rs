@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, ServeArgs};
+use crate::config::{Config, HostArgs, PlaceArgs, ServeArgs};
 use crate::server_file::{self, ServerFile};
 use crate::{Failure, dirs, store, telemetry, tokio_runtime};
 
@@ -31,7 +31,7 @@ const MACHINES_ASLEEP: Duration = Duration::from_secs(600);
 #[derive(Debug, Args)]
 pub(crate) struct AdoptArgs {
     #[command(flatten)]
-    serve: ServeArgs,
+    place: PlaceArgs,
     /// Also take homes that their last server never released. Only when that server is lost: if it
     /// lives, its copies of these machines are stopped.
     #[arg(long)]
@@ -49,10 +49,11 @@ pub(crate) fn main(args: &ServeArgs) -> Result<u8, Failure> {
 }
 
 pub(crate) fn adopt(args: &AdoptArgs) -> Result<u8, Failure> {
-    let config = Config::load(&args.serve)?;
+    let config = Config::beside(&args.place, &HostArgs::default())?;
     telemetry::init_logs();
     let runtime = tokio_runtime()?;
     let adopted = runtime.block_on(async {
+        store::refuse_unused(&config.store).await?;
         let control = open(&config).await?;
         let adopted = control.machines().adopt(args.take_over).await;
         control.close().await;
@@ -119,6 +120,7 @@ async fn open(config: &Config) -> Result<Control, Failure> {
     make_data_dir(&config.data)?;
     let server = server_file::ensure_server_id(&config.data)?;
     let store = store::open(&config.store, &config.keys).await?;
+    server_file::remember_store(&config.data, &config.store)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     let mut settings = Settings {

@@ -1,9 +1,11 @@
-//! How a client on the same host finds the server: two files in its data directory.
+//! How a client on the same host finds the server: two files in its data directory. And two that say what belongs to
+//! the directory.
 //!
 //! `server.json` says where it listens and is removed at a clean end; `api-key` holds the key, readable
-//! by its owner only.
+//! by its owner only. `server-id` is the server's name, `store-url` the object store that it last used, for tools and for
+//! the next start.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -11,6 +13,9 @@ use base::{Entropy, ErrorKind, ServerId};
 use serde::{Deserialize, Serialize};
 
 use crate::Failure;
+
+const STORE_FILE: &str = "store-url";
+const STORE_URL_BYTES_MAX: u64 = 4096;
 
 /// The content of `server.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -58,6 +63,26 @@ pub(crate) fn read_key(data: &Path) -> Option<String> {
     let key = std::fs::read_to_string(data.join("api-key")).ok()?;
     let key = key.trim();
     (!key.is_empty()).then(|| key.to_owned())
+}
+
+/// The URL of the store that the server of this directory last used. It carries no secret.
+pub(crate) fn last_store(data: &Path) -> Option<String> {
+    let file = std::fs::File::open(data.join(STORE_FILE)).ok()?;
+    let mut url = String::new();
+    file.take(STORE_URL_BYTES_MAX).read_to_string(&mut url).ok()?;
+    let url = url.trim();
+    (!url.is_empty()).then(|| url.to_owned())
+}
+
+/// Notes the URL of the store that the server of this directory uses.
+pub(crate) fn remember_store(data: &Path, url: &str) -> Result<(), Failure> {
+    if last_store(data).as_deref() == Some(url) {
+        return Ok(());
+    }
+    let temporary = data.join(format!("{STORE_FILE}.tmp"));
+    std::fs::write(&temporary, format!("{url}\n"))
+        .and_then(|()| std::fs::rename(temporary, data.join(STORE_FILE)))
+        .map_err(|error| write_failed(STORE_FILE, &error))
 }
 
 /// The name of this server, made at its first start.

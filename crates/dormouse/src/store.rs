@@ -97,6 +97,19 @@ pub(crate) async fn reopen(url: &str, keys: &KeySource) -> Result<Arc<dyn Object
     }
 }
 
+/// Refuses a store that no server has ever opened: whoever looks for something in it has named another one than meant.
+/// Makes nothing.
+pub(crate) async fn refuse_unused(url: &str) -> Result<(), Failure> {
+    let opened = Backend::open_existing(url, &dirs::variable).map_err(refused)?;
+    if objstore::was_opened(&opened).await.map_err(refused)? {
+        return Ok(());
+    }
+    Err(Failure::new(
+        base::ErrorKind::NotFound,
+        format!("nothing is stored at {}; --store names the store of the machines", opened.url()),
+    ))
+}
+
 /// Opens a store that nothing is written to: what a store cannot do for writers does not matter, and
 /// encrypted objects that are read without keys are damaged ones. Then [`explain`] says why.
 pub(crate) async fn open_to_read(
@@ -104,7 +117,10 @@ pub(crate) async fn open_to_read(
     keys: &KeySource,
 ) -> Result<Arc<dyn ObjectStore>, Failure> {
     match keys {
-        KeySource::None => reopen(url, keys).await,
+        KeySource::None => {
+            refuse_unused(url).await?;
+            reopen(url, keys).await
+        }
         _ => open_to_check(url, keys).await,
     }
 }
@@ -114,6 +130,7 @@ pub(crate) async fn open_to_check(
     url: &str,
     keys: &KeySource,
 ) -> Result<Arc<dyn ObjectStore>, Failure> {
+    refuse_unused(url).await?;
     let (backend, ring) = (backend(url)?, keys.load().await?);
     let store = Arc::new(Metered::new(backend));
     let opened = objstore::unlock_to_read(store, ring, Arc::new(SystemEntropy)).await;

@@ -15,7 +15,7 @@ use crate::location::Location;
 use crate::memory::MemoryStore;
 use crate::remote::Remote;
 use crate::retry::Policy;
-use crate::{ObjectMeta, ObjectStore, Result, cloud, probe};
+use crate::{Error, ObjectMeta, ObjectStore, Result, cloud, probe};
 
 /// An object store, opened. Clones share connections (and, for `memory://`, the objects).
 #[derive(Debug, Clone)]
@@ -67,6 +67,19 @@ impl Backend {
             }
         };
         Ok(Self { location, inner })
+    }
+
+    /// The same for one that somebody has made already: no directory is made.
+    ///
+    /// # Errors
+    /// As [`Backend::open`], also where a directory is not there.
+    pub fn open_existing(url: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
+        match Location::parse(url)? {
+            Location::File(root) if !root.is_dir() => {
+                Err(Error::unusable(format!("there is no directory {}", root.display())))
+            }
+            _ => Self::open(url, env),
+        }
     }
 
     /// The URL, for people to read. It carries no secret.

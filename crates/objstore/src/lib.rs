@@ -45,6 +45,7 @@ use bytes::Bytes;
 pub use backend::Backend;
 pub use encrypted::{
     Encrypted, KEY_TEXT_BYTES_MAX, KeyRing, MARK_KEY, check_keys, unlock, unlock_to_read,
+    was_opened,
 };
 pub use error::{Error, Result};
 pub use limits::{KEY_BYTES_MAX, LIST_MAX};

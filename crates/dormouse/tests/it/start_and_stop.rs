@@ -97,6 +97,60 @@ fn doctor_says_what_it_found() {
 }
 
 #[test]
+fn tools_look_where_the_server_of_the_directory_keeps_its_things() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("elsewhere");
+    let mut server = Server::start(Options::with_store(&store));
+    let data = server.data().display().to_string();
+    let tool = |args: &[&str]| {
+        let mut command = Command::new(server::program());
+        command.args(args).args(["--data", &data]).env("XDG_CONFIG_HOME", dir.path());
+        let output = command.output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    };
+    for running in [true, false] {
+        if !running {
+            assert_eq!(server.terminate(), Some(0));
+        }
+        let (code, said) = tool(&["doctor", "--network", "none"]);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains(&store.display().to_string()), "{said}");
+    }
+    assert!(!server.data().join("store").exists(), "a tool made a store");
+
+    let (code, said) = Server::refused(server.data(), Options::default());
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains(&format!("--store file://{}", store.display())), "{said}");
+}
+
+#[test]
+fn a_store_that_was_named_by_mistake_is_said_and_not_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, typo, empty) =
+        (dir.path().join("data"), dir.path().join("typo"), dir.path().join("empty"));
+    std::fs::create_dir(&empty).unwrap();
+    let home = "home-00000000-0000-7000-8000-000000000000";
+    let place = dir.path().display().to_string();
+    for args in [vec!["adopt"], vec!["fsck", home], vec!["mount", home, &place]] {
+        for store in [&typo, &empty] {
+            let output = Command::new(server::program())
+                .args(&args)
+                .arg("--data")
+                .arg(&data)
+                .args(["--store", &format!("file://{}", store.display())])
+                .env("XDG_CONFIG_HOME", dir.path())
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!output.status.success(), "{args:?}: {said}");
+            assert!(said.contains(&store.display().to_string()), "{args:?}: {said}");
+        }
+        assert!(!typo.exists(), "{args:?} made a store");
+    }
+}
+
+#[test]
 fn down_puts_every_machine_to_sleep_and_stops_the_server() {
     let mut server = Server::start(Options::default());
     let api = server.api();

@@ -155,6 +155,18 @@ async fn make(store: &dyn ObjectStore, keys: Option<&KeyRing>) -> Result<Mark> {
     Err(Error::unavailable("the mark of the object store is made and deleted over and over"))
 }
 
+/// Whether anything of ours is there: a server has opened it before. Stores nothing.
+///
+/// # Errors
+/// What the store answers.
+pub async fn was_opened(store: &dyn ObjectStore) -> Result<bool> {
+    match store.head(MARK_KEY).await {
+        Ok(_) => Ok(true),
+        Err(Error::NotFound { .. }) => is_used(store).await,
+        Err(error) => Err(error),
+    }
+}
+
 async fn is_used(store: &dyn ObjectStore) -> Result<bool> {
     for prefix in USED {
         if !store.list(prefix, None, 1).await?.is_empty() {

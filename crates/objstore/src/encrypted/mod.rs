@@ -34,7 +34,7 @@ use crate::limits::{CREATE_SETTLES_MAX, CRYPT_INLINE_BYTES_MAX};
 use crate::{Error, ObjectMeta, ObjectStore, Result};
 
 pub use keys::{KEY_TEXT_BYTES_MAX, KeyRing};
-pub use mark::{MARK_KEY, check_keys, unlock, unlock_to_read};
+pub use mark::{MARK_KEY, check_keys, unlock, unlock_to_read, was_opened};
 
 /// An encrypted view of a store.
 #[derive(Debug, Clone)]
