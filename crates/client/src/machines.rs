@@ -148,6 +148,12 @@ pub struct MachineStatus {
     /// The same of the memory that it sleeps with.
     #[serde(default)]
     pub memory: Option<String>,
+    /// Memory in MiB that the guest of an awake machine has.
+    #[serde(default)]
+    pub memory_assigned_mib: Option<u64>,
+    /// Files were written while it slept, and are not published.
+    #[serde(default)]
+    pub draft: bool,
     /// When the machine is to be woken, if it sleeps then.
     #[serde(default)]
     pub wake_at: Option<String>,
@@ -278,6 +284,14 @@ impl Client {
     /// Those of the server.
     pub async fn publish(&self, name: &str) -> Result<serde_json::Value> {
         self.json(self.request(Method::POST, &at(name, "/fs/publish"))).await
+    }
+
+    /// Throws the draft of a machine away; the server's report.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub async fn discard(&self, name: &str) -> Result<serde_json::Value> {
+        self.json(self.request(Method::DELETE, &at(name, "/fs/draft"))).await
     }
 
     /// The machine each time it changes, until it is where it was asked to be.

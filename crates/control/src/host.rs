@@ -239,6 +239,11 @@ pub trait Host: Send + Sync + Debug + 'static {
     /// What is missing (image, runtime) with code `IMAGE_MISSING` or `RUNTIME_MISSING`; whatever kept
     /// the process from starting.
     async fn start_keeper(&self, spec: &KeeperSpec) -> Result<()>;
+    /// Names of the images that machines can be made of.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    async fn images(&self) -> Result<Vec<String>>;
     /// The keeper of a machine; `None` where none runs.
     async fn connect(&self, machine: &MachineId) -> Option<Arc<dyn KeeperLink>>;
     /// The mount on this host that has a home for writing; `None` where none has.

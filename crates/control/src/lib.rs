@@ -32,7 +32,7 @@ pub use control::Control;
 pub use error::{Error, Result};
 pub use executions::Executions;
 pub use files::Files;
-pub use machines::{IfMatch, Machine, MachineRef, Machines};
+pub use machines::{IfMatch, Machine, MachineRef, Machines, parse_autosleep};
 pub use page::{Page, PageQuery};
 pub use settings::{Defaults, Parts, Settings, SizeLimits, Timing};
 pub use snapshots::Snapshots;

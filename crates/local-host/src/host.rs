@@ -250,6 +250,14 @@ impl Host for LocalHost {
         Ok(())
     }
 
+    async fn images(&self) -> Result<Vec<String>> {
+        let directories = self.directories.clone();
+        tokio::task::spawn_blocking(move || directories.images.names())
+            .await
+            .map_err(|error| Error::internal(format!("look for images: {error}")))?
+            .map_err(image_error)
+    }
+
     async fn connect(&self, machine: &MachineId) -> Option<Arc<dyn KeeperLink>> {
         let dir = self.dir(machine);
         if !launch::is_alive(&dir) {

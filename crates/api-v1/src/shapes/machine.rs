@@ -75,6 +75,9 @@ pub(crate) struct StatusBody {
     /// from it.
     #[serde(skip_serializing_if = "Option::is_none")]
     memory: Option<&'static str>,
+    /// True where files were written while the machine slept and are not published; left out otherwise.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    draft: bool,
     /// When the machine is to be woken, if it sleeps then: as asked for, or by its guest, whichever is sooner.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -110,6 +113,7 @@ impl From<Machine> for MachineBody {
                 memory_assigned_mib: status.memory_assigned_mib,
                 upper: status.upper.map(in_the_store),
                 memory: status.memory.map(in_the_store),
+                draft: status.draft,
                 wake_at: status.wake_at,
             },
         }

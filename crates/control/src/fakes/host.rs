@@ -54,6 +54,10 @@ impl FakeLink {
 
 #[async_trait]
 impl Host for FakeHost {
+    async fn images(&self) -> Result<Vec<String>> {
+        Ok(vec!["base".to_owned()])
+    }
+
     async fn start_keeper(&self, spec: &KeeperSpec) -> Result<()> {
         let mut state = self.state.lock();
         if state.keepers.contains_key(&spec.machine) {

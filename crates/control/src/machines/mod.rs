@@ -53,6 +53,10 @@ impl Machines {
     pub async fn create(&self, new: CreateMachine) -> Result<Machine> {
         let settings = &self.inner.settings;
         let spec = validate::new_spec(&new, &settings.defaults, &settings.limits)?;
+        // The server's own choice may be mended on the server while the machine waits for it.
+        if let Some(image) = &new.image {
+            validate::known_image(image, &self.inner.parts.host.images().await?)?;
+        }
         let id = MachineId::generate();
         let name = name_or_made_up(new.name, &id)?;
         let now = self.inner.parts.clock.now();
@@ -82,7 +86,8 @@ impl Machines {
     /// # Errors
     /// `NotFound`.
     pub async fn get(&self, machine: &MachineRef) -> Result<Machine> {
-        Ok(shape_now(&self.inner, &self.inner.resolve(machine).await?))
+        let row = self.inner.resolve(machine).await?;
+        Ok(shape_with_draft(&self.inner, &row).await)
     }
 
     /// Machines in the order of their creation.
@@ -94,7 +99,10 @@ impl Machines {
         let length = page.length();
         let rows =
             self.inner.db(move |catalog| catalog.machines(after.as_ref(), length + 1)).await?;
-        let machines = rows.iter().map(|row| shape_now(&self.inner, row)).collect();
+        let mut machines = Vec::with_capacity(rows.len());
+        for row in &rows {
+            machines.push(shape_with_draft(&self.inner, row).await);
+        }
         Ok(Page::cut(machines, length, |machine: &Machine| machine.machine_id.to_string()))
     }
 
@@ -379,6 +387,7 @@ pub(crate) fn shape(row: &MachineRow) -> Machine {
             memory_assigned_mib: None,
             upper: None,
             memory: None,
+            draft: false,
             wake_at: row.alarm.next(),
         },
     }
@@ -398,6 +407,13 @@ fn shape_now(inner: &Inner, row: &MachineRow) -> Machine {
         machine.status.retryable = true;
         machine.status.last_error = Some(NO_ROOM.to_owned());
     }
+    machine
+}
+
+/// With what a look at this host's files tells.
+async fn shape_with_draft(inner: &Inner, row: &MachineRow) -> Machine {
+    let mut machine = shape_now(inner, row);
+    machine.status.draft = inner.parts.homes.has_draft(&inner.home_at(row)).await;
     machine
 }
 

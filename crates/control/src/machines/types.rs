@@ -88,6 +88,9 @@ pub struct MachineStatus {
     /// host goes on from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<UpperStatus>,
+    /// Files were written while it slept, and are not published.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draft: bool,
     /// When the machine is to be woken, if it sleeps then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wake_at: Option<Timestamp>,

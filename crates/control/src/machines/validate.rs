@@ -50,6 +50,18 @@ pub(crate) fn new_spec(
     Ok(spec)
 }
 
+/// Refuses an image that was asked for by name and that is not among those `there`.
+pub(crate) fn known_image(name: &str, there: &[String]) -> Result<()> {
+    if there.iter().any(|other| other == name) {
+        return Ok(());
+    }
+    let there = match there {
+        [] => "it has none: `dormouse doctor` says how to make one".to_owned(),
+        some => format!("it has {}", some.join(", ")),
+    };
+    Err(field("image", format!("there is no image {name} on this server; {there}")))
+}
+
 /// The spec after an update.
 pub(crate) fn updated_spec(
     before: &MachineSpec,
@@ -184,6 +196,16 @@ mod tests {
         let mut new = CreateMachine::default();
         change(&mut new);
         new_spec(&new, &Defaults::default(), &SizeLimits::default())
+    }
+
+    #[test]
+    fn an_image_that_is_not_there_is_refused_with_those_that_are() {
+        let there = ["base".to_owned(), "python".to_owned()];
+        assert!(known_image("base", &there).is_ok());
+        let refused = known_image("bsae", &there).unwrap_err();
+        assert_eq!(refused.kind(), base::ErrorKind::InvalidArgument);
+        assert!(refused.to_string().contains("it has base, python"), "{refused}");
+        assert!(known_image("base", &[]).unwrap_err().to_string().contains("doctor"));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Commands about machines.
 
 use std::pin::pin;
+use std::time::Duration;
 
-use base::ErrorKind;
+use base::{Clock as _, ErrorKind, SystemClock, Timestamp};
 use clap::Args;
 use client::{Client, CreateMachine, Egress, Machine, UpdateMachine};
 use futures::StreamExt;
@@ -10,6 +11,9 @@ use futures::StreamExt;
 use super::{ServerArgs, table};
 use crate::Failure;
 use crate::server_file::ServerFile;
+
+/// What is said where nothing was written to a machine while it slept.
+const NO_DRAFT: &str = "there was no draft";
 
 /// Flags of `create`.
 #[derive(Debug, Args)]
@@ -198,6 +202,15 @@ pub(super) async fn show(args: NameArgs) -> Result<u8, Failure> {
     if let Some(memory) = &machine.status.memory {
         rows.push(row("memory image", memory));
     }
+    if let Some(has) = machine.status.memory_assigned_mib.filter(|has| *has != machine.memory_mib) {
+        rows.push(row("memory now", &format!("{has} MiB, until it has slept")));
+    }
+    if machine.status.draft {
+        rows.push(row("draft", "not published: dormouse publish, or dormouse discard"));
+    }
+    if let Some(at) = &machine.status.wake_at {
+        rows.push(row("wakes at", at));
+    }
     if let Some(error) = &machine.status.last_error {
         rows.push(row("error", error));
     }
@@ -207,8 +220,18 @@ pub(super) async fn show(args: NameArgs) -> Result<u8, Failure> {
 
 pub(super) async fn transition(args: NameArgs, verb: &str) -> Result<u8, Failure> {
     let client = args.server.client()?;
-    client.transition(&args.name, verb).await?;
-    finish(&client.settled(&args.name).await?, args.json)
+    let asked = client.transition(&args.name, verb).await?;
+    let settled = client.settled(&args.name).await?;
+    if settled.status.phase != asked.desired_state && settled.status.phase != "failed" {
+        return Err(Failure::new(
+            ErrorKind::Conflict,
+            format!(
+                "{} is {}: somebody asked for that after this",
+                settled.name, settled.status.phase
+            ),
+        ));
+    }
+    finish(&settled, args.json)
 }
 
 /// Arguments of `wake`.
@@ -219,14 +242,16 @@ pub(crate) struct WakeArgs {
     /// Boot: throw away the memory that the machine sleeps with, and its processes.
     #[arg(long)]
     cold: bool,
-    /// Not now but then, if it sleeps then: an RFC 3339 time such as 2026-12-01T08:00:00Z, or never.
+    /// Not now but then, if it sleeps then: an RFC 3339 time such as 2026-12-01T08:00:00Z, a time from now such as
+    /// +90m or +8h, or never.
     #[arg(long, value_name = "TIME", conflicts_with = "cold")]
     at: Option<String>,
 }
 
 pub(super) async fn wake(args: WakeArgs) -> Result<u8, Failure> {
     if let Some(at) = &args.at {
-        let machine = args.machine.server.client()?.wake_at(&args.machine.name, at).await?;
+        let at = moment(at, SystemClock::new().now())?;
+        let machine = args.machine.server.client()?.wake_at(&args.machine.name, &at).await?;
         if args.machine.json {
             table::print_json(&machine.raw);
         } else {
@@ -243,6 +268,23 @@ pub(super) async fn wake(args: WakeArgs) -> Result<u8, Failure> {
     let client = args.machine.server.client()?;
     client.wake_cold(&args.machine.name).await?;
     finish(&client.settled(&args.machine.name).await?, args.machine.json)
+}
+
+/// A moment as the server takes it; `+8h` is one from now.
+fn moment(text: &str, now: Timestamp) -> Result<String, Failure> {
+    let Some(after) = text.strip_prefix('+') else { return Ok(text.to_owned()) };
+    // Autosleep is written so too.
+    let after = control::parse_autosleep(after)
+        .ok()
+        .filter(|seconds| *seconds > 0)
+        .and_then(|seconds| now.checked_add(Duration::from_secs(seconds)).ok());
+    let at = after.ok_or_else(|| {
+        Failure::new(
+            ErrorKind::InvalidArgument,
+            format!("{text} is no time from now; say it as in +90m, +8h or +2d"),
+        )
+    })?;
+    Ok(at.to_string())
 }
 
 /// Arguments of `reboot`.
@@ -266,10 +308,20 @@ pub(super) async fn publish(args: NameArgs) -> Result<u8, Failure> {
     if args.json {
         table::print_json(&report);
     } else {
-        eprintln!("published");
+        eprintln!("{}", if report["published"] == true { "published" } else { NO_DRAFT });
         for path in report["conflicts"].as_array().into_iter().flatten() {
             eprintln!("changed on both sides, the draft's version stands: {path}");
         }
+    }
+    Ok(0)
+}
+
+pub(super) async fn discard(args: NameArgs) -> Result<u8, Failure> {
+    let report = args.server.client()?.discard(&args.name).await?;
+    if args.json {
+        table::print_json(&report);
+    } else {
+        eprintln!("{}", if report["discarded"] == true { "discarded" } else { NO_DRAFT });
     }
     Ok(0)
 }
@@ -367,4 +419,23 @@ fn row(machine: &Machine) -> Vec<String> {
         format!("{} GiB", machine.storage_gib),
         machine.machine_id.clone(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_from_now_becomes_one_that_the_server_takes() {
+        let now: Timestamp = "2026-12-01T08:00:00Z".parse().unwrap();
+        let of = |text| moment(text, now).map_err(|error| error.to_string());
+        assert_eq!(of("+8h").unwrap(), "2026-12-01T16:00:00Z");
+        assert_eq!(of("+1d30m").unwrap(), "2026-12-02T08:30:00Z");
+        for other in ["never", "2026-12-01T08:00:00Z", "nonsense"] {
+            assert_eq!(of(other).unwrap(), other, "the server says what it thinks of it");
+        }
+        for bad in ["+", "+0s", "+never", "+soon", "+-1h", "+99999999999999999999s"] {
+            assert!(of(bad).unwrap_err().contains("+90m"), "{bad}");
+        }
+    }
 }

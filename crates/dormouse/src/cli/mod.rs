@@ -51,6 +51,8 @@ pub(crate) enum ClientCommand {
     Reboot(machines::RebootArgs),
     /// Publish what was written to a sleeping machine.
     Publish(machines::NameArgs),
+    /// Throw away what was written to a sleeping machine and not published.
+    Discard(machines::NameArgs),
     /// Keep the state that a machine has now: its home, and of one that sleeps all else on its disk and its memory.
     Snapshot(snapshots::SnapshotArgs),
     /// List the snapshots of a machine.
@@ -82,6 +84,7 @@ pub(crate) fn main(command: ClientCommand) -> Result<u8, Failure> {
             ClientCommand::Wake(args) => machines::wake(args).await,
             ClientCommand::Reboot(args) => machines::reboot(args).await,
             ClientCommand::Publish(args) => machines::publish(args).await,
+            ClientCommand::Discard(args) => machines::discard(args).await,
             ClientCommand::Snapshot(args) => snapshots::snapshot(args).await,
             ClientCommand::Snapshots(args) => snapshots::list(args).await,
             ClientCommand::Restore(args) => snapshots::restore(args).await,

@@ -122,6 +122,7 @@ fn bad_machines(api: &Api, machine: &str) {
         json!({"autosleep": "soon"}),
         json!({"vcpu": "many"}),
         json!({"name": "no-image", "image": "../../etc"}),
+        json!({"name": "no-image", "image": "bsae"}),
     ] {
         let reply = api.post_json("/v1/machines", &bad);
         assert!(
@@ -131,6 +132,7 @@ fn bad_machines(api: &Api, machine: &str) {
             reply.text()
         );
     }
+    api.get("/v1/machines/no-image").expect(404);
     api.post_json("/v1/machines", &json!({"name": "tidy"})).expect(409);
     let path = format!("/v1/machines/{machine}");
     let shrink = api.send(api.request(Method::PATCH, &path).json(&json!({"storage_gib": 1})));

@@ -16,6 +16,15 @@ fn ok(server: &Server, args: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("it is text")
 }
 
+/// What is said to people.
+#[track_caller]
+fn said(server: &Server, args: &[&str]) -> String {
+    let output = run(server, args);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{args:?}: {said}");
+    said
+}
+
 #[test]
 fn the_command_line_drives_a_machine_through_its_life() {
     let server = Server::start(Options::default());
@@ -40,8 +49,22 @@ fn the_command_line_drives_a_machine_through_its_life() {
     cp.write_all(b"from outside").unwrap();
     ok(&server, &["cp", cp.path().to_str().unwrap(), "hello:drafted.txt"]);
     assert_eq!(run(&server, &["cat", "hello:drafted.txt"]).status.code(), Some(3));
-    ok(&server, &["publish", "hello"]);
+    assert!(ok(&server, &["show", "hello"]).contains("draft"));
+    assert!(said(&server, &["publish", "hello"]).contains("published"));
+    assert!(!ok(&server, &["show", "hello"]).contains("draft"));
+    for nothing in ["publish", "discard"] {
+        assert!(said(&server, &[nothing, "hello"]).contains("there was no draft"));
+    }
     assert_eq!(ok(&server, &["cat", "hello:drafted.txt"]), "from outside");
+    ok(&server, &["cp", cp.path().to_str().unwrap(), "hello:regretted.txt"]);
+    assert!(said(&server, &["discard", "hello"]).contains("discarded"));
+    assert!(said(&server, &["publish", "hello"]).contains("there was no draft"));
+    assert_eq!(run(&server, &["cat", "hello:regretted.txt"]).status.code(), Some(3));
+
+    assert!(!ok(&server, &["show", "hello"]).contains("wakes at"));
+    ok(&server, &["wake", "hello", "--at", "+8h"]);
+    assert!(ok(&server, &["show", "hello"]).contains("wakes at"));
+    ok(&server, &["wake", "hello", "--at", "never"]);
     ok(&server, &["wake", "hello"]);
     ok(&server, &["watch", "hello"]);
     assert_eq!(ok(&server, &["exec", "hello", "--", "cat", "drafted.txt"]), "from outside");
