@@ -1,12 +1,10 @@
 //! Forks have what their parents had, go their own ways, and outlive them.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use base::{ErrorKind, MachineId, SnapshotId};
-use bytes::Bytes;
-use objstore::{ObjectMeta, ObjectStore};
-use testkit::{FaultyStore, Injection, Verb};
+use objstore::ObjectStore;
+use testkit::{Attendant, AttendedStore, FaultyStore, Injection, Verb};
 use upper::{
     Collected, Error, Found, Hold, Holder, Kept, Standing, Upper, abandon_fork, begin_fork,
 };
@@ -338,51 +336,24 @@ async fn of_a_machine_that_is_deleted_nothing_is_kept() {
     assert!(!world.keys().await.iter().any(|key| key.contains("/pins/")));
 }
 
-/// A store in which a fork of a snapshot is made and the snapshot goes, between the names of pins and the first look.
+/// Makes a fork of a snapshot and lets the snapshot go, between the names of pins and the first look at one.
 #[derive(Debug)]
 struct HandingOver {
-    store: Arc<dyn ObjectStore>,
     from: String,
     to: String,
 }
 
 #[async_trait::async_trait]
-impl ObjectStore for HandingOver {
-    async fn put(&self, key: &str, body: Bytes) -> objstore::Result<()> {
-        self.store.put(key, body).await
-    }
-
-    async fn create(&self, key: &str, body: Bytes) -> objstore::Result<()> {
-        self.store.create(key, body).await
-    }
-
-    async fn get(&self, key: &str, range: Option<Range<u64>>) -> objstore::Result<Bytes> {
+impl Attendant for HandingOver {
+    async fn before(&self, store: &dyn ObjectStore, verb: Verb, key: &str) {
         for end in ["", "-memory"] {
             let (from, to) = (format!("{}{end}", self.from), format!("{}{end}", self.to));
-            if key == from && self.store.head(&from).await.is_ok() {
-                let pin = self.store.get(&from, None).await?;
-                self.store.put(&to, pin).await?;
-                self.store.delete(&from).await?;
+            if verb == Verb::Get && key == from && store.head(&from).await.is_ok() {
+                let pin = store.get(&from, None).await.unwrap();
+                store.put(&to, pin).await.unwrap();
+                store.delete(&from).await.unwrap();
             }
         }
-        self.store.get(key, range).await
-    }
-
-    async fn head(&self, key: &str) -> objstore::Result<ObjectMeta> {
-        self.store.head(key).await
-    }
-
-    async fn delete(&self, key: &str) -> objstore::Result<()> {
-        self.store.delete(key).await
-    }
-
-    async fn list(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        max: usize,
-    ) -> objstore::Result<Vec<ObjectMeta>> {
-        self.store.list(prefix, after, max).await
     }
 }
 
@@ -404,11 +375,9 @@ async fn what_is_handed_from_a_snapshot_to_a_fork_is_kept_all_the_time() {
         host.save_all(&world).await
     };
     let pins = format!("uppers/{}/pins/", world.machine);
-    let store = HandingOver {
-        store: world.store(),
-        from: format!("{pins}{snapshot}"),
-        to: format!("{pins}{}", child.machine),
-    };
+    let handing =
+        HandingOver { from: format!("{pins}{snapshot}"), to: format!("{pins}{}", child.machine) };
+    let store = AttendedStore::new(world.store(), handing);
     Upper::new(Arc::new(store), &world.machine, host.files.clone()).collect(newest).await.unwrap();
     let packs = crate::memory::packs(&world).await;
     assert!(kept.iter().all(|pack| packs.contains(pack)), "{packs:?}");

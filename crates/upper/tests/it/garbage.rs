@@ -1,13 +1,12 @@
 //! What nobody needs goes, and nothing else.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base::{Digest, MachineId, SnapshotId};
-use bytes::Bytes;
-use objstore::{ObjectMeta, ObjectStore};
+use objstore::ObjectStore;
+use testkit::{Attendant, AttendedStore, Verb};
 use upper::{Collected, Deleted, Generation, Hold, Holder, Kept, Saved, Standing, Upper};
 
 use crate::support::{CHUNK, Host, World, noise};
@@ -113,7 +112,7 @@ async fn a_deletion_leaves_nothing_of_the_machine_and_all_of_others() {
     let newest = stored(&world, &host, 0, 1).await;
     let others = format!("uppers/{}/chunks/{}-2", MachineId::generate(), Digest::of(b"x"));
     world.memory.put(&others, "x".into()).await.unwrap();
-    let store: std::sync::Arc<dyn objstore::ObjectStore> = world.memory.clone();
+    let store: Arc<dyn ObjectStore> = world.memory.clone();
     assert_eq!(upper::delete(&store, &world.machine).await.unwrap().collected.objects, 3);
     assert_eq!(upper::delete(&store, &world.machine).await.unwrap(), Deleted::default());
     assert_eq!(world.keys().await, [others]);
@@ -123,51 +122,31 @@ async fn a_deletion_leaves_nothing_of_the_machine_and_all_of_others() {
     host.upper.note_collected(newest).await.unwrap();
 }
 
-/// A store that is asked for manifests one at a time.
-#[derive(Debug)]
-struct Narrow {
-    store: Arc<dyn ObjectStore>,
-    reading: AtomicUsize,
+/// Counts how many manifests are read at once.
+#[derive(Debug, Default)]
+struct Readers {
+    now: AtomicUsize,
     most: AtomicUsize,
 }
 
+fn reads_manifest(verb: Verb, key: &str) -> bool {
+    verb == Verb::Get && (key.contains("/log/") || key.ends_with("-memory"))
+}
+
 #[async_trait::async_trait]
-impl ObjectStore for Narrow {
-    async fn put(&self, key: &str, body: Bytes) -> objstore::Result<()> {
-        self.store.put(key, body).await
-    }
-
-    async fn create(&self, key: &str, body: Bytes) -> objstore::Result<()> {
-        self.store.create(key, body).await
-    }
-
-    async fn get(&self, key: &str, range: Option<Range<u64>>) -> objstore::Result<Bytes> {
-        if !(key.contains("/log/") || key.ends_with("-memory")) {
-            return self.store.get(key, range).await;
+impl Attendant for Readers {
+    async fn before(&self, _store: &dyn ObjectStore, verb: Verb, key: &str) {
+        if reads_manifest(verb, key) {
+            let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most.fetch_max(now, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        let reading = self.reading.fetch_add(1, Ordering::SeqCst) + 1;
-        self.most.fetch_max(reading, Ordering::SeqCst);
-        tokio::time::sleep(Duration::from_millis(2)).await;
-        let found = self.store.get(key, range).await;
-        self.reading.fetch_sub(1, Ordering::SeqCst);
-        found
     }
 
-    async fn head(&self, key: &str) -> objstore::Result<ObjectMeta> {
-        self.store.head(key).await
-    }
-
-    async fn delete(&self, key: &str) -> objstore::Result<()> {
-        self.store.delete(key).await
-    }
-
-    async fn list(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        max: usize,
-    ) -> objstore::Result<Vec<ObjectMeta>> {
-        self.store.list(prefix, after, max).await
+    async fn after(&self, verb: Verb, key: &str) {
+        if reads_manifest(verb, key) {
+            self.now.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 }
 
@@ -183,13 +162,9 @@ async fn manifests_of_what_is_kept_are_read_one_after_the_other() {
     }
     let newest = stored(&world, &host, 0, 9).await;
     let before = (world.chunks().await, crate::memory::packs(&world).await);
-    let store = Arc::new(Narrow {
-        store: world.store(),
-        reading: AtomicUsize::new(0),
-        most: AtomicUsize::new(0),
-    });
+    let store = Arc::new(AttendedStore::new(world.store(), Readers::default()));
     let upper = Upper::new(store.clone(), &world.machine, host.files.clone());
     upper.collect(newest).await.unwrap();
-    assert_eq!(store.most.load(Ordering::SeqCst), 1);
+    assert_eq!(store.attendant.most.load(Ordering::SeqCst), 1);
     assert_eq!((world.chunks().await, crate::memory::packs(&world).await), before);
 }

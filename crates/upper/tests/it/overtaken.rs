@@ -1,12 +1,11 @@
 //! A host that stores memory is overtaken by one that goes on with the machine.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use base::ErrorKind;
-use bytes::Bytes;
-use objstore::{ObjectMeta, ObjectStore, Result};
+use objstore::ObjectStore;
+use testkit::{Attendant, AttendedStore, Verb};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use upper::{Error, Progress, Upper};
@@ -14,20 +13,14 @@ use upper::{Error, Progress, Upper};
 use crate::memory::{memories, offered, packs};
 use crate::support::{Host, World};
 
-/// A store whose packs wait at the door.
+/// Has packs wait at the door of the store.
 #[derive(Debug)]
-struct Held {
-    store: Arc<dyn ObjectStore>,
+struct Door {
     came: Semaphore,
     may_go: Semaphore,
 }
 
-impl Held {
-    fn of(world: &World) -> Arc<Self> {
-        let [came, may_go] = [0, 0].map(Semaphore::new);
-        Arc::new(Self { store: world.memory.clone(), came, may_go })
-    }
-
+impl Door {
     /// Once the first has come.
     async fn wait(&self) {
         self.came.acquire().await.unwrap().forget();
@@ -35,33 +28,12 @@ impl Held {
 }
 
 #[async_trait]
-impl ObjectStore for Held {
-    async fn put(&self, key: &str, body: Bytes) -> Result<()> {
-        if key.contains("/memory/") {
+impl Attendant for Door {
+    async fn before(&self, _store: &dyn ObjectStore, verb: Verb, key: &str) {
+        if verb == Verb::Put && key.contains("/memory/") {
             self.came.add_permits(1);
             drop(self.may_go.acquire().await.unwrap());
         }
-        self.store.put(key, body).await
-    }
-
-    async fn create(&self, key: &str, body: Bytes) -> Result<()> {
-        self.store.create(key, body).await
-    }
-
-    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes> {
-        self.store.get(key, range).await
-    }
-
-    async fn head(&self, key: &str) -> Result<ObjectMeta> {
-        self.store.head(key).await
-    }
-
-    async fn delete(&self, key: &str) -> Result<()> {
-        self.store.delete(key).await
-    }
-
-    async fn list(&self, prefix: &str, after: Option<&str>, max: usize) -> Result<Vec<ObjectMeta>> {
-        self.store.list(prefix, after, max).await
     }
 }
 
@@ -103,17 +75,18 @@ async fn a_host_that_was_overtaken_names_and_deletes_nothing() {
     go_on(&one, &world, 2).await;
     // All of it changes: of what is in the store it needs nothing any more.
     one.remember(0..120, 3);
-    let held = Held::of(&world);
+    let [came, may_go] = [0, 0].map(Semaphore::new);
+    let held = Arc::new(AttendedStore::new(world.memory.clone(), Door { came, may_go }));
     let slow = Upper::new(held.clone(), &world.machine, one.files.clone());
     let stop = CancellationToken::new();
     let (saved, others) = tokio::join!(slow.save_memory(one.to_store(), &stop), async {
-        held.wait().await;
+        held.attendant.wait().await;
         // There is other memory by now.
         boot(&two, &world, 4).await;
         two.remember(0..2, 5);
         two.memory_stored().await;
         let others = packs(&world).await;
-        held.may_go.add_permits(100);
+        held.attendant.may_go.add_permits(100);
         others
     });
     let error = saved.unwrap_err();
