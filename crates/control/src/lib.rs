@@ -24,6 +24,7 @@ mod lock;
 pub mod machines;
 mod mounted;
 mod page;
+mod room;
 mod settings;
 pub mod snapshots;
 mod uppers;

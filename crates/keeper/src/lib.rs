@@ -42,5 +42,5 @@ pub mod template;
 pub use client::Client;
 pub use error::{Failure, Result};
 pub use run::{Parts, refuse, run};
-pub use spec::{KeeperSpec, UpperSpec, has_room_for_memory};
+pub use spec::{KeeperSpec, UpperSpec, has_room_for_memory, room_lacking};
 pub use status::{KeeperState, LastWords, Sizes, Stage, Status};

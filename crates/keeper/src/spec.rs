@@ -1,6 +1,7 @@
 //! What a keeper is told before it starts.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -111,4 +112,46 @@ pub fn has_room_for_memory(dir: &Path, memory_mib: u64) -> bool {
         tracing::warn!(needed, ?free, "too little room on the disk to keep a guest's memory");
     }
     enough
+}
+
+/// How many bytes have to become free on the disk of `data` before a machine of `dir` may wake there; 0 where it may.
+/// That is what a guest needs to go on at all, and what memory that it goes on from has no place for yet.
+#[must_use]
+pub fn room_lacking(data: &Path, dir: &MachineDir, memory_mib: u64) -> u64 {
+    // Where nobody can say, there is no lack of it.
+    let Ok(free) = File::open(data).and_then(upper::file::free) else { return 0 };
+    let memory = dir.devices().exists().then(|| std::fs::metadata(dir.memory()).ok()).flatten();
+    lacking(free, memory.map(|file| (file.blocks() * 512, memory_mib << 20)))
+}
+
+/// `memory`: what is on the disk of a saved one, and its length.
+fn lacking(free: u64, memory: Option<(u64, u64)>) -> u64 {
+    let to_come = memory.map_or(0, |(here, all)| all.saturating_sub(here));
+    runtime::ROOM_MIN.saturating_add(to_come).saturating_sub(free)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wake_needs_room_to_run_and_for_what_of_its_memory_is_not_here() {
+        const MIB: u64 = 1 << 20;
+        let min = runtime::ROOM_MIN;
+        assert_eq!((lacking(min, None), lacking(min - 1, None), lacking(0, None)), (0, 1, min));
+        assert_eq!(lacking(min, Some((100 * MIB, 512 * MIB))), 412 * MIB);
+        assert_eq!(lacking(min + 412 * MIB, Some((100 * MIB, 512 * MIB))), 0);
+        assert_eq!(lacking(min, Some((600 * MIB, 512 * MIB))), 0, "more than it takes");
+    }
+
+    #[test]
+    fn memory_that_nobody_goes_on_from_needs_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = MachineDir::new(folder.path().to_owned());
+        assert_eq!(room_lacking(folder.path(), &dir, 1 << 40), 0, "the test's disk is not full");
+        File::create(dir.memory()).unwrap();
+        assert_eq!(room_lacking(folder.path(), &dir, 1 << 30), 0);
+        File::create(dir.devices()).unwrap();
+        assert!(room_lacking(folder.path(), &dir, 1 << 30) > 0);
+    }
 }

@@ -271,6 +271,12 @@ impl Host for LocalHost {
         Some(link.clone())
     }
 
+    async fn room_lacking(&self, machine: &MachineId, memory_mib: u64) -> u64 {
+        let (dir, data) = (self.dir(machine), self.directories.settings.data_dir.clone());
+        let look = move || keeper::room_lacking(&data, &dir, memory_mib);
+        tokio::task::spawn_blocking(look).await.unwrap_or(0)
+    }
+
     async fn mounted(&self, home: &HomeId) -> Option<Mounted> {
         let holder = keeper::mounted::holder(&self.directories.settings.data_dir, home)?;
         Some(Mounted { process: holder.process })

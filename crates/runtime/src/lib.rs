@@ -22,6 +22,7 @@ use guest_ring::GuestMemory;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+pub use limits::ROOM_MIN;
 pub use qemu::{Accelerator, Qemu, QemuSettings};
 
 /// What an instance is made of.

@@ -46,7 +46,7 @@ pub(crate) const RESOLV_CONF_BYTES_MAX: u64 = 64 * 1024;
 pub(crate) const RESOLVERS_MAX: usize = 8;
 /// Bytes that are free on the disk below which a guest's memory takes all the room that it may still need, and above which a
 /// guest that found none goes on. Enough for its keeper and a sleep, and for a guest that writes all it can for seconds.
-pub(crate) const ROOM_MIN: u64 = 1 << 30;
+pub const ROOM_MIN: u64 = 1 << 30;
 /// Bytes below which no guest runs: what it wrote to its home would find no room, and its keeper and the server need some.
 /// More than a guest writes between two looks.
 pub(crate) const ROOM_HELD: u64 = 512 << 20;

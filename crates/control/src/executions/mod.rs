@@ -29,7 +29,7 @@ use crate::host::{ExecutionRecords, KeeperLink};
 use crate::limits::OUTPUT_BYTES_MAX;
 use crate::machines::{Desired, MachineRef, Phase};
 use crate::page::{Page, PageQuery};
-use crate::{Error, Result, mounted};
+use crate::{Error, Result, mounted, room};
 
 /// Messages from a client that wait for a slow guest.
 const INPUT_QUEUE: usize = 16;
@@ -56,6 +56,7 @@ impl Executions {
             return link.execute(&id, &new).await;
         }
         mounted::refuse(&self.inner, &row, "run the command again").await?;
+        room::refuse(&self.inner, &row, "run the command again").await?;
         let inner = self.inner.clone();
         self.inner.to_the_end(async move { waiting::start(&inner, &row, id, new).await }).await
     }

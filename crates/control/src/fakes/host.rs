@@ -113,6 +113,10 @@ impl Host for FakeHost {
         Some(Arc::new(FakeLink { keeper, host: self.clone() }))
     }
 
+    async fn room_lacking(&self, _: &MachineId, _: u64) -> u64 {
+        self.state.lock().room_lacking
+    }
+
     async fn mounted(&self, home: &HomeId) -> Option<Mounted> {
         let process = *self.state.lock().mounted.get(home)?;
         Some(Mounted { process: Some(process) })

@@ -89,6 +89,7 @@ pub(crate) struct State {
     pub(crate) hold_starting: bool,
     /// Homes that a mount on this host writes, and its process.
     pub(crate) mounted: HashMap<HomeId, u32>,
+    pub(crate) room_lacking: u64,
     /// Homes are claimed, by this server, just before a state of them is kept.
     pub(crate) claim_before_pin: Option<ServerId>,
     /// And given up again right after.
@@ -126,6 +127,11 @@ impl FakeHost {
     /// The next attempts to put an egress policy in force fail so, one after the other.
     pub fn fail_egress(&self, errors: &[(ErrorKind, &'static str)]) {
         self.state.lock().egress_errors.extend(errors);
+    }
+
+    /// So many bytes have to become free before machines wake.
+    pub fn lack_room(&self, bytes: u64) {
+        self.state.lock().room_lacking = bytes;
     }
 
     /// Has a guest wait for room, or go on.

@@ -16,7 +16,7 @@ use super::intent;
 use super::types::IfMatch;
 use crate::control::Inner;
 use crate::limits::ALARMS_AT_ONCE;
-use crate::{Error, Result, mounted};
+use crate::{Error, Result, mounted, room};
 
 /// Runs until the server closes.
 pub(crate) async fn run(inner: Arc<Inner>) {
@@ -36,6 +36,10 @@ async fn tick(inner: &Arc<Inner>) -> Result<()> {
     for due in inner.db(move |catalog| catalog.machines_due(now, ALARMS_AT_ONCE)).await? {
         // Its time comes when it is unmounted.
         if mounted::refuse(inner, &due, "wake it").await.is_err() {
+            continue;
+        }
+        // And when there is room for it.
+        if room::refuse(inner, &due, "wake it").await.is_err() {
             continue;
         }
         let row = inner.edit(&due.id, move |row| ring(row, now)).await?;

@@ -35,7 +35,7 @@ pub use types::{
 use crate::control::Inner;
 use crate::machines::types::{NO_ROOM, REASON_NO_ROOM};
 use crate::page::{Page, PageQuery};
-use crate::{Result, mounted};
+use crate::{Result, mounted, room};
 use driver::Drivers;
 
 /// Machines.
@@ -78,6 +78,7 @@ impl Machines {
             transition_at: now,
             progress_at: now,
         };
+        room::refuse(&self.inner, &row, "create it").await?;
         self.inner.to_the_end(promise(self.inner.clone(), row)).await
     }
 
@@ -159,7 +160,9 @@ impl Machines {
     /// `NotFound`, `Conflict` with `REVISION_MISMATCH`, or with `INVALID_STATE`: it is being deleted, or its home is
     /// mounted on this host for writing.
     pub async fn wake(&self, machine: &MachineRef, if_match: &IfMatch) -> Result<Machine> {
-        self.refuse_mounted(machine, "wake it").await?;
+        let row = self.inner.resolve(machine).await?;
+        mounted::refuse(&self.inner, &row, "wake it").await?;
+        room::refuse(&self.inner, &row, "wake it").await?;
         let if_match = if_match.clone();
         self.wish(machine, move |row| intent::wake(row, &if_match)).await
     }
@@ -172,6 +175,7 @@ impl Machines {
         let row = self.inner.resolve(machine).await?;
         intent::check_asleep(&row, if_match)?;
         mounted::refuse(&self.inner, &row, "wake it").await?;
+        room::refuse(&self.inner, &row, "wake it").await?;
         self.inner.parts.host.forget_memory(&row.id).await?;
         self.wake(machine, if_match).await
     }

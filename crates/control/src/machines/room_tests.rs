@@ -1,9 +1,12 @@
 //! Guests that wait for room on their host's disk, in memory.
 
+use base::ErrorKind;
+
 use super::*;
 use crate::Control;
+use crate::executions::NewExecution;
 use crate::fakes::World;
-use crate::fakes::life::{SOON, by_id, delete, running};
+use crate::fakes::life::{SOON, by_id, delete, named, running, slept, woken};
 
 async fn until(control: &Control, machine: &Machine, reason: &str) -> Machine {
     let seen = async {
@@ -47,5 +50,33 @@ async fn so_is_one_that_waits_with_its_sleep_and_it_is_deleted_all_the_same() {
     let waits = until(&control, &machine, "host_storage_full").await;
     assert_eq!(waits.phase, Phase::Stopping);
     assert_eq!(delete(&control, &machine).await.phase, Phase::Destroyed);
+    control.close().await;
+}
+
+#[tokio::test]
+async fn what_sleeps_is_not_woken_where_there_is_no_room_and_stays_as_it_is() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = running(&control).await;
+    world.host.lack_room(300 << 20);
+    // One that runs is not in question.
+    control.machines().wake(&by_id(&machine), &IfMatch::Any).await.unwrap();
+    let machine = slept(&control, &machine).await;
+    let (wake, cold) = (
+        control.machines().wake(&by_id(&machine), &IfMatch::Any).await.unwrap_err(),
+        control.machines().wake_cold(&by_id(&machine), &IfMatch::Any).await.unwrap_err(),
+    );
+    let command = NewExecution { command: vec!["true".to_owned()], ..NewExecution::default() };
+    let run = control.executions().create(&by_id(&machine), command).await.unwrap_err();
+    let create = control.machines().create(named("another")).await.unwrap_err();
+    for refused in [wake, cold, run, create] {
+        assert_eq!((refused.kind(), &*refused.code), (ErrorKind::Exhausted, "HOST_STORAGE_FULL"));
+        assert!(refused.message.contains("free 300 MiB more there, then "), "{}", refused.message);
+    }
+    let now = control.machines().get(&by_id(&machine)).await.unwrap();
+    assert_eq!((now.phase, &now.revision), (Phase::Sleeping, &machine.revision));
+    assert_eq!((world.host.starts(), world.host.forgotten()), (1, 0));
+    world.host.lack_room(0);
+    woken(&control, &machine).await;
     control.close().await;
 }

@@ -18,7 +18,7 @@ use crate::host::{
     KeeperFailure, KeeperLink, KeeperPhase, KeeperSpec, KeeperStatus, Sizes, UpperHolder, Woken,
 };
 use crate::snapshots::whole;
-use crate::{Error, Result, mounted, uppers};
+use crate::{Error, Result, mounted, room, uppers};
 
 /// How long a keeper that no longer answers may take to end.
 const LAST_WORDS_WAIT: Duration = Duration::from_secs(5);
@@ -159,6 +159,7 @@ async fn abandon_home(inner: &Inner, row: &MachineRow) -> Result<()> {
 
 async fn start_keeper(inner: &Inner, row: &MachineRow) -> Result<()> {
     mounted::hold_up(inner, row, "wake it").await?;
+    room::hold_up(inner, row, "wake it").await?;
     if !matches!(row.observed.phase, Phase::PlacementPending | Phase::Starting) {
         report(inner, row, Observation::of(Phase::PlacementPending, "placing")).await?;
     }

@@ -106,6 +106,17 @@ fn guests_wait_for_room_say_so_and_go_on_with_all_that_they_wrote() {
     // It can be deleted at any time.
     fill(&disk);
     eventually("it says that it waits", BOOT, || waits(&api, &machine));
+    // Nobody is woken where he would stop at once, nor made.
+    let refused = [
+        api.post(&format!("/v1/machines/{neighbour}/wake"), ""),
+        api.post_json("/v1/machines", &serde_json::json!({ "name": "another" })),
+    ];
+    for refused in refused {
+        let said = refused.expect(507).json();
+        assert_eq!(said["error_code"], "HOST_STORAGE_FULL", "{said}");
+        assert!(said["message"].as_str().unwrap_or_default().contains(" MiB more there"), "{said}");
+    }
+    assert_eq!(status(&api, &neighbour)["phase"], "sleeping");
     api.delete(&format!("/v1/machines/{machine}")).ok();
     eventually("it is gone", BOOT, || {
         api.get(&format!("/v1/machines/{machine}")).status.as_u16() == 404
