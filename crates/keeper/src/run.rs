@@ -20,9 +20,11 @@
 mod clone;
 mod disk;
 mod early;
+mod home;
 mod memory;
 pub(crate) mod room;
 mod sleep;
+mod standing;
 mod start;
 mod upper;
 
@@ -31,7 +33,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base::{Clock, Entropy, ErrorKind, Timestamp};
-use homefs::{HomeFs, HomeSettings, Opened, Recovery, SyncMode};
+use homefs::{HomeFs, Opened};
 use objstore::ObjectStore;
 use parking_lot::Mutex;
 use runtime::{Exit, Instance, Runtime};
@@ -40,16 +42,16 @@ use tokio_util::sync::CancellationToken;
 
 use self::clone::Beginning;
 use self::early::Early;
+use self::home::until_fenced;
 use self::sleep::{Asleep, Held};
+use self::standing::{Standing, status_of};
 use crate::asleep::SleepRecord;
 use crate::executions::runner::Runner;
 use crate::layout::MachineDir;
 use crate::lock::Lock;
 use crate::server::{self, Door, Policy, Shared, SizesInForce};
-use crate::{Failure, KeeperSpec, KeeperState, LastWords, Result, Sizes, Status, launch};
+use crate::{Failure, KeeperSpec, KeeperState, LastWords, Result, Sizes, launch};
 
-/// How often the home is asked whether it is still ours.
-const FENCE_POLL: Duration = Duration::from_millis(500);
 /// How often the length of the log is looked at.
 const LOG_LOOK: Duration = Duration::from_secs(5);
 /// How long calls that change files may take to end at sleep; a longer upload is refused in its middle.
@@ -72,29 +74,6 @@ pub struct Parts {
     pub entropy: Arc<dyn Entropy>,
     /// Cancelled when the process is asked to end.
     pub terminate: CancellationToken,
-}
-
-/// What `GET /status` is made from.
-#[derive(Debug)]
-struct Standing {
-    state: KeeperState,
-    since: Timestamp,
-    opened: String,
-    woken: String,
-    upper_behind: Option<String>,
-    restoring: ::upper::Progress,
-    /// Chunks of the upper, which come while the guest runs.
-    coming: ::upper::Progress,
-    /// The upper, where chunks of it are missing.
-    disk: Option<::upper::LazyDisk>,
-    /// What the guest said before it was put to sleep.
-    wake_at: Option<Timestamp>,
-    egress: Arc<Policy>,
-    sizes: Arc<SizesInForce>,
-    home: Option<Arc<HomeFs>>,
-    runner: Option<Arc<Runner>>,
-    /// Whether the guest waits for room on this host's disk, once there is one.
-    waits_for_room: Option<watch::Receiver<bool>>,
 }
 
 /// Why the machine stops.
@@ -315,48 +294,6 @@ impl Keeper {
         }
     }
 
-    async fn open_home(&self, asleep: Option<&SleepRecord>) -> Result<(Arc<HomeFs>, Opened)> {
-        let settings = HomeSettings {
-            home: self.spec.home.clone(),
-            dir: self.dir.home(),
-            holder: self.spec.holder.clone(),
-            bytes_max: self.spec.storage_bytes_max,
-            sync: if self.spec.fsync_local { SyncMode::Local } else { SyncMode::Store },
-            replicate_after: homefs::REPLICATE_AFTER,
-            unreplicated_bytes_max: homefs::UNREPLICATED_BYTES_MAX,
-            sync_patience: homefs::SYNC_PATIENCE,
-            release_patience: homefs::RELEASE_PATIENCE,
-            inodes_cached: homefs::INODES_CACHED,
-            take_over: self.spec.take_over,
-            held: asleep.map(SleepRecord::held).unwrap_or_default(),
-            // Memory of the store may hold them.
-            keep_unnamed: true,
-        };
-        let parts = homefs::Parts {
-            store: self.parts.store.clone(),
-            clock: self.parts.clock.clone(),
-            entropy: self.parts.entropy.clone(),
-            runtime: tokio::runtime::Handle::current(),
-        };
-        let (home, opened) = crate::files::blocking(move || {
-            HomeFs::open_writer(settings, parts).map_err(|error| not_opened(&error))
-        })
-        .await?;
-        self.note_opened(&opened);
-        Ok((Arc::new(home), opened))
-    }
-
-    fn note_opened(&self, opened: &Opened) {
-        tracing::info!(epoch = %opened.epoch, seq = opened.seq, recovery = ?opened.recovery, "home opened");
-        let how = match opened.recovery {
-            Recovery::Clean => "clean",
-            Recovery::LocalContinued => "local_continued",
-            Recovery::FromStore { lost_local: false } => "from_store",
-            Recovery::FromStore { lost_local: true } => "from_store_local_parked",
-        };
-        how.clone_into(&mut self.standing.lock().opened);
-    }
-
     /// From a home to the reason why it ends. The guest does not run any more when this returns. With it,
     /// where the guest sleeps with its memory, what its kernel holds.
     async fn with_home(
@@ -423,19 +360,6 @@ impl Keeper {
         }
     }
 
-    async fn release(&self, home: &Arc<HomeFs>) -> Result<u64> {
-        let home = home.clone();
-        crate::files::blocking(move || {
-            home.release()
-                .map(|released| released.seq)
-                .map_err(|error| Failure::new(error.kind(), format!("store the home: {error}")))
-        })
-        .await
-        .inspect_err(
-            |error| tracing::error!(%error, "the home was not released; it is whole on this disk"),
-        )
-    }
-
     fn enter(&self, state: KeeperState) {
         let mut standing = self.standing.lock();
         if standing.state != state {
@@ -448,33 +372,10 @@ impl Keeper {
     }
 }
 
-/// Returns once the home is another server's, with what to say then.
-async fn until_fenced(home: &HomeFs) -> String {
-    while !home.status().fenced {
-        tokio::time::sleep(FENCE_POLL).await;
-    }
-    "another server took this machine's home; this copy was stopped. Look for the machine there"
-        .to_owned()
-}
-
 async fn give_up(early: Option<Early>) {
     if let Some(early) = early {
         early.give_up().await;
     }
-}
-
-fn not_opened(error: &homefs::Error) -> Failure {
-    let message = match error {
-        homefs::Error::NoSuchHome { home } => format!(
-            "there is no home {home} in the object store: is it the store that the machine was made in?"
-        ),
-        _ if error.kind() == ErrorKind::NotFound => format!(
-            "{error}, so the machine was deleted by another server that has it too; delete it here as well \
-             (dormouse rm)"
-        ),
-        _ => error.to_string(),
-    };
-    Failure::new(error.kind(), message)
 }
 
 fn guest_ended(exit: &Exit) -> Failure {
@@ -489,44 +390,4 @@ fn guest_ended(exit: &Exit) -> Failure {
             format!("the guest ended: {why}; wake the machine to start it again"),
         ),
     }
-}
-
-fn back_pressure(home: Option<&homefs::HomeStatus>) -> &'static str {
-    match home.map(|home| home.back_pressure).unwrap_or_default() {
-        homefs::BackPressure::None => "none",
-        homefs::BackPressure::Slowed => "slowed",
-        homefs::BackPressure::Waiting => "waiting",
-    }
-}
-
-fn status_of(standing: Arc<Mutex<Standing>>) -> Box<dyn Fn() -> Status + Send + Sync> {
-    Box::new(move || {
-        let standing = standing.lock();
-        let home = standing.home.as_ref().map(|home| home.status());
-        Status {
-            state: standing.state,
-            pid: std::process::id(),
-            since: standing.since,
-            epoch: home.as_ref().map(|home| home.epoch).unwrap_or_default(),
-            opened: standing.opened.clone(),
-            woken: standing.woken.clone(),
-            upper_behind: standing.upper_behind.clone(),
-            restoring: standing.restoring.bytes(),
-            upper_coming: standing.coming.bytes(),
-            waits_for_room: standing.waits_for_room.as_ref().is_some_and(|waits| *waits.borrow()),
-            upper_trouble: standing.disk.as_ref().and_then(::upper::LazyDisk::trouble),
-            egress: standing.egress.in_force(),
-            sizes: Some(standing.sizes.in_force()),
-            home_seq: home.as_ref().map_or(0, |home| home.seq),
-            unreplicated_bytes: home.as_ref().map_or(0, |home| home.unreplicated_bytes),
-            unreplicated_ops: home.as_ref().map_or(0, |home| home.unreplicated_ops),
-            back_pressure: back_pressure(home.as_ref()).to_owned(),
-            rounds: home.as_ref().map_or(0, |home| home.rounds),
-            rounds_failed: home.as_ref().map_or(0, |home| home.rounds_failed),
-            journal_bytes: home.as_ref().map_or(0, |home| home.journal_bytes),
-            replication_error: home.and_then(|home| home.replication_error),
-            executions_live: standing.runner.as_ref().map_or(0, |runner| runner.live_count()),
-            last_activity: standing.runner.as_ref().and_then(|runner| runner.last_ended()),
-        }
-    })
 }
