@@ -178,12 +178,10 @@ impl Error {
     }
 
     /// Whether it is what is stored under one key that cannot be used, and not the store: asking again brings the same.
+    /// What an encryption key is missing for is whole, and is read once that is there.
     pub(crate) fn is_damage(&self) -> bool {
         use objstore::Error as Store;
-        matches!(
-            self,
-            Self::Corrupt { .. } | Self::Store(Store::Corrupt { .. } | Store::KeyMissing { .. })
-        )
+        matches!(self, Self::Corrupt { .. } | Self::Store(Store::Corrupt { .. }))
     }
 
     pub(crate) fn corrupt(key: impl Into<String>, why: impl Into<String>) -> Self {
@@ -229,5 +227,13 @@ mod tests {
         assert_eq!(Damaged::new("too short").of("k").kind(), ErrorKind::Corrupt);
         let full = Error::local("write", Path::new("f"))(io::ErrorKind::StorageFull.into());
         assert_eq!(full.kind(), ErrorKind::Exhausted);
+    }
+
+    #[test]
+    fn what_a_key_is_missing_for_is_not_damaged() {
+        let key = || "pins/one".to_owned();
+        let missing = objstore::Error::KeyMissing { key: key(), id: 7 };
+        assert!(!Error::Store(missing).is_damage(), "it is read once the key is there");
+        assert!(Error::Store(objstore::Error::Corrupt { key: key(), what: "cut" }).is_damage());
     }
 }
