@@ -246,8 +246,9 @@ pub trait Host: Send + Sync + Debug + 'static {
     async fn images(&self) -> Result<Vec<String>>;
     /// The keeper of a machine; `None` where none runs.
     async fn connect(&self, machine: &MachineId) -> Option<Arc<dyn KeeperLink>>;
-    /// How many bytes have to become free on this host's disk before a machine may wake; 0 where it may.
-    async fn room_lacking(&self, machine: &MachineId, memory_mib: u64) -> u64;
+    /// How many bytes have to become free on this host's disk before a machine may wake; 0 where it may. `memory_mib`:
+    /// its memory, unless it boots whatever it sleeps with.
+    async fn room_lacking(&self, machine: &MachineId, memory_mib: Option<u64>) -> u64;
     /// The mount on this host that has a home for writing; `None` where none has.
     async fn mounted(&self, home: &HomeId) -> Option<Mounted>;
     /// What the last keeper of a machine said when it ended; `None` where it said nothing, that is

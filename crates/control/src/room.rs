@@ -16,17 +16,24 @@ pub(crate) async fn refuse(inner: &Inner, row: &MachineRow, then: &str) -> Resul
     if on_the_way && row.observed.phase != Phase::Accepted {
         return Ok(());
     }
-    check(inner, row, then).await
+    check(inner, row, Some(row.spec.memory_mib), then).await
+}
+
+/// The same where the machine will boot: memory that it sleeps with goes before, and needs no room.
+pub(crate) async fn refuse_to_boot(inner: &Inner, row: &MachineRow, then: &str) -> Result<()> {
+    check(inner, row, None, then).await
 }
 
 /// The same of a step towards what was wished for: to be tried again.
 pub(crate) async fn hold_up(inner: &Inner, row: &MachineRow, then: &str) -> Result<()> {
-    check(inner, row, then).await.map_err(|error| error.retry_after(1_000))
+    check(inner, row, Some(row.spec.memory_mib), then)
+        .await
+        .map_err(|error| error.retry_after(1_000))
 }
 
-async fn check(inner: &Inner, row: &MachineRow, then: &str) -> Result<()> {
+async fn check(inner: &Inner, row: &MachineRow, memory_mib: Option<u64>, then: &str) -> Result<()> {
     let host = &inner.parts.host;
-    let lacking = host.room_lacking(&row.id, row.spec.memory_mib).await;
+    let lacking = host.room_lacking(&row.id, memory_mib).await;
     if lacking == 0 || host.connect(&row.id).await.is_some() {
         return Ok(());
     }

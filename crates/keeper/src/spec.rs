@@ -115,13 +115,17 @@ pub fn has_room_for_memory(dir: &Path, memory_mib: u64) -> bool {
 }
 
 /// How many bytes have to become free on the disk of `data` before a machine of `dir` may wake there; 0 where it may.
-/// That is what a guest needs to go on at all, and what memory that it goes on from has no place for yet.
+/// That is what a guest needs to go on at all, and what memory that it goes on from has no place for yet: of so many
+/// MiB, where it goes on from any.
 #[must_use]
-pub fn room_lacking(data: &Path, dir: &MachineDir, memory_mib: u64) -> u64 {
+pub fn room_lacking(data: &Path, dir: &MachineDir, memory_mib: Option<u64>) -> u64 {
     // Where nobody can say, there is no lack of it.
     let Ok(free) = File::open(data).and_then(upper::file::free) else { return 0 };
-    let memory = dir.devices().exists().then(|| std::fs::metadata(dir.memory()).ok()).flatten();
-    lacking(free, memory.map(|file| (file.blocks() * 512, memory_mib << 20)))
+    let memory = memory_mib.filter(|_| dir.devices().exists()).and_then(|mib| {
+        let file = std::fs::metadata(dir.memory()).ok()?;
+        Some((file.blocks() * 512, mib << 20))
+    });
+    lacking(free, memory)
 }
 
 /// `memory`: what is on the disk of a saved one, and its length.
@@ -148,10 +152,15 @@ mod tests {
     fn memory_that_nobody_goes_on_from_needs_none() {
         let folder = tempfile::tempdir().unwrap();
         let dir = MachineDir::new(folder.path().to_owned());
-        assert_eq!(room_lacking(folder.path(), &dir, 1 << 40), 0, "the test's disk is not full");
+        assert_eq!(
+            room_lacking(folder.path(), &dir, Some(1 << 40)),
+            0,
+            "the test's disk is not full"
+        );
         File::create(dir.memory()).unwrap();
-        assert_eq!(room_lacking(folder.path(), &dir, 1 << 30), 0);
+        assert_eq!(room_lacking(folder.path(), &dir, Some(1 << 30)), 0);
         File::create(dir.devices()).unwrap();
-        assert!(room_lacking(folder.path(), &dir, 1 << 30) > 0);
+        assert!(room_lacking(folder.path(), &dir, Some(1 << 30)) > 0);
+        assert_eq!(room_lacking(folder.path(), &dir, None), 0, "it is to boot");
     }
 }

@@ -271,7 +271,7 @@ impl Host for LocalHost {
         Some(link.clone())
     }
 
-    async fn room_lacking(&self, machine: &MachineId, memory_mib: u64) -> u64 {
+    async fn room_lacking(&self, machine: &MachineId, memory_mib: Option<u64>) -> u64 {
         let (dir, data) = (self.dir(machine), self.directories.settings.data_dir.clone());
         let look = move || keeper::room_lacking(&data, &dir, memory_mib);
         tokio::task::spawn_blocking(look).await.unwrap_or(0)

@@ -113,8 +113,9 @@ impl Host for FakeHost {
         Some(Arc::new(FakeLink { keeper, host: self.clone() }))
     }
 
-    async fn room_lacking(&self, _: &MachineId, _: u64) -> u64 {
-        self.state.lock().room_lacking
+    async fn room_lacking(&self, _: &MachineId, memory_mib: Option<u64>) -> u64 {
+        let state = self.state.lock();
+        state.room_lacking + memory_mib.map_or(0, |_| state.room_lacking_for_memory)
     }
 
     async fn mounted(&self, home: &HomeId) -> Option<Mounted> {

@@ -90,6 +90,8 @@ pub(crate) struct State {
     /// Homes that a mount on this host writes, and its process.
     pub(crate) mounted: HashMap<HomeId, u32>,
     pub(crate) room_lacking: u64,
+    /// And for what sleeps with memory, beside that.
+    pub(crate) room_lacking_for_memory: u64,
     /// Homes are claimed, by this server, just before a state of them is kept.
     pub(crate) claim_before_pin: Option<ServerId>,
     /// And given up again right after.
@@ -132,6 +134,11 @@ impl FakeHost {
     /// So many bytes have to become free before machines wake.
     pub fn lack_room(&self, bytes: u64) {
         self.state.lock().room_lacking = bytes;
+    }
+
+    /// So many more have to before machines go on from memory.
+    pub fn lack_room_for_memory(&self, bytes: u64) {
+        self.state.lock().room_lacking_for_memory = bytes;
     }
 
     /// Has a guest wait for room, or go on.

@@ -175,9 +175,10 @@ impl Machines {
         let row = self.inner.resolve(machine).await?;
         intent::check_asleep(&row, if_match)?;
         mounted::refuse(&self.inner, &row, "wake it").await?;
-        room::refuse(&self.inner, &row, "wake it").await?;
+        room::refuse_to_boot(&self.inner, &row, "wake it").await?;
         self.inner.parts.host.forget_memory(&row.id).await?;
-        self.wake(machine, if_match).await
+        let if_match = if_match.clone();
+        self.wish(machine, move |row| intent::wake(row, &if_match)).await
     }
 
     /// Asks for the machine to be awake, booted, from whatever state it is in: its guest is stopped in order, or

@@ -77,6 +77,13 @@ async fn what_sleeps_is_not_woken_where_there_is_no_room_and_stays_as_it_is() {
     assert_eq!((now.phase, &now.revision), (Phase::Sleeping, &machine.revision));
     assert_eq!((world.host.starts(), world.host.forgotten()), (1, 0));
     world.host.lack_room(0);
+    // What it sleeps with has no room, and needs none where it is thrown away.
+    world.host.lack_room_for_memory(1);
+    let wake = control.machines().wake(&by_id(&machine), &IfMatch::Any).await.unwrap_err();
+    assert_eq!(wake.kind(), ErrorKind::Exhausted);
+    control.machines().wake_cold(&by_id(&machine), &IfMatch::Any).await.unwrap();
+    assert_eq!(world.host.forgotten(), 1);
+    world.host.lack_room_for_memory(0);
     woken(&control, &machine).await;
     control.close().await;
 }
