@@ -134,7 +134,7 @@ impl Config {
     pub(crate) fn load(args: &ServeArgs) -> Result<Self, Failure> {
         let config = Self::load_or(args, |data| {
             let usual = format!("file://{}", data.join("store").display());
-            match server_file::last_store(data) {
+            match noted_store(data) {
                 Some(last) if last != usual => Err(Failure::new(
                     ErrorKind::InvalidArgument,
                     format!(
@@ -154,7 +154,7 @@ impl Config {
         let args = ServeArgs { place: place.clone(), host: host.clone(), ..ServeArgs::default() };
         Self::load_or(&args, |data| {
             let usual = || format!("file://{}", data.join("store").display());
-            Ok(server_file::last_store(data).unwrap_or_else(usual))
+            Ok(noted_store(data).unwrap_or_else(usual))
         })
     }
 
@@ -227,6 +227,16 @@ impl Config {
             data,
         })
     }
+}
+
+/// The store that belongs to a data directory, as was noted; `None` also where that was in the directory itself, which
+/// has been moved since.
+fn noted_store(data: &Path) -> Option<String> {
+    let is_gone = |url: &String| {
+        url.strip_prefix("file://").is_some_and(|path| !Path::new(path).exists())
+            && data.join("store").is_dir()
+    };
+    server_file::last_store(data).filter(|url| !is_gone(url))
 }
 
 /// The first of flags, environment and file that says anything about keys.
@@ -381,6 +391,13 @@ mod tests {
         assert_eq!(beside(&args).unwrap(), "s3://bucket/prefix");
         let refused = Config::load(&args).unwrap_err().to_string();
         assert!(refused.contains("--store s3://bucket/prefix"), "{refused}");
+
+        // The directory was moved, with its store.
+        server_file::remember_store(&data, "file:///nowhere/store").unwrap();
+        assert!(Config::load(&args).is_err(), "it may be a disk that is not there yet");
+        std::fs::create_dir(data.join("store")).unwrap();
+        assert_eq!(Config::load(&args).unwrap().store, usual);
+        assert_eq!(beside(&args).unwrap(), usual);
 
         args.place.store = Some("s3://other".to_owned());
         assert_eq!(Config::load(&args).unwrap().store, "s3://other");

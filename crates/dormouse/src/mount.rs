@@ -116,6 +116,9 @@ pub(crate) fn main(args: &MountArgs) -> Result<u8, Failure> {
         }
         let place = place::find(args, &config)?;
         let writes = args.read_write || args.new;
+        if writes && !args.new {
+            store::refuse_unused(&config.store).await?;
+        }
         let here = Here::open(&config, writes).await?;
         if args.new {
             homefs::create_home(&here.parts, &place.home, &here.server).await.map_err(of_home)?;

@@ -120,7 +120,6 @@ async fn open(config: &Config) -> Result<Control, Failure> {
     make_data_dir(&config.data)?;
     let server = server_file::ensure_server_id(&config.data)?;
     let store = store::open(&config.store, &config.keys).await?;
-    server_file::remember_store(&config.data, &config.store)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     let mut settings = Settings {
@@ -148,6 +147,8 @@ async fn open(config: &Config) -> Result<Control, Failure> {
         entropy,
     };
     let control = Control::open(settings, parts).await?;
+    // The directory is locked: what another server of it uses is not written over.
+    server_file::remember_store(&config.data, &config.store)?;
     // Beside everything else: nobody waits for it.
     tokio::spawn(async move { sweeper.sweep().await });
     Ok(control)

@@ -80,9 +80,13 @@ pub(crate) fn remember_store(data: &Path, url: &str) -> Result<(), Failure> {
         return Ok(());
     }
     let temporary = data.join(format!("{STORE_FILE}.tmp"));
-    std::fs::write(&temporary, format!("{url}\n"))
-        .and_then(|()| std::fs::rename(temporary, data.join(STORE_FILE)))
-        .map_err(|error| write_failed(STORE_FILE, &error))
+    let written = || {
+        let mut file = std::fs::File::create(&temporary)?;
+        writeln!(file, "{url}")?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, data.join(STORE_FILE))
+    };
+    written().map_err(|error| write_failed(STORE_FILE, &error))
 }
 
 /// The name of this server, made at its first start.

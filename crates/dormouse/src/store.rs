@@ -101,8 +101,12 @@ pub(crate) async fn reopen(url: &str, keys: &KeySource) -> Result<Arc<dyn Object
 /// Makes nothing.
 pub(crate) async fn refuse_unused(url: &str) -> Result<(), Failure> {
     let opened = Backend::open_existing(url, &dirs::variable).map_err(refused)?;
-    if objstore::was_opened(&opened).await.map_err(refused)? {
-        return Ok(());
+    match objstore::was_opened(&opened).await {
+        Ok(false) => {}
+        Ok(true) => return Ok(()),
+        // Rights to one home alone are enough to read that.
+        Err(error) if error.kind() == base::ErrorKind::PermissionDenied => return Ok(()),
+        Err(error) => return Err(refused(error)),
     }
     Err(Failure::new(
         base::ErrorKind::NotFound,
@@ -118,7 +122,7 @@ pub(crate) async fn open_to_read(
 ) -> Result<Arc<dyn ObjectStore>, Failure> {
     match keys {
         KeySource::None => {
-            refuse_unused(url).await?;
+            Backend::open_existing(url, &dirs::variable).map_err(refused)?;
             reopen(url, keys).await
         }
         _ => open_to_check(url, keys).await,
@@ -137,10 +141,18 @@ pub(crate) async fn open_to_check(
     opened.map_err(refused)
 }
 
-/// Why something could not be read: that keys and store do not fit, where that is so, else `failure`.
+/// Why something could not be read: that it is another store than meant, or that keys and store do not fit, where that is
+/// so, else `failure`.
 pub(crate) async fn explain(url: &str, keys: &KeySource, failure: Failure) -> Failure {
-    if failure.kind() != base::ErrorKind::Corrupt {
-        return failure;
+    match failure.kind() {
+        base::ErrorKind::Corrupt => {}
+        base::ErrorKind::NotFound => {
+            let unused = refuse_unused(url).await.err();
+            return unused
+                .filter(|unused| unused.kind() == base::ErrorKind::NotFound)
+                .unwrap_or(failure);
+        }
+        _ => return failure,
     }
     let (Ok(backend), Ok(ring)) = (backend(url), keys.load().await) else { return failure };
     match objstore::check_keys(&backend, ring.as_ref()).await {

@@ -132,7 +132,12 @@ fn a_store_that_was_named_by_mistake_is_said_and_not_made() {
     std::fs::create_dir(&empty).unwrap();
     let home = "home-00000000-0000-7000-8000-000000000000";
     let place = dir.path().display().to_string();
-    for args in [vec!["adopt"], vec!["fsck", home], vec!["mount", home, &place]] {
+    for args in [
+        vec!["adopt"],
+        vec!["fsck", home],
+        vec!["mount", home, &place],
+        vec!["mount", "-w", home, &place],
+    ] {
         for store in [&typo, &empty] {
             let output = Command::new(server::program())
                 .args(&args)
