@@ -50,6 +50,8 @@ pub const ROOM_MIN: u64 = 1 << 30;
 /// Bytes below which no guest runs: what it wrote to its home would find no room, and its keeper and the server need some.
 /// More than a guest writes between two looks.
 pub(crate) const ROOM_HELD: u64 = 512 << 20;
+/// How much memory takes at a time: some guests that do so at once leave [`ROOM_HELD`], but for as many of these.
+pub(crate) const ROOM_PIECE: i64 = 32 << 20;
 /// How often it is looked whether there is room.
 pub(crate) const ROOM_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The longest pause of a guest that stops again and again although there seems to be room: another bound than the

@@ -4,7 +4,8 @@
 //! the guest (`werror=enospc`). Its *home*: there the guest's programs would hear of it. Its *memory*, a sparse file that is
 //! mapped: a page that finds none ends QEMU (SIGBUS). So where room gets scarce, memory takes all that it may still
 //! need; and a guest whose memory cannot have that, or any, where next to nothing is left, is held before it is in want of
-//! it. What is left is for servers and keepers: a machine can be deleted, a sleep ends.
+//! it. What is left is for servers and keepers: a machine can be deleted, a sleep ends. So memory that would not leave it
+//! takes nothing.
 //!
 //! # Order
 //! One thread has the monitor, looks every second and at each event, and says what it sees. Where there is room
@@ -18,6 +19,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -30,7 +32,9 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::qmp::Qmp;
-use crate::limits::{ROOM_HELD, ROOM_LOOK_EVERY, ROOM_MIN, ROOM_PAUSE_MAX, ROOM_RELAPSE};
+use crate::limits::{
+    ROOM_HELD, ROOM_LOOK_EVERY, ROOM_MIN, ROOM_PAUSE_MAX, ROOM_PIECE, ROOM_RELAPSE,
+};
 
 /// The thread that looks.
 #[derive(Debug)]
@@ -175,7 +179,10 @@ impl Watched {
         if left >= ROOM_MIN && !waits && !asked {
             return Ok(());
         }
-        let memory = (left >= ROOM_MIN && !waits) || self.memory.as_ref().is_none_or(has_its_room);
+        // One that waits takes what it needs only once it can go on with it: till then others may have it.
+        let leave = if waits { ROOM_MIN } else { ROOM_HELD };
+        let memory = (left >= ROOM_MIN && !waits)
+            || self.memory.as_ref().is_none_or(|memory| has_its_room(memory, leave));
         let left = free(&self.disk).unwrap_or(u64::MAX);
         let guest = guest(qmp, *held)?;
         let now = Instant::now();
@@ -236,15 +243,36 @@ fn free(file: &File) -> Option<u64> {
     Some(disk.blocks_available().saturating_mul(disk.fragment_size()))
 }
 
-/// Takes all the room that a guest's memory may still need. What is in it stays as it is. What the guest frees is given
-/// back, so this is done anew at each look.
-fn has_its_room(memory: &File) -> bool {
-    let Some(len) = memory.metadata().ok().and_then(|meta| i64::try_from(meta.len()).ok()) else {
+/// Takes all the room that a guest's memory may still need, if that leaves so many bytes, else nothing: what is left of a
+/// disk that is asked for too much is none. What is in it stays as it is. What the guest frees is given back, so this is
+/// done anew at each look.
+fn has_its_room(memory: &File, leave: u64) -> bool {
+    let Some(end) = memory.metadata().ok().and_then(|meta| i64::try_from(meta.len()).ok()) else {
         return true;
     };
-    let taken = fallocate(memory.as_fd(), FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, len);
-    // A file system that cannot do that gives none the less what it has.
-    !matches!(taken, Err(Errno::ENOSPC | Errno::EDQUOT))
+    // In pieces: others may take theirs at the same time.
+    let mut at = 0;
+    while at < end {
+        let Some(need) = needs(memory) else { return true };
+        if free(memory).is_some_and(|free| free < need.saturating_add(leave)) {
+            return false;
+        }
+        let more = if need <= ROOM_PIECE.unsigned_abs() { end } else { ROOM_PIECE };
+        let more = more.min(end - at);
+        // A file system that cannot do that gives none the less what it has.
+        match fallocate(memory.as_fd(), FallocateFlags::FALLOC_FL_KEEP_SIZE, at, more) {
+            Err(Errno::ENOSPC | Errno::EDQUOT) => return false,
+            Err(_) => return true,
+            Ok(()) => at += more,
+        }
+    }
+    true
+}
+
+/// Bytes of a file that have no place yet.
+fn needs(file: &File) -> Option<u64> {
+    let meta = file.metadata().ok()?;
+    Some(meta.len().saturating_sub(meta.blocks().saturating_mul(512)))
 }
 
 #[cfg(test)]
@@ -295,16 +323,46 @@ mod tests {
     #[test]
     fn memory_takes_its_room_and_stays_what_it_is() {
         use std::io::Write;
-        use std::os::unix::fs::MetadataExt;
         let mut memory = tempfile::tempfile().unwrap();
         memory.write_all(&[7; 4096]).unwrap();
         memory.set_len(4 << 20).unwrap();
         assert!(memory.metadata().unwrap().blocks() < 1024);
-        assert!(has_its_room(&memory));
+        assert!(!has_its_room(&memory, u64::MAX));
+        assert!(
+            memory.metadata().unwrap().blocks() < 1024,
+            "it takes nothing where it cannot have all"
+        );
+        assert!(has_its_room(&memory, 0));
         let meta = memory.metadata().unwrap();
         assert!(meta.blocks() * 512 >= 4 << 20 && meta.len() == 4 << 20, "{meta:?}");
         let mut found = [0; 4097];
         std::os::unix::fs::FileExt::read_exact_at(&memory, &mut found, 0).unwrap();
         assert!(found[..4096] == [7; 4096] && found[4096] == 0);
+    }
+
+    #[test]
+    fn guests_that_want_more_than_there_is_leave_some() {
+        let Ok(disk) = testkit::SmallDisk::new(3 << 30) else {
+            assert!(
+                std::env::var_os("DORMOUSE_TESTS_MUST_RUN").is_none(),
+                "cannot run: needs root"
+            );
+            return;
+        };
+        let memories = ["one", "two", "three"].map(|name| {
+            let memory = File::create(disk.path().join(name)).unwrap();
+            memory.set_len(3 << 29).unwrap();
+            memory
+        });
+        for _ in 0..3 {
+            let have = thread::scope(|scope| {
+                let asked = memories
+                    .each_ref()
+                    .map(|memory| scope.spawn(move || has_its_room(memory, ROOM_HELD)));
+                asked.map(|asked| asked.join().unwrap()).into_iter().filter(|has| *has).count()
+            });
+            let least = ROOM_HELD - 3 * ROOM_PIECE.unsigned_abs();
+            assert!(have <= 1 && disk.free().unwrap() >= least, "{have} {:?}", disk.free());
+        }
     }
 }
