@@ -54,6 +54,9 @@ pub(crate) const ROOM_HELD: u64 = 512 << 20;
 pub(crate) const ROOM_PIECE: i64 = 32 << 20;
 /// How often it is looked whether there is room.
 pub(crate) const ROOM_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a hypervisor may take to say how its guest stands, or to stop it. One that takes longer is asked nothing more
+/// until it has answered: it waits for a disk's requests, and those for a store, say.
+pub(crate) const ROOM_ANSWER: Duration = Duration::from_secs(5);
 /// The longest pause of a guest that stops again and again although there seems to be room: another bound than the
 /// disk's size may hold it.
 pub(crate) const ROOM_PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -61,7 +64,7 @@ pub(crate) const ROOM_PAUSE_MAX: Duration = Duration::from_secs(30);
 pub(crate) const ROOM_RELAPSE: Duration = Duration::from_secs(60);
 /// Longest line of a hypervisor's monitor, in bytes; the longest that we ask for has under 2 KiB.
 pub(crate) const QMP_LINE_BYTES_MAX: usize = 64 * 1024;
-/// How many lines of it are read for one answer: events may come before it.
+/// How many events are taken at once.
 pub(crate) const QMP_LINES_MAX: usize = 256;
 /// How long a monitor may take for all that it is asked: a suspend or a resume takes 0.05 s, on an
 /// overloaded host a second.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use base::ErrorKind;
 use runtime::Instance;
+use tokio::sync::watch;
 
 use crate::Failure;
 
@@ -23,7 +24,13 @@ pub(super) async fn there_is_room(instance: &Arc<dyn Instance>) {
 }
 
 pub(super) fn waits_for_room(instance: &Arc<dyn Instance>) -> bool {
-    *instance.waits_for_room().borrow()
+    says_so(&instance.waits_for_room())
+}
+
+/// Whether somebody says that the guest waits. Where nobody looks after it any more, nobody has it go on either: to wait
+/// for that would be for ever.
+pub(crate) fn says_so(waits: &watch::Receiver<bool>) -> bool {
+    *waits.borrow() && waits.has_changed().is_ok()
 }
 
 /// Waits for a guest to power off, `grace` long and for as long as it has to wait for room.
@@ -43,4 +50,19 @@ pub(crate) fn no_room() -> Failure {
         "the server's disk has no room for what this machine writes: its guest does not run until there is some. Free \
          space on the server's disk; the machine goes on by itself, and nothing of it is lost",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_where_nobody_says_so_any_more() {
+        let (said, waits) = watch::channel(false);
+        assert!(!says_so(&waits));
+        said.send_replace(true);
+        assert!(says_so(&waits));
+        drop(said);
+        assert!(!says_so(&waits));
+    }
 }

@@ -7,6 +7,7 @@ use homefs::HomeFs;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::room;
 use crate::executions::runner::Runner;
 use crate::server::{Policy, SizesInForce};
 use crate::{KeeperState, Status};
@@ -49,7 +50,7 @@ pub(super) fn status_of(standing: Arc<Mutex<Standing>>) -> Box<dyn Fn() -> Statu
             upper_behind: standing.upper_behind.clone(),
             restoring: standing.restoring.bytes(),
             upper_coming: standing.coming.bytes(),
-            waits_for_room: standing.waits_for_room.as_ref().is_some_and(|waits| *waits.borrow()),
+            waits_for_room: standing.waits_for_room.as_ref().is_some_and(room::says_so),
             upper_trouble: standing.disk.as_ref().and_then(::upper::LazyDisk::trouble),
             egress: standing.egress.in_force(),
             sizes: Some(standing.sizes.in_force()),

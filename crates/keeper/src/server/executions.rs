@@ -20,7 +20,7 @@ use super::Ctx;
 use super::reply::Args;
 use crate::executions::runner::{Attached, Input, Runner};
 use crate::executions::{NewExecution, Piece, Record};
-use crate::run::room::no_room;
+use crate::run::room::{no_room, says_so};
 use crate::{Failure, Result};
 
 /// Longest that `wait` waits.
@@ -39,7 +39,7 @@ pub(crate) struct WaitArgs {
 
 pub(super) async fn create(State(ctx): Ctx, Json(args): Json<StartArgs>) -> Result<Json<Record>> {
     let _inside = ctx.door.enter()?;
-    if ctx.waits_for_room.get().is_some_and(|waits| *waits.borrow()) {
+    if ctx.waits_for_room.get().is_some_and(says_so) {
         return Err(no_room());
     }
     Arc::clone(ctx.runner()?).start(args.id, args.what).map(Json)

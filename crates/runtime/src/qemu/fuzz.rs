@@ -53,11 +53,11 @@ fn consoles() {
 
 #[test]
 fn monitors() {
-    let hello = "{\"QMP\": {\"version\": {}}}\n{\"return\": {}}\n";
+    let hello = "{\"QMP\": {\"version\": {}}}\n{\"return\": {}, \"id\": 1}\n";
     let answers = [
-        "{\"return\": {\"status\": \"completed\"}}\n",
-        "{\"event\": \"STOP\", \"timestamp\": {\"seconds\": 1}}\n{\"return\": {}}\n",
-        "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no such thing\"}}\n",
+        "{\"return\": {\"status\": \"completed\"}, \"id\": 2}\n",
+        "{\"event\": \"STOP\", \"timestamp\": {\"seconds\": 1}}\n{\"return\": {}, \"id\": 2}\n",
+        "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no such thing\"}, \"id\": 2}\n",
     ];
     let target = Target {
         name: "monitor",

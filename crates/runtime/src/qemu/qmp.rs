@@ -3,8 +3,9 @@
 //! # Invariants
 //! - A monitor sends events only once it is negotiated with. One that is negotiated with has an owner that reads them
 //!   ([`room`](super::room)) or closes it soon, so nothing piles up that nobody reads, however long the guest runs.
-//! - What QEMU says is bounded in length and in time. It is no guest, but a guest that has broken out of
-//!   it speaks here.
+//! - What QEMU says is bounded in length and in time, events also, of which a guest may cause any number. It is no guest,
+//!   but a guest that has broken out of it speaks here.
+//! - An answer is known by its number: one that comes late, after it was given up, is taken for no other.
 
 use std::io::{self, BufRead, BufReader, IoSlice, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -21,8 +22,13 @@ use crate::limits::{QMP_LINE_BYTES_MAX, QMP_LINES_MAX, QMP_TIMEOUT};
 #[derive(Debug)]
 pub(crate) struct Qmp {
     stream: BufReader<UnixStream>,
+    /// What has come of a line that is not whole yet.
+    begun: Vec<u8>,
     /// When all has to be done that it is asked.
     deadline: Instant,
+    /// Number of the last command, and of the last that was answered. They are answered in turn.
+    asked: u64,
+    answered: u64,
 }
 
 impl Qmp {
@@ -31,7 +37,8 @@ impl Qmp {
         stream.set_nonblocking(false)?;
         stream.set_write_timeout(Some(QMP_TIMEOUT))?;
         let deadline = Instant::now() + QMP_TIMEOUT;
-        let mut qmp = Self { stream: BufReader::new(stream), deadline };
+        let stream = BufReader::new(stream);
+        let mut qmp = Self { stream, begun: Vec::new(), deadline, asked: 0, answered: 0 };
         let greeting = qmp.line()?;
         if greeting.get("QMP").is_none() {
             return Err(invalid("no greeting of a monitor"));
@@ -42,13 +49,24 @@ impl Qmp {
 
     /// Gives it as long again as it had at first.
     pub(crate) fn begin_anew(&mut self) {
-        self.deadline = Instant::now() + QMP_TIMEOUT;
+        self.begin_within(QMP_TIMEOUT);
+    }
+
+    /// Gives it so long for what it is asked next.
+    pub(crate) fn begin_within(&mut self, patience: Duration) {
+        self.deadline = Instant::now() + patience;
+    }
+
+    /// Whether the answer of a command is still to come. Another may be given, but is answered after it.
+    pub(crate) fn owes_answer(&self) -> bool {
+        self.answered < self.asked
     }
 
     /// Runs one command.
     ///
     /// # Errors
-    /// What QEMU says where it refuses.
+    /// What QEMU says where it refuses ([`io::ErrorKind::Other`]). `TimedOut` where it has not answered yet: it may do so
+    /// later, and do as it was told.
     pub(crate) fn execute(&mut self, command: &str, arguments: Value) -> io::Result<Value> {
         self.execute_with(command, arguments, None)
     }
@@ -64,27 +82,33 @@ impl Qmp {
         arguments: Value,
         fd: Option<BorrowedFd<'_>>,
     ) -> io::Result<Value> {
-        let mut message = json!({ "execute": command, "arguments": arguments }).to_string();
+        let id = self.asked + 1;
+        let mut message =
+            json!({ "execute": command, "arguments": arguments, "id": id }).to_string();
         message.push('\n');
         match fd {
             None => self.stream.get_mut().write_all(message.as_bytes())?,
             Some(fd) => send_with(self.stream.get_ref(), message.as_bytes(), fd)?,
         }
-        for _ in 0..QMP_LINES_MAX {
-            let answer = self.line()?;
-            if let Some(done) = answer.get("return") {
+        self.asked = id;
+        loop {
+            let said = self.line()?;
+            // What is of no command is an event; of another one, an answer that nobody waits for any more.
+            if said.get("id").and_then(Value::as_u64) != Some(id) {
+                continue;
+            }
+            if let Some(done) = said.get("return") {
                 return Ok(done.clone());
             }
-            if let Some(error) = answer.get("error") {
+            if let Some(error) = said.get("error") {
                 let why = error.get("desc").and_then(Value::as_str).unwrap_or("no reason given");
                 return Err(io::Error::other(format!("{command}: {why}")));
             }
-            // An event: of no interest here.
         }
-        Err(invalid("events without end"))
     }
 
-    /// Takes what came unasked and does not wait for more, but for the end of a line. True where there was something.
+    /// Takes what came unasked, or late, and does not wait for more, but for the end of a line. True where there was
+    /// something.
     pub(crate) fn forget_events(&mut self) -> io::Result<bool> {
         let mut some = false;
         for _ in 0..QMP_LINES_MAX {
@@ -99,26 +123,35 @@ impl Qmp {
     }
 
     fn line(&mut self) -> io::Result<Value> {
-        let mut line = Vec::new();
         loop {
             let left = self.deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "the monitor takes too long"));
+                return Err(late());
             }
             self.stream.get_ref().set_read_timeout(Some(left))?;
-            let came = self.stream.fill_buf()?;
+            let came = match self.stream.fill_buf() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(late()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                came => came?,
+            };
             if came.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             let end = came.iter().position(|byte| *byte == b'\n');
             let taken = end.map_or(came.len(), |end| end + 1);
-            line.extend_from_slice(came.get(..taken).unwrap_or_default());
+            self.begun.extend_from_slice(came.get(..taken).unwrap_or_default());
             self.stream.consume(taken);
-            if line.len() > QMP_LINE_BYTES_MAX {
+            if self.begun.len() > QMP_LINE_BYTES_MAX {
                 return Err(invalid("a line too long"));
             }
             if end.is_some() {
-                return serde_json::from_slice(&line).map_err(|_| invalid("not JSON"));
+                let line = std::mem::take(&mut self.begun);
+                let said: Value = serde_json::from_slice(&line).map_err(|_| invalid("not JSON"))?;
+                let id = said.get("id").and_then(Value::as_u64);
+                if let Some(id) = id.filter(|id| *id <= self.asked) {
+                    self.answered = self.answered.max(id);
+                }
+                return Ok(said);
             }
         }
     }
@@ -138,6 +171,10 @@ fn send_with(stream: &UnixStream, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Resul
     let sent = sendmsg::<()>(stream.as_raw_fd(), &first, &rights, MsgFlags::empty(), None)?;
     let mut stream = stream;
     stream.write_all(bytes.get(sent..).unwrap_or_default())
+}
+
+fn late() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the monitor takes too long")
 }
 
 fn invalid(what: &str) -> io::Error {
@@ -178,13 +215,38 @@ mod tests {
         Qmp::negotiate(ours)
     }
 
-    const HELLO: &str = "{\"QMP\": {}}\n{\"return\": {}}\n";
+    const HELLO: &str = "{\"QMP\": {}}\n{\"return\": {}, \"id\": 1}\n";
 
     #[test]
     fn an_answer_is_found_behind_events() {
         let mut qmp =
-            saying(&format!("{HELLO}{{\"event\": \"STOP\"}}\n{{\"return\": 7}}\n")).unwrap();
+            saying(&format!("{HELLO}{{\"event\": \"STOP\"}}\n{{\"return\": 7, \"id\": 2}}\n"))
+                .unwrap();
         assert_eq!(qmp.execute("stop", json!({})).unwrap(), 7);
+        // A guest may cause any number of them.
+        let events = "{\"event\": \"X\"}\n".repeat(QMP_LINES_MAX * 4);
+        let mut qmp = saying(&format!("{HELLO}{events}{{\"return\": 7, \"id\": 2}}\n")).unwrap();
+        assert_eq!(qmp.execute("stop", json!({})).unwrap(), 7);
+    }
+
+    #[test]
+    fn an_answer_that_comes_late_is_taken_for_no_other() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(HELLO.as_bytes()).unwrap();
+        let mut qmp = Qmp::negotiate(ours).unwrap();
+        for _ in 0..2 {
+            qmp.begin_within(Duration::from_millis(20));
+            // It has begun to answer, too.
+            let begun = if qmp.owes_answer() { "\": \"late\", \"id\": 2}\n" } else { "{\"return" };
+            theirs.write_all(begun.as_bytes()).unwrap();
+            let error = qmp.execute("stop", json!({})).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert!(qmp.owes_answer());
+        }
+        theirs.write_all(b"{\"error\": {}, \"id\": 3}\n{\"return\": 7, \"id\": 4}\n").unwrap();
+        qmp.begin_anew();
+        assert_eq!(qmp.execute("cont", json!({})).unwrap(), 7);
+        assert!(!qmp.owes_answer());
     }
 
     #[test]
@@ -204,7 +266,8 @@ mod tests {
     #[test]
     fn a_refusal_says_why() {
         let mut qmp =
-            saying(&format!("{HELLO}{{\"error\": {{\"desc\": \"no such thing\"}}}}\n")).unwrap();
+            saying(&format!("{HELLO}{{\"error\": {{\"desc\": \"no such thing\"}}, \"id\": 2}}\n"))
+                .unwrap();
         let error = qmp.execute("cont", json!({})).unwrap_err();
         assert_eq!(error.to_string(), "cont: no such thing");
     }
@@ -215,14 +278,12 @@ mod tests {
         for said in ["", "{", "hello\n", "{\"return\": {}}\n", "[]\n", &long] {
             assert!(saying(said).is_err(), "{}", &said[..said.len().min(20)]);
         }
-        let events = "{\"event\": \"X\"}\n".repeat(QMP_LINES_MAX + 1);
-        let mut qmp = saying(&format!("{HELLO}{events}")).unwrap();
-        assert!(qmp.execute("stop", json!({})).is_err());
     }
 
     #[test]
     fn a_failed_migration_says_why() {
-        let failed = "{\"return\": {\"status\": \"failed\", \"error-desc\": \"bad section\"}}\n";
+        let failed =
+            "{\"return\": {\"status\": \"failed\", \"error-desc\": \"bad section\"}, \"id\": 2}\n";
         let mut qmp = saying(&format!("{HELLO}{failed}")).unwrap();
         let error = migrated(&mut qmp).unwrap_err();
         assert!(error.to_string().contains("bad section"), "{error}");

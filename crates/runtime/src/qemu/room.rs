@@ -15,6 +15,10 @@
 //! - The monitor has one owner: whoever suspends the guest takes it over ([`Watch::end`]), and nothing has the guest go
 //!   on behind its back.
 //! - A guest that was stopped for another reason is left alone.
+//!
+//! # Failure
+//! A QEMU that answers late, or refuses, is asked again once it has answered: nobody else has a guest that was held go on.
+//! Where its monitor is lost, nobody waits for room any more.
 
 use std::fs::File;
 use std::io;
@@ -33,7 +37,8 @@ use tokio::sync::watch;
 
 use super::qmp::Qmp;
 use crate::limits::{
-    ROOM_HELD, ROOM_LOOK_EVERY, ROOM_MIN, ROOM_PAUSE_MAX, ROOM_PIECE, ROOM_RELAPSE,
+    QMP_TIMEOUT, ROOM_ANSWER, ROOM_HELD, ROOM_LOOK_EVERY, ROOM_MIN, ROOM_PAUSE_MAX, ROOM_PIECE,
+    ROOM_RELAPSE,
 };
 
 /// The thread that looks.
@@ -54,16 +59,18 @@ impl Watch {
         waits: watch::Sender<bool>,
     ) -> io::Result<Self> {
         let (end, ended) = UnixStream::pair()?;
-        let looked_after = Watched { ended, disk, memory, waits, pace: Pace::default() };
+        let looked_after =
+            Watched { ended, disk, memory, waits, pace: Pace::default(), patience: ROOM_ANSWER };
         let thread = thread::Builder::new().name("room".to_owned());
         let thread = thread.spawn(move || looked_after.until_ended(monitor))?;
         Ok(Self { end, thread })
     }
 
-    /// Ends it; the guest stays as it is. Blocks for as long as QEMU takes for a command.
+    /// Ends it; the guest stays as it is. Blocks for a command at most ([`ROOM_ANSWER`]), of which the answer may be still to
+    /// come.
     ///
     /// # Errors
-    /// Where QEMU is gone, or does not answer.
+    /// Where QEMU is gone.
     pub(crate) fn end(self) -> io::Result<Qmp> {
         drop(self.end);
         self.thread
@@ -130,10 +137,26 @@ struct Watched {
     memory: Option<File>,
     waits: watch::Sender<bool>,
     pace: Pace,
+    /// How long QEMU may take for an answer.
+    patience: Duration,
 }
 
 impl Watched {
     fn until_ended(mut self, monitor: UnixStream) -> io::Result<Qmp> {
+        let qmp = self.look_until_ended(monitor);
+        if let Err(error) = &qmp {
+            // Nobody has this guest go on any more.
+            self.waits.send_replace(false);
+            if is_gone(error) {
+                tracing::debug!(%error, "look for the guest's room");
+            } else {
+                tracing::error!(%error, "nobody looks any more whether the host's disk has room for this guest");
+            }
+        }
+        qmp
+    }
+
+    fn look_until_ended(&mut self, monitor: UnixStream) -> io::Result<Qmp> {
         // Not while it begins: others wait for QEMU then. What happens meanwhile is seen at the first look.
         let at_once = self.has_ended(None)?;
         let mut qmp = Qmp::negotiate(monitor)?;
@@ -143,19 +166,28 @@ impl Watched {
         let mut held = false;
         let mut looks = 1_u32;
         loop {
-            qmp.begin_anew();
-            if let Err(error) = self.look(&mut qmp, &mut held, looks > 0) {
-                // It is over with QEMU, or nearly; its end is seen by whoever waits for it.
-                tracing::debug!(%error, "look for the guest's room");
-                return Err(error);
+            qmp.begin_within(self.patience);
+            match self.look(&mut qmp, &mut held, looks > 0) {
+                Ok(()) => looks = looks.saturating_sub(1),
+                Err(error) if may_be_asked_again(&error) => {
+                    tracing::warn!(%error, "look for the guest's room");
+                    looks = 2;
+                    // It may be as slow as this each time.
+                    if error.kind() == io::ErrorKind::TimedOut {
+                        self.patience = (self.patience * 2).min(QMP_TIMEOUT);
+                    }
+                }
+                Err(error) => return Err(error),
             }
-            looks = looks.saturating_sub(1);
             if self.has_ended(Some(&qmp))? {
                 return Ok(qmp);
             }
-            // The event comes a moment before the guest stands still.
-            if qmp.forget_events()? {
-                looks = 2;
+            match qmp.forget_events() {
+                // The event comes a moment before the guest stands still.
+                Ok(true) => looks = 2,
+                Ok(false) => {}
+                Err(error) if may_be_asked_again(&error) => {}
+                Err(error) => return Err(error),
             }
         }
     }
@@ -173,6 +205,9 @@ impl Watched {
     }
 
     fn look(&mut self, qmp: &mut Qmp, held: &mut bool, asked: bool) -> io::Result<()> {
+        if qmp.owes_answer() {
+            return Ok(());
+        }
         let waits = *self.waits.borrow();
         // Where nobody can say, there is no lack of it.
         let left = free(&self.disk).unwrap_or(u64::MAX);
@@ -193,16 +228,20 @@ impl Watched {
         }
         match step(guest, left, memory) {
             Step::Nothing => {
-                // Somebody else had it go on.
-                if waits && guest == Guest::Runs {
-                    self.say(false);
+                // Somebody else had it go on, or we, and heard of it late; or it was not stopped.
+                if guest == Guest::Runs {
+                    *held = false;
+                    if waits {
+                        self.say(false);
+                    }
                 }
             }
             Step::Hold => {
-                qmp.execute("stop", json!({}))?;
+                // It may stand still also where we hear of it late.
                 *held = true;
                 self.pace.stopped(now);
                 self.say(true);
+                qmp.execute("stop", json!({}))?;
             }
             Step::GoOn if !self.pace.may_go_on(now) => {}
             Step::GoOn => {
@@ -225,6 +264,17 @@ impl Watched {
             tracing::info!("there is room on the host's disk: the guest goes on");
         }
     }
+}
+
+/// Whether QEMU is there and has refused, or not answered yet.
+fn may_be_asked_again(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::Other)
+}
+
+/// Whether the monitor is closed: QEMU has ended, which is seen by whoever waits for it.
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 fn guest(qmp: &mut Qmp, held: bool) -> io::Result<Guest> {
@@ -276,93 +326,4 @@ fn needs(file: &File) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_guest_that_waits_for_room_goes_on_and_only_where_there_is_enough() {
-        let (little, some, enough) = (ROOM_HELD - 1, ROOM_MIN - 1, ROOM_MIN);
-        for (guest, free, memory, expected) in [
-            (Guest::Runs, enough, true, Step::Nothing),
-            (Guest::Runs, enough, false, Step::Hold),
-            (Guest::Runs, some, true, Step::Nothing),
-            (Guest::Runs, some, false, Step::Hold),
-            (Guest::Runs, little, true, Step::Hold),
-            (Guest::Stopped, enough, true, Step::GoOn),
-            (Guest::Stopped, enough, false, Step::Nothing),
-            (Guest::Stopped, some, true, Step::Nothing),
-            (Guest::Held, enough, true, Step::GoOn),
-            (Guest::Held, enough, false, Step::Nothing),
-            (Guest::Held, some, true, Step::Nothing),
-            (Guest::Other, enough, true, Step::Nothing),
-            (Guest::Other, little, false, Step::Nothing),
-        ] {
-            assert_eq!(step(guest, free, memory), expected, "{guest:?} {free} {memory}");
-        }
-    }
-
-    #[test]
-    fn one_that_stops_again_and_again_waits_longer_each_time() {
-        let mut pace = Pace::default();
-        let mut now = Instant::now();
-        let mut pauses = Vec::new();
-        for _ in 0..8 {
-            pace.stopped(now);
-            assert!(!pace.may_go_on(now));
-            now += pace.pause;
-            assert!(pace.may_go_on(now));
-            pauses.push(pace.pause.as_secs());
-            pace.went_on = Some(now);
-        }
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30, 30]);
-        now += ROOM_RELAPSE;
-        pace.stopped(now);
-        assert_eq!(pace.pause, ROOM_LOOK_EVERY, "it ran for a while");
-    }
-
-    #[test]
-    fn memory_takes_its_room_and_stays_what_it_is() {
-        use std::io::Write;
-        let mut memory = tempfile::tempfile().unwrap();
-        memory.write_all(&[7; 4096]).unwrap();
-        memory.set_len(4 << 20).unwrap();
-        assert!(memory.metadata().unwrap().blocks() < 1024);
-        assert!(!has_its_room(&memory, u64::MAX));
-        assert!(
-            memory.metadata().unwrap().blocks() < 1024,
-            "it takes nothing where it cannot have all"
-        );
-        assert!(has_its_room(&memory, 0));
-        let meta = memory.metadata().unwrap();
-        assert!(meta.blocks() * 512 >= 4 << 20 && meta.len() == 4 << 20, "{meta:?}");
-        let mut found = [0; 4097];
-        std::os::unix::fs::FileExt::read_exact_at(&memory, &mut found, 0).unwrap();
-        assert!(found[..4096] == [7; 4096] && found[4096] == 0);
-    }
-
-    #[test]
-    fn guests_that_want_more_than_there_is_leave_some() {
-        let Ok(disk) = testkit::SmallDisk::new(3 << 30) else {
-            assert!(
-                std::env::var_os("DORMOUSE_TESTS_MUST_RUN").is_none(),
-                "cannot run: needs root"
-            );
-            return;
-        };
-        let memories = ["one", "two", "three"].map(|name| {
-            let memory = File::create(disk.path().join(name)).unwrap();
-            memory.set_len(3 << 29).unwrap();
-            memory
-        });
-        for _ in 0..3 {
-            let have = thread::scope(|scope| {
-                let asked = memories
-                    .each_ref()
-                    .map(|memory| scope.spawn(move || has_its_room(memory, ROOM_HELD)));
-                asked.map(|asked| asked.join().unwrap()).into_iter().filter(|has| *has).count()
-            });
-            let least = ROOM_HELD - 3 * ROOM_PIECE.unsigned_abs();
-            assert!(have <= 1 && disk.free().unwrap() >= least, "{have} {:?}", disk.free());
-        }
-    }
-}
+mod tests;
