@@ -33,22 +33,37 @@ pub(crate) async fn run(inner: Arc<Inner>) {
 
 async fn tick(inner: &Arc<Inner>) -> Result<()> {
     let now = inner.parts.clock.now();
-    for due in inner.db(move |catalog| catalog.machines_due(now, ALARMS_AT_ONCE)).await? {
-        // Its time comes when it is unmounted.
-        if mounted::refuse(inner, &due, "wake it").await.is_err() {
-            continue;
-        }
-        // And when there is room for it.
-        if room::refuse(inner, &due, "wake it").await.is_err() {
-            continue;
-        }
-        let row = inner.edit(&due.id, move |row| ring(row, now)).await?;
-        if row.alarm != due.alarm {
-            tracing::info!(machine = %row.id, desired = %row.desired, "its time to be woken has come");
-            Drivers::nudge(inner, &row.id);
+    let (mut woken, mut after) = (0, None);
+    while woken < ALARMS_AT_ONCE {
+        let last = after.clone();
+        let page = inner
+            .db(move |catalog| catalog.machines_due(now, last.as_ref(), ALARMS_AT_ONCE))
+            .await?;
+        let Some(last) = page.last() else { break };
+        // Those that cannot be woken yet must not be in the way of all behind them.
+        after = Some(last.id.clone());
+        for due in page {
+            woken += usize::from(wake_due(inner, &due, now).await?);
         }
     }
     Ok(())
+}
+
+/// Wakes a machine whose time has come, unless it has to wait.
+async fn wake_due(inner: &Arc<Inner>, due: &MachineRow, now: Timestamp) -> Result<bool> {
+    // Its time comes when it is unmounted, and when there is room for it.
+    if mounted::refuse(inner, due, "wake it").await.is_err()
+        || room::refuse(inner, due, "wake it").await.is_err()
+    {
+        return Ok(false);
+    }
+    let row = inner.edit(&due.id, move |row| ring(row, now)).await?;
+    let rings = row.alarm != due.alarm;
+    if rings {
+        tracing::info!(machine = %row.id, desired = %row.desired, "its time to be woken has come");
+        Drivers::nudge(inner, &row.id);
+    }
+    Ok(rings)
 }
 
 /// What becomes of a machine whose time has come: one that sleeps, or failed to get there, wakes; one that
