@@ -302,7 +302,12 @@ impl Keeper {
         found: Found,
         shared: &Shared,
     ) -> Result<(Ending, Option<Held>)> {
-        let (awake, files) = self.wake(home, found, shared).await?;
+        let (awake, files) = match self.wake(home, found, shared).await {
+            Err(error) if error.kind == ErrorKind::Fenced => {
+                return Ok((Ending::Fenced(error.message), None));
+            }
+            woken => woken?,
+        };
         let runner = Runner::new(self.dir.clone(), awake.guest.clone(), self.parts.clock.clone());
         shared.files.set(files).ok();
         shared.home.set(home.clone()).ok();
@@ -315,22 +320,25 @@ impl Keeper {
         self.fetch_rest();
         let mut ending = self.until_end(home, &awake.instance).await;
         shared.door.close();
+        let mut quiet = false;
         if matches!(ending, Ending::Asked) {
             self.enter(KeeperState::Stopping);
-            // A guest that waits can neither come to rest nor write back what it has.
             tokio::select! {
-                () = room::there_is_room(&awake.instance) => {}
+                is = until_quiet(shared, &runner, &awake.instance) => quiet = is,
                 why = until_fenced(home) => ending = Ending::Fenced(why),
             }
         }
         let held = if matches!(ending, Ending::Asked) {
-            // A change or a command that does not end could come to its end unheard of by the guest.
-            let quiet = shared.door.empty(CALLS_PATIENCE).await;
-            let quiet = runner.end_all(EXECUTION_GRACE).await && quiet;
             let keeps = quiet && !shared.forget.load(Ordering::SeqCst);
-            self.put_to_sleep(home, awake, keeps).await?
+            match self.put_to_sleep(home, awake, keeps).await {
+                Err(error) if error.kind == ErrorKind::Fenced => {
+                    ending = Ending::Fenced(error.message);
+                    None
+                }
+                held => held?,
+            }
         } else {
-            awake.end(Duration::ZERO).await?;
+            awake.end().await?;
             None
         };
         runner.drain(DRAIN_PATIENCE).await;
@@ -369,6 +377,24 @@ impl Keeper {
         }
         drop(standing);
         self.moved.send_replace(());
+    }
+}
+
+/// Whether calls that change the home, and commands, have come to their end: one that does not could do so later, unheard
+/// of by the guest. Tried again where the guest found no room meanwhile.
+async fn until_quiet(shared: &Shared, runner: &Runner, instance: &Arc<dyn Instance>) -> bool {
+    let mut waits = instance.waits_for_room();
+    let mut tries = 0;
+    loop {
+        // A guest that waits can neither come to rest nor write back what it has.
+        room::there_is_room(instance).await;
+        waits.borrow_and_update();
+        let quiet = shared.door.empty(CALLS_PATIENCE).await;
+        let quiet = runner.end_all(EXECUTION_GRACE).await && quiet;
+        tries += 1;
+        if quiet || tries >= sleep::TRIES || !room::lacked(&waits) {
+            return quiet;
+        }
     }
 }
 

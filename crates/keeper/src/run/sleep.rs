@@ -16,11 +16,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::Timestamp;
+use base::{ErrorKind, Timestamp};
 use fuse_serve::Session;
 use homefs::{HomeFs, Opened, Step};
 use vfs::Touched;
 
+use super::home::until_fenced;
 use super::memory::may_have_run_elsewhere;
 use super::start::{Awake, close};
 use super::{Keeper, room};
@@ -41,7 +42,7 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(15);
 /// How long a guest may take to come to rest; a busy one writes back what it has.
 const FREEZE_PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is tried where the host's disk has no room in between.
-const FREEZES: u32 = 3;
+pub(super) const TRIES: u32 = 3;
 /// How long what is under way in the home may take then.
 const CHANNEL_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -68,26 +69,49 @@ pub(super) struct Held {
 impl Keeper {
     /// Puts the guest to sleep. It does not run when this returns. `keeps`: its memory is wanted, and nothing but
     /// the guest itself changes its home or starts something any more; else the memory is not kept.
+    ///
+    /// # Errors
+    /// `Fenced` where the home became another server's while the guest was waited for.
     pub(super) async fn put_to_sleep(
         &self,
         home: &Arc<HomeFs>,
         awake: Awake,
         keeps: bool,
     ) -> Result<Option<Held>> {
+        let rest = tokio::select! {
+            rest = self.bring_to_rest(home, &awake, keeps) => rest,
+            why = until_fenced(home) => {
+                awake.end().await?;
+                return Err(Failure::new(ErrorKind::Fenced, why));
+            }
+        };
+        match rest {
+            Some(record) => self.save(home, awake, record).await,
+            None => awake.end().await.map(|()| None),
+        }
+    }
+
+    /// What a wake has to know of the guest, which is at rest. `None`: its memory is not kept, and it is off or lost.
+    async fn bring_to_rest(
+        &self,
+        home: &Arc<HomeFs>,
+        awake: &Awake,
+        keeps: bool,
+    ) -> Option<SleepRecord> {
         self.ask_when_to_wake(&awake.guest).await;
-        if !answers(&awake).await {
-            awake.end(Duration::ZERO).await?;
-            return Ok(None);
+        if !answers(awake).await {
+            return None;
         }
         if self.spec.keep_memory && awake.keeps_memory && keeps {
-            match self.freeze_with_room(home, &awake).await {
-                Ok(record) => return self.save(home, awake, record).await,
+            match self.freeze_with_room(home, awake).await {
+                Ok(record) => return Some(record),
                 Err(why) => tracing::warn!(%why, "the guest is stopped: its memory is not kept"),
             }
         }
-        let grace = if stop(&awake).await { POWER_OFF_GRACE } else { Duration::ZERO };
-        awake.end(grace).await?;
-        Ok(None)
+        if stop(awake).await {
+            room::powered_off(&awake.instance, POWER_OFF_GRACE).await;
+        }
+        None
     }
 
     /// Notes when the guest wants to be woken. One that does not say wants nothing.
@@ -110,7 +134,7 @@ impl Keeper {
             tries += 1;
             waits.borrow_and_update();
             let frozen = self.freeze(home, awake).await;
-            if frozen.is_ok() || tries >= FREEZES || !waits.has_changed().unwrap_or(false) {
+            if frozen.is_ok() || tries >= TRIES || !room::lacked(&waits) {
                 return frozen;
             }
         }
@@ -246,16 +270,11 @@ impl Keeper {
 
 /// Whether there is an agent that hears us. Its guest may have root of another mind.
 async fn answers(awake: &Awake) -> bool {
-    let heard = loop {
-        room::there_is_room(&awake.instance).await;
-        let hello = awake.guest.agent().hello();
-        let heard = match tokio::time::timeout(ANSWER_PATIENCE, hello).await {
-            Ok(heard) => heard.map(drop).map_err(|error| said(&error.to_string())),
-            Err(_) => Err(format!("no answer within {} s", ANSWER_PATIENCE.as_secs())),
-        };
-        if heard.is_ok() || !room::waits_for_room(&awake.instance) {
-            break heard;
-        }
+    room::there_is_room(&awake.instance).await;
+    let hello = || awake.guest.agent().hello();
+    let heard = match room::asked(&awake.instance, ANSWER_PATIENCE, hello).await {
+        Some(heard) => heard.map(drop).map_err(|error| said(&error.to_string())),
+        None => Err(format!("no answer within {} s", ANSWER_PATIENCE.as_secs())),
     };
     if let Err(why) = &heard {
         tracing::warn!(%why, "the guest's agent is lost; the guest is killed");

@@ -27,6 +27,7 @@ use vfs::FileSystem as _;
 
 use super::clone::Beginning;
 use super::early::Early;
+use super::home::until_fenced;
 use super::memory::may_have_run_elsewhere;
 use super::{Found, Keeper, give_up, guest_ended, room};
 use crate::asleep::{RanOn, SleepRecord};
@@ -67,12 +68,8 @@ pub(super) struct Started {
 }
 
 impl Awake {
-    /// Ends the guest, at once or when it has powered off, but within `grace`, in which it may have to wait for room.
-    /// Requests of its kernel that are under way are finished, so that nothing changes the home later.
-    pub(super) async fn end(self, grace: Duration) -> Result<()> {
-        if !grace.is_zero() {
-            room::powered_off(&self.instance, grace).await;
-        }
+    /// Ends the guest. Requests of its kernel that are under way are finished, so that nothing changes the home later.
+    pub(super) async fn end(self) -> Result<()> {
         self.instance.stop(Duration::ZERO).await;
         close(self.channel).await
     }
@@ -115,6 +112,10 @@ impl Keeper {
         let (awake, how) = match goes_on {
             Ok(Some(awake)) => (Ok(awake), how.to_owned()),
             Ok(None) => (self.boot(home, shared).await, "booted".to_owned()),
+            // It runs elsewhere.
+            Err(why) if home.status().fenced => {
+                (Err(Failure::new(ErrorKind::Fenced, why)), String::new())
+            }
             Err(why) => {
                 tracing::warn!(%why, "the machine boots instead of going on from saved memory");
                 (self.boot(home, shared).await, format!("{instead}: {why}"))
@@ -190,29 +191,33 @@ impl Keeper {
         let started = self.serve_home(home, started, Some(&record.session()));
         let started = started.map_err(|error| cannot(&error))?;
         let running = begun.elapsed();
+        let silent = || format!("it did not answer within {} s", RESUME_PATIENCE.as_secs());
+        let instance = &started.instance;
+        // One that has to wait for room is waited for, also where it is to sleep again: its processes are nowhere else.
         let met = async {
-            let agent = AgentClient::reconnect(started.control, &*self.parts.entropy).await?;
+            let agent = AgentClient::reconnect(started.control, &*self.parts.entropy);
+            let agent = room::within(instance, RESUME_PATIENCE, agent).await.ok_or_else(silent)?;
+            let agent = agent.map_err(|error| said(&error.to_string()))?;
             let guest = Guest::new(agent, started.channel.notifier(), record.notified());
-            let go_on = async {
-                guest.forget(&stale).await?;
-                if record.was_anothers() {
-                    // Entropy first, then who it is: its processes are held, and see nothing of the other machine.
-                    guest.agent().configure(&self.configure()).await?;
-                }
-                guest.agent().thaw(self.now_nanos(), &self.fresh_entropy()).await
+            let ask = || async {
+                let go_on = async {
+                    guest.forget(&stale).await?;
+                    if record.was_anothers() {
+                        // Entropy first, then who it is: its processes are held, and see nothing of the other machine.
+                        guest.agent().configure(&self.configure()).await?;
+                    }
+                    guest.agent().thaw(self.now_nanos(), &self.fresh_entropy()).await
+                };
+                // Side by side: each answer of an emulated guest takes some milliseconds.
+                tokio::try_join!(guest.agent().hello(), go_on)
             };
-            // Side by side: each answer of an emulated guest takes some milliseconds.
-            let (hello, ()) = tokio::try_join!(guest.agent().hello(), go_on)?;
-            Ok::<_, agent_proto::Error>((guest, hello))
+            let answer = room::asked(instance, RESUME_PATIENCE, ask).await.ok_or_else(silent)?;
+            let (hello, ()) = answer.map_err(|error| said(&error.to_string()))?;
+            trouble_with_home(hello).map_or(Ok(guest), Err)
         };
         let met = tokio::select! {
-            met = tokio::time::timeout(RESUME_PATIENCE, met) => met
-                .map_err(|_| format!("it did not answer within {} s", RESUME_PATIENCE.as_secs()))
-                .and_then(|met| met.map_err(|error| said(&error.to_string())))
-                .and_then(|(guest, hello)| match trouble_with_home(hello) {
-                    None => Ok(guest),
-                    Some(why) => Err(why),
-                }),
+            met = met => met,
+            why = until_fenced(home) => Err(why),
             exit = started.instance.wait() => Err(guest_ended(&exit).message),
         };
         match met {
@@ -339,7 +344,7 @@ impl Keeper {
         let patience = self.spec.boot_timeout();
         let (agent, hello) = tokio::select! {
             met = tokio::time::timeout(patience, meeting) => met
-                .map_err(|_| if room::waits_for_room(instance) { room::no_room() } else { self.silent(instance, format!("the guest did not answer within {} s", patience.as_secs())) })?
+                .map_err(|_| if room::waits_for_room(instance) { room::no_room_to_boot() } else { self.silent(instance, format!("the guest did not answer within {} s", patience.as_secs())) })?
                 .map_err(|error| self.silent(instance, format!("the guest's agent: {}", said(&error.to_string()))))?,
             exit = instance.wait() => return Err(self.silent(instance, guest_ended(&exit).message)),
             () = self.stop.cancelled() => {
