@@ -28,7 +28,7 @@ pub(crate) type Play = fn(tokio::net::UnixStream, UnixStream) -> BoxFuture<'stat
 
 /// Runs guests as tasks of this process.
 #[derive(Debug)]
-struct Plays(Play);
+struct Plays(Play, watch::Sender<bool>);
 
 #[derive(Debug)]
 struct Playing {
@@ -36,6 +36,7 @@ struct Playing {
     task: tokio::task::AbortHandle,
     /// Ends of the ports, so that what blocks in them wakes up.
     ports: [UnixStream; 2],
+    waits_for_room: watch::Sender<bool>,
 }
 
 #[async_trait]
@@ -47,7 +48,8 @@ impl Runtime for Plays {
         agent.set_nonblocking(true).unwrap();
         let agent = tokio::net::UnixStream::from_std(agent).unwrap();
         let task = tokio::spawn((self.0)(agent, kernel)).abort_handle();
-        let instance = Box::new(Playing { ended: watch::Sender::new(false), task, ports });
+        let (ended, waits_for_room) = (watch::Sender::new(false), self.1.clone());
+        let instance = Box::new(Playing { ended, task, ports, waits_for_room });
         Ok(Started { instance, control, fuse, memory: None })
     }
 
@@ -99,6 +101,10 @@ impl Instance for Playing {
         Ok(())
     }
 
+    fn waits_for_room(&self) -> watch::Receiver<bool> {
+        self.waits_for_room.subscribe()
+    }
+
     fn console_tail(&self) -> String {
         String::new()
     }
@@ -108,6 +114,9 @@ impl Instance for Playing {
 pub(crate) struct Machine {
     pub(crate) client: Client,
     keeper: tokio::task::JoinHandle<LastWords>,
+    pub(crate) waits_for_room: watch::Sender<bool>,
+    home: HomeId,
+    of_homes: homefs::Parts,
     folder: tempfile::TempDir,
 }
 
@@ -122,9 +131,10 @@ impl Machine {
         let dir = MachineDir::new(folder.path().join("machine"));
         std::fs::create_dir_all(dir.instance_logs()).unwrap();
         let store_url = format!("file://{}", folder.path().join("store").display());
+        let waits_for_room = watch::Sender::new(false);
         let parts = Parts {
             store: Arc::new(objstore::Backend::open(&store_url, &|_| None).unwrap()),
-            runtime: Arc::new(Plays(play)),
+            runtime: Arc::new(Plays(play, waits_for_room.clone())),
             clock: Arc::new(SystemClock::new()),
             entropy: Arc::new(SystemEntropy),
             terminate: CancellationToken::new(),
@@ -142,7 +152,7 @@ impl Machine {
             instance: instance(machine.clone(), folder.path()),
             machine,
             name: "played".to_owned(),
-            home,
+            home: home.clone(),
             holder,
             store_url,
             storage_bytes_max: 1 << 30,
@@ -155,7 +165,7 @@ impl Machine {
         };
         let client = Client::new(&dir);
         let keeper = tokio::spawn(keeper::run(dir, spec, parts));
-        Self { client, keeper, folder }
+        Self { client, keeper, waits_for_room, home, of_homes, folder }
     }
 
     /// One that runs.
@@ -171,6 +181,18 @@ impl Machine {
         };
         tokio::time::timeout(SOON, running).await.expect("it does not come up");
         machine
+    }
+
+    /// Takes its home, as another server that believes this one lost.
+    pub(crate) async fn take_home(&self) -> homefs::HomeFs {
+        let dir = self.folder.path().join("elsewhere");
+        let settings = homefs::HomeSettings {
+            take_over: true,
+            ..homefs::HomeSettings::new(self.home.clone(), dir, ServerId::generate())
+        };
+        let parts = self.of_homes.clone();
+        let taken = move || homefs::HomeFs::open_writer(settings, parts).unwrap().0;
+        tokio::task::spawn_blocking(taken).await.unwrap()
     }
 
     /// Starts a command.

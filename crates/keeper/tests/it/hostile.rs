@@ -78,18 +78,32 @@ async fn answer(control: Control, replies: [Reply; 2]) {
 }
 
 /// It says hello, and nothing more, and reads nothing.
+/// It comes up, and says nothing more.
+fn silent(control: Control, fuse: UnixStream) -> BoxFuture<'static, ()> {
+    async move {
+        let mut mux = meet(control).await;
+        come_up(&mut mux).await;
+        let _held = (mux, fuse);
+        std::future::pending::<()>().await;
+    }
+    .boxed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_waits_for_room_while_its_home_is_taken_ends() {
+    let machine = Machine::running(silent).await;
+    put_and_get(&machine).await;
+    machine.client.stop(false).await.unwrap();
+    let _taken = machine.take_home().await;
+    // It is asked already when it is to be woken, and says nothing.
+    machine.waits_for_room.send_replace(true);
+    let (kind, message) = machine.end().await.error.unwrap();
+    assert!(kind == ErrorKind::Fenced && message.contains("another server"), "{kind:?} {message}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_falls_silent_is_put_to_sleep_with_all_that_its_owner_wrote() {
-    fn play(control: Control, fuse: UnixStream) -> BoxFuture<'static, ()> {
-        async move {
-            let mut mux = meet(control).await;
-            come_up(&mut mux).await;
-            let _held = (mux, fuse);
-            std::future::pending::<()>().await;
-        }
-        .boxed()
-    }
-    let machine = Machine::running(play).await;
+    let machine = Machine::running(silent).await;
     put_and_get(&machine).await;
     let _waits = machine.start().await;
     let begun = Instant::now();
