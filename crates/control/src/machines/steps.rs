@@ -242,6 +242,10 @@ async fn await_ready(
                         continue;
                     }
                 }
+                if status.waits_for_room {
+                    // Its guest is held, and is not silent. What it goes on from would be lost with it.
+                    deadline = Instant::now() + inner.settings.timing.start_max;
+                }
                 if let Some((done, all)) = status.restoring {
                     // Its time to boot has not begun; the store's patience bounds this one.
                     deadline = Instant::now() + inner.settings.timing.start_max;
