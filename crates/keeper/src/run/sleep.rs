@@ -26,7 +26,7 @@ use super::memory::may_have_run_elsewhere;
 use super::start::{Awake, close};
 use super::{Keeper, room};
 use crate::asleep::{HELD_MAX, SleepRecord};
-use crate::guest::{Guest, said};
+use crate::guest::said;
 use crate::meanwhile;
 use crate::{Failure, Result};
 
@@ -98,10 +98,10 @@ impl Keeper {
         awake: &Awake,
         keeps: bool,
     ) -> Option<SleepRecord> {
-        self.ask_when_to_wake(&awake.guest).await;
         if !answers(awake).await {
             return None;
         }
+        self.ask_when_to_wake(awake).await;
         if self.spec.keep_memory && awake.keeps_memory && keeps {
             match self.freeze_with_room(home, awake).await {
                 Ok(record) => return Some(record),
@@ -115,9 +115,10 @@ impl Keeper {
     }
 
     /// Notes when the guest wants to be woken. One that does not say wants nothing.
-    async fn ask_when_to_wake(&self, guest: &Guest) {
-        let asked = tokio::time::timeout(WISH_PATIENCE, guest.agent().wake_at()).await;
-        let wish = asked.ok().and_then(Result::ok).flatten();
+    async fn ask_when_to_wake(&self, awake: &Awake) {
+        let ask = || awake.guest.agent().wake_at();
+        let asked = room::asked(&awake.instance, WISH_PATIENCE, ask).await;
+        let wish = asked.and_then(Result::ok).flatten();
         // It may be any number.
         self.standing.lock().wake_at = wish.and_then(|at| Timestamp::from_second(at).ok());
     }

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
@@ -113,8 +114,12 @@ impl Qmp {
         let mut some = false;
         for _ in 0..QMP_LINES_MAX {
             let mut ready = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
-            if self.stream.buffer().is_empty() && poll(&mut ready, PollTimeout::ZERO)? == 0 {
-                break;
+            if self.stream.buffer().is_empty() {
+                match poll(&mut ready, PollTimeout::ZERO) {
+                    Ok(0) | Err(Errno::EINTR) => break,
+                    Ok(_) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
             self.line()?;
             some = true;

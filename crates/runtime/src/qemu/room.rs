@@ -186,7 +186,8 @@ impl Watched {
                 // The event comes a moment before the guest stands still.
                 Ok(true) => looks = 2,
                 Ok(false) => {}
-                Err(error) if may_be_asked_again(&error) => {}
+                // There was a part of something.
+                Err(error) if may_be_asked_again(&error) => looks = 2,
                 Err(error) => return Err(error),
             }
         }
