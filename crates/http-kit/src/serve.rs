@@ -154,6 +154,41 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_is_still_sending_reads_why_it_was_refused_and_sends_on() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let refuses = || async { http::StatusCode::PAYLOAD_TOO_LARGE };
+        let router = Router::new()
+            .route("/", axum::routing::put(refuses))
+            .layer(axum::middleware::from_fn(linger::drain));
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve(listener, router, stop.clone(), Duration::ZERO));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let length = 4 << 20;
+        let head = format!("PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+        for _ in 0..3 {
+            client.write_all(head.as_bytes()).await.unwrap();
+            client.write_all(&vec![b'x'; length]).await.unwrap();
+            let mut reply = [0; 16];
+            client.read_exact(&mut reply).await.unwrap();
+            assert_eq!(&reply, b"HTTP/1.1 413 Pay");
+            let mut rest = Vec::new();
+            while !rest.ends_with(b"\r\n\r\n") {
+                rest.push(client.read_u8().await.unwrap());
+            }
+        }
+        // One that announces more and sends nothing holds its connection for a while, not for ever.
+        client.write_all(head.as_bytes()).await.unwrap();
+        let mut rest = Vec::new();
+        let ended = client.read_to_end(&mut rest);
+        let ended = tokio::time::timeout(2 * linger::TIME_MAX, ended).await;
+        ended.expect("it is let go").ok();
+        drop(client);
+        stop.cancel();
+        serving.await.unwrap();
+    }
+
+    #[tokio::test]
     async fn stopping_ends_in_time_even_with_a_reply_that_never_ends() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -19,6 +19,7 @@ pub fn stack(routes: Router, gate: Gate) -> Router {
         .layer(from_fn(panics::catch))
         .layer(from_fn(access_log::record))
         .layer(from_fn(request_id::assign))
+        .layer(from_fn(linger::drain))
 }
 
 async fn no_route(request: Request) -> Response {

@@ -12,7 +12,7 @@ use crate::cargo::{cargo, run_quietly};
 
 /// Our crates by level; each may use those above it in this list.
 const LEVELS: &[&[&str]] = &[
-    &["base", "guest-ring", "nbd-serve"],
+    &["base", "guest-ring", "linger", "nbd-serve"],
     &["objstore", "chunks", "vfs", "agent-proto", "catalog", "runtime", "images", "sqlite-pages"],
     &["homefs", "upper", "volumes", "fuse-serve", "auth", "client"],
     &["keeper", "guest-agent"],
@@ -39,7 +39,7 @@ const FORBIDDEN: &[(&str, &str)] = &[
 /// Foreign crates that only some of ours may use.
 const HOMES: &[(&str, &[&str])] = &[
     ("anyhow", &["dormouse", "xtask"]),
-    ("axum", &["keeper", "http-kit", "api-v1", "dormouse"]),
+    ("axum", &["linger", "keeper", "http-kit", "api-v1", "dormouse"]),
     ("chacha20poly1305", &["objstore"]),
     ("clap", &["dormouse", "xtask"]),
     ("hickory-proto", &["runtime"]),

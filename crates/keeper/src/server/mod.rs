@@ -110,6 +110,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/executions/{id}/cancel", post(executions::cancel))
         .route("/executions/{id}/wait", get(executions::wait))
         .layer(DefaultBodyLimit::disable())
+        .layer(axum::middleware::from_fn(linger::drain))
         .with_state(shared)
 }
 
