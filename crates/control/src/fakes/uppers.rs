@@ -18,6 +18,8 @@ pub(crate) struct Uppers {
     pub(crate) errors: VecDeque<ErrorKind>,
     /// Attempts to store wait.
     pub(crate) held: bool,
+    /// Those of memory do.
+    pub(crate) memory_held: bool,
     /// They go on once somebody has seen that they are not there yet.
     pub(crate) stored_after_look: bool,
     /// What keepers say is missing.
@@ -75,7 +77,7 @@ impl FakeHost {
         if let Some(kind) = self.state.lock().uppers.errors.pop_front() {
             return Err(Error::new(kind, "the store is away"));
         }
-        self.while_held(machine, stop).await;
+        self.while_held(machine, stop, |uppers| uppers.held).await;
         let mut state = self.state.lock();
         let upper = state.uppers.of.entry(machine.clone()).or_default();
         upper.storing = false;
@@ -96,7 +98,7 @@ impl FakeHost {
         if let Some(kind) = self.state.lock().uppers.memory_errors.pop_front() {
             return Err(Error::new(kind, "the store is away"));
         }
-        self.while_held(machine, stop).await;
+        self.while_held(machine, stop, |uppers| uppers.held || uppers.memory_held).await;
         let mut state = self.state.lock();
         let upper = state.uppers.of.entry(machine.clone()).or_default();
         upper.storing = false;
@@ -189,9 +191,14 @@ impl FakeHost {
     }
 
     /// It is being read, until it may be stored.
-    async fn while_held(&self, machine: &MachineId, stop: &CancellationToken) {
+    async fn while_held(
+        &self,
+        machine: &MachineId,
+        stop: &CancellationToken,
+        held: impl Fn(&Uppers) -> bool,
+    ) {
         self.state.lock().uppers.of.entry(machine.clone()).or_default().storing = true;
-        while self.state.lock().uppers.held && !stop.is_cancelled() {
+        while held(&self.state.lock().uppers) && !stop.is_cancelled() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

@@ -18,6 +18,7 @@ use homefs::HomeFs;
 use runtime::{Memory, Spec};
 
 use super::early::Early;
+use super::home::until_fenced;
 use super::start::{Awake, Started, close};
 use super::{Keeper, give_up, guest_ended};
 use crate::asleep::RanOn;
@@ -141,6 +142,7 @@ impl Keeper {
                 .map_err(|_| format!("it did not answer within {} s", CLONE_PATIENCE.as_secs()))
                 .and_then(|met| met.map_err(|error| said(&error.to_string()))),
             exit = instance.wait() => Err(guest_ended(&exit).message),
+            why = until_fenced(home) => Err(why),
         };
         match met {
             Ok(agent) => {

@@ -259,7 +259,7 @@ impl Keeper {
         shared.files.set(self.files(home, &started.channel)).ok();
         shared.home.set(home.clone()).ok();
         let Started { instance, session, channel, control, line } = started;
-        match self.meet_agent(control, &instance).await {
+        match self.meet_agent(home, control, &instance).await {
             Ok(agent) => {
                 let guest = Arc::new(Guest::new(agent, channel.notifier(), 0));
                 Ok(Awake { instance, session, channel, guest, line, ran_on, keeps_memory })
@@ -327,6 +327,7 @@ impl Keeper {
 
     async fn meet_agent(
         &self,
+        home: &HomeFs,
         control: UnixStream,
         instance: &Arc<dyn Instance>,
     ) -> Result<AgentClient> {
@@ -347,6 +348,7 @@ impl Keeper {
                 .map_err(|_| if room::waits_for_room(instance) { room::no_room_to_boot() } else { self.silent(instance, format!("the guest did not answer within {} s", patience.as_secs())) })?
                 .map_err(|error| self.silent(instance, format!("the guest's agent: {}", said(&error.to_string()))))?,
             exit = instance.wait() => return Err(self.silent(instance, guest_ended(&exit).message)),
+            why = until_fenced(home) => return Err(Failure::new(ErrorKind::Fenced, why)),
             () = self.stop.cancelled() => {
                 return Err(Failure::new(ErrorKind::Conflict, "put to sleep before the guest was up"));
             }

@@ -20,6 +20,8 @@ use runtime::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+/// How long guests have to boot here.
+pub(crate) const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long anything may take that is no pause of the keeper's.
 const SOON: Duration = Duration::from_secs(60);
 
@@ -159,13 +161,24 @@ impl Machine {
             fsync_local: false,
             take_over: false,
             keep_memory: false,
-            boot_timeout_seconds: 60,
+            boot_timeout_seconds: BOOT_TIMEOUT.as_secs(),
             hypervisor: None,
             upper: UpperSpec { bytes: images::UPPER_BYTES_MIN, root, images_dir },
         };
         let client = Client::new(&dir);
         let keeper = tokio::spawn(keeper::run(dir, spec, parts));
         Self { client, keeper, waits_for_room, home, of_homes, folder }
+    }
+
+    /// Waits until its files are served, which is before its guest answers.
+    pub(crate) async fn until_files(&self) {
+        let root = vfs::path::TreePath::parse(b"").unwrap();
+        let served = async {
+            while self.client.stat(&root).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(SOON, served).await.expect("its files are not served");
     }
 
     /// One that runs.

@@ -13,7 +13,7 @@ use keeper::executions::State;
 use tokio::io::AsyncWriteExt;
 use vfs::path::TreePath;
 
-use crate::guest::{Machine, Play, come_up, hello, meet, request};
+use crate::guest::{BOOT_TIMEOUT, Machine, Play, come_up, hello, meet, request};
 
 /// What a keeper may have resident, the guest of these tests included: docs/semantics.md, "Hostile guests".
 const BYTES_MAX: u64 = 256 << 20;
@@ -77,7 +77,6 @@ async fn answer(control: Control, replies: [Reply; 2]) {
     std::future::pending::<()>().await;
 }
 
-/// It says hello, and nothing more, and reads nothing.
 /// It comes up, and says nothing more.
 fn silent(control: Control, fuse: UnixStream) -> BoxFuture<'static, ()> {
     async move {
@@ -99,6 +98,26 @@ async fn one_that_waits_for_room_while_its_home_is_taken_ends() {
     machine.waits_for_room.send_replace(true);
     let (kind, message) = machine.end().await.error.unwrap();
     assert!(kind == ErrorKind::Fenced && message.contains("another server"), "{kind:?} {message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_still_boots_while_its_home_is_taken_ends() {
+    fn play(control: Control, fuse: UnixStream) -> BoxFuture<'static, ()> {
+        async move {
+            let _held = (control, fuse);
+            std::future::pending::<()>().await;
+        }
+        .boxed()
+    }
+    let machine = Machine::begin(play).await;
+    machine.until_files().await;
+    let _taken = machine.take_home().await;
+    let begun = Instant::now();
+    // What is written here finds out.
+    put_and_get(&machine).await;
+    let (kind, message) = machine.end().await.error.unwrap();
+    assert!(kind == ErrorKind::Fenced && message.contains("another server"), "{kind:?} {message}");
+    assert!(begun.elapsed() < BOOT_TIMEOUT / 2, "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
