@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use base::MachineId;
-use catalog::{Catalog, MachineChange, MachineRow};
+use catalog::{Catalog, MachineChange, MachineRow, Phase};
 use parking_lot::Mutex;
 use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,7 @@ use crate::homes::HomeAt;
 use crate::host::KeeperPhase;
 use crate::idempotency::{Idempotency, InFlight};
 use crate::lock::DirLock;
-use crate::machines::auto_sleep::Activity;
+use crate::machines::auto_sleep::{Activity, ActivityGuard};
 use crate::machines::driver::Drivers;
 use crate::machines::types::REASON_FENCED;
 use crate::machines::watchers::Watchers;
@@ -200,6 +200,20 @@ impl Inner {
     /// Whether it does, as far as that is known.
     pub(crate) fn waits_for_room(&self, machine: &MachineId) -> bool {
         self.no_room.lock().contains(machine)
+    }
+
+    /// A machine that runs, and what keeps it from falling asleep while it is used; the row as it is now.
+    pub(crate) async fn in_use(
+        &self,
+        row: MachineRow,
+    ) -> Result<(MachineRow, Option<ActivityGuard>)> {
+        if row.observed.phase != Phase::Running {
+            return Ok((row, None));
+        }
+        let in_use = self.activity.begin(&row.id).await;
+        let row = self.resolve(&MachineRef::Id(row.id)).await?;
+        let runs = row.observed.phase == Phase::Running;
+        Ok((row, runs.then_some(in_use)))
     }
 
     /// Changes a machine's row and tells its watchers.

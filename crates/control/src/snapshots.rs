@@ -274,11 +274,8 @@ async fn make_snapshot(
     let (row, place) = route::locate(inner, machine).await?;
     let (id, name) = (SnapshotId::generate(), new.name.as_deref());
     let (made, upper) = match place {
-        Place::Awake(_) if new.whole => return Err(whole::awake(&row)),
-        Place::Awake(link) => {
-            let _busy = inner.activity.begin(&row.id);
-            (link.snapshot(&id, name).await?, None)
-        }
+        Place::Awake(..) if new.whole => return Err(whole::awake(&row)),
+        Place::Awake(link, _busy) => (link.snapshot(&id, name).await?, None),
         Place::Asleep => {
             mounted::refuse(inner, &row, "keep a snapshot").await?;
             let until = whole::stored(inner, &row).await;
@@ -318,7 +315,7 @@ async fn restore(inner: &Arc<Inner>, machine: &MachineRef, id: &SnapshotId) -> R
             .with_detail("current_desired_state", row.desired)
             .with_detail("current_observed_state", row.observed.phase)
     };
-    if matches!(place, Place::Awake(_)) || row.desired == Desired::Running {
+    if matches!(place, Place::Awake(..)) || row.desired == Desired::Running {
         let why = format!("machine {} is awake; put it to sleep, then restore it", row.name);
         return Err(refused(why, "INVALID_STATE"));
     }
@@ -378,9 +375,8 @@ async fn make_fork(inner: &Arc<Inner>, from: &MachineRef, fork: ForkMachine) -> 
         progress_at: now,
     };
     let kept = match (&fork.snapshot_id, place) {
-        (None, Place::Awake(_)) if fork.whole => return Err(whole::awake(&parent)),
-        (None, Place::Awake(link)) => {
-            let _busy = inner.activity.begin(&parent.id);
+        (None, Place::Awake(..)) if fork.whole => return Err(whole::awake(&parent)),
+        (None, Place::Awake(link, _busy)) => {
             link.hold_fork(&row.home).await?;
             None
         }

@@ -50,11 +50,23 @@ impl Executions {
         validate::check(&new)?;
         let row = self.inner.resolve(machine).await?;
         let id = ExecutionId::generate();
-        let awake = row.desired == Desired::Running && row.observed.phase == Phase::Running;
-        if awake && let Some(link) = self.inner.parts.host.connect(&row.id).await {
-            let _busy = self.inner.activity.begin(&row.id);
-            return link.execute(&id, &new).await;
+        let (mut row, in_use) = self.inner.in_use(row).await?;
+        if in_use.is_some()
+            && row.desired == Desired::Running
+            && let Some(link) = self.inner.parts.host.connect(&row.id).await
+        {
+            match link.execute(&id, &new).await {
+                // Put to sleep meanwhile, by somebody's wish: it wakes for this as for any later one.
+                Err(error) if error.kind() == ErrorKind::Unavailable => {
+                    row = self.inner.resolve(&MachineRef::Id(row.id)).await?;
+                    if row.desired == Desired::Running && row.observed.phase == Phase::Running {
+                        return Err(error);
+                    }
+                }
+                done => return done,
+            }
         }
+        drop(in_use);
         mounted::refuse(&self.inner, &row, "run the command again").await?;
         room::refuse(&self.inner, &row, "run the command again").await?;
         let inner = self.inner.clone();
@@ -94,7 +106,7 @@ impl Executions {
         }
         match self.inner.parts.host.connect(&row.id).await {
             Some(link) => {
-                let _busy = self.inner.activity.begin(&row.id);
+                let _busy = self.inner.activity.begin(&row.id).await;
                 link.wait(id, left).await
             }
             None => self.find(&row, id).await,
@@ -214,7 +226,7 @@ impl Executions {
         id: &ExecutionId,
         link: &dyn KeeperLink,
     ) -> Result<Attachment> {
-        let busy = self.inner.activity.begin(&row.id);
+        let busy = self.inner.activity.begin(&row.id).await;
         let Attachment { input, output } = link.attach(id).await?;
         // The machine stays awake while somebody listens.
         let output = output.inspect(move |_| _ = &busy).boxed();

@@ -7,6 +7,8 @@ use super::*;
 use crate::Control;
 use crate::fakes::World;
 use crate::fakes::life::{SOON, by_id, running, settled, slept};
+use crate::machines::driver::Drivers;
+use crate::machines::intent;
 
 fn command(words: &[&str]) -> NewExecution {
     let command = words.iter().map(|word| (*word).to_owned()).collect();
@@ -50,6 +52,50 @@ async fn a_command_wakes_a_sleeping_machine_and_keeps_its_id() {
     let listed = executions.list(&by_id(&machine), &PageQuery::default()).await.unwrap();
     assert_eq!(listed.items, [done]);
     assert!(!serde_json::to_string(&listed).unwrap().contains("hunter2"));
+}
+
+#[tokio::test]
+async fn a_command_that_meets_a_machine_that_falls_asleep_waits_for_that_and_wakes_it() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = running(&control).await;
+    let inner = control.machines().inner;
+    world.clock.advance(Duration::from_secs(2));
+    let falling_asleep = inner.activity.fall_asleep(&machine.machine_id, 1, None).unwrap();
+    let (executions, by) = (control.executions(), by_id(&machine));
+    let asks = {
+        let (executions, by) = (executions.clone(), by.clone());
+        tokio::spawn(async move { executions.create(&by, command(&["echo", "hi"])).await })
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!asks.is_finished(), "it was begun in a machine that falls asleep");
+    inner.edit(&machine.machine_id, intent::sleep_idle).await.unwrap();
+    Drivers::nudge(&inner, &machine.machine_id);
+    drop(falling_asleep);
+    let asked = asks.await.unwrap().unwrap();
+    assert_eq!(asked.status, ExecutionStatus::WakeInProgress);
+    let done = executions.wait(&by, &asked.execution_id, SOON).await.unwrap();
+    assert_eq!(done.status, ExecutionStatus::Succeeded);
+}
+
+#[tokio::test]
+async fn a_command_that_finds_the_door_closed_wakes_the_machine_again() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = running(&control).await;
+    world.host.state.lock().hold_commands = true;
+    let (executions, by) = (control.executions(), by_id(&machine));
+    let asks = {
+        let (executions, by) = (executions.clone(), by.clone());
+        tokio::spawn(async move { executions.create(&by, command(&["echo", "hi"])).await })
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    slept(&control, &machine).await;
+    world.host.state.lock().hold_commands = false;
+    let asked = asks.await.unwrap().unwrap();
+    assert_eq!(asked.status, ExecutionStatus::WakeInProgress);
+    let done = executions.wait(&by, &asked.execution_id, SOON).await.unwrap();
+    assert_eq!(done.status, ExecutionStatus::Succeeded);
 }
 
 #[tokio::test]

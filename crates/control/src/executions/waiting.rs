@@ -79,7 +79,7 @@ pub(crate) async fn start(
 
 async fn hand_over(inner: &Inner, machine: &MachineId, id: &ExecutionId, new: &NewExecution) {
     // While it waits, the machine does not fall asleep under it.
-    let _awake = inner.activity.begin(machine);
+    let _awake = inner.activity.begin(machine).await;
     let done = match wait_and_execute(inner, machine, id, new).await {
         Ok(()) => Ok(()),
         Err(error) => fail(inner, id, &error).await,

@@ -344,6 +344,13 @@ impl KeeperLink for FakeLink {
     }
 
     async fn execute(&self, id: &ExecutionId, new: &NewExecution) -> Result<Execution> {
+        let held = || self.host.state.lock().hold_commands;
+        if held() {
+            while held() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            return Err(Error::new(ErrorKind::Unavailable, "the machine is going to sleep"));
+        }
         let runs = new.command.first().is_some_and(|program| program == "sleep");
         let status = if runs { ExecutionStatus::Running } else { ExecutionStatus::Succeeded };
         let execution = Execution {

@@ -103,6 +103,8 @@ pub(crate) struct State {
     /// Snapshots go right after their home was kept for a fork.
     pub(crate) gone_after_home: bool,
     pub(crate) hold_stopping: bool,
+    /// Commands wait in front of their keepers, who let nobody in then.
+    pub(crate) hold_commands: bool,
     pub(crate) starts: u32,
     pub(crate) forgotten: u32,
     pub(crate) took_over: bool,

@@ -45,8 +45,7 @@ pub(crate) async fn publish(inner: &Arc<Inner>, machine: &MachineRef) -> Result<
     let mut changes = homes.changes(&at).await?;
     let changed = (changes.removed.len() + changes.changed.len()) as u64;
     let conflicts = match place {
-        Place::Awake(link) => {
-            let _busy = inner.activity.begin(&row.id);
+        Place::Awake(link, _busy) => {
             let conflicts = conflicts(&*link, changes.bases).await?;
             link.graft(changes.removed, changes.tar).await?;
             conflicts

@@ -24,8 +24,8 @@ use crate::{Error, Result};
 /// Where a home is now.
 #[derive(Debug)]
 pub(crate) enum Place {
-    /// With its keeper.
-    Awake(Arc<dyn KeeperLink>),
+    /// With its keeper; the machine stays awake as long as the guard lives.
+    Awake(Arc<dyn KeeperLink>, ActivityGuard),
     /// In the store.
     Asleep,
 }
@@ -47,13 +47,22 @@ pub(crate) struct Hold {
 /// Finds a machine's home, waiting for a machine on its way up or down.
 pub(crate) async fn locate(inner: &Inner, machine: &MachineRef) -> Result<(MachineRow, Place)> {
     let mut row = inner.resolve(machine).await?;
-    if in_between(&row) {
-        row = inner.wait_for(&row.id, TRANSITION_WAIT, |row| !in_between(row)).await?;
-    }
+    let awake = loop {
+        if in_between(&row) {
+            row = inner.wait_for(&row.id, TRANSITION_WAIT, |row| !in_between(row)).await?;
+        }
+        let was_awake = row.observed.phase == Phase::Running;
+        let (now, in_use) = inner.in_use(row).await?;
+        row = now;
+        // It may have fallen asleep just before.
+        if was_awake == in_use.is_some() {
+            break in_use;
+        }
+    };
     let place = match row.observed.phase {
-        Phase::Running => match inner.parts.host.connect(&row.id).await {
-            Some(link) => Place::Awake(link),
-            None => return Err(in_transition(&row)),
+        Phase::Running => match (inner.parts.host.connect(&row.id).await, awake) {
+            (Some(link), Some(awake)) => Place::Awake(link, awake),
+            _ => return Err(in_transition(&row)),
         },
         Phase::Sleeping => Place::Asleep,
         Phase::Failed if inner.parts.host.connect(&row.id).await.is_none() => {
@@ -80,9 +89,8 @@ pub(crate) async fn for_read(
     let at = inner.home_at(&row);
     let homes = &inner.parts.homes;
     match (place, view) {
-        (Place::Awake(link), View::Current) => {
-            let hold = Hold { _awake: Some(inner.activity.begin(&row.id)), _draft: None };
-            Ok(Target { calls: link, hold })
+        (Place::Awake(link, awake), View::Current) => {
+            Ok(Target { calls: link, hold: Hold { _awake: Some(awake), _draft: None } })
         }
         (Place::Asleep, View::Current) => {
             Ok(Target { calls: homes.published(&at).await?, hold: Hold::none() })
@@ -96,7 +104,7 @@ pub(crate) async fn for_read(
                 Place::Asleep => {
                     Ok(Target { calls: homes.published(&at).await?, hold: Hold::none() })
                 }
-                Place::Awake(_) => Err(Error::not_found(format!(
+                Place::Awake(..) => Err(Error::not_found(format!(
                     "machine {} is awake and has no unpublished draft",
                     row.name
                 ))),
@@ -109,9 +117,8 @@ pub(crate) async fn for_read(
 pub(crate) async fn for_write(inner: &Arc<Inner>, machine: &MachineRef) -> Result<Target> {
     let (row, place) = locate(inner, machine).await?;
     match place {
-        Place::Awake(link) => {
-            let hold = Hold { _awake: Some(inner.activity.begin(&row.id)), _draft: None };
-            Ok(Target { calls: link, hold })
+        Place::Awake(link, awake) => {
+            Ok(Target { calls: link, hold: Hold { _awake: Some(awake), _draft: None } })
         }
         Place::Asleep => {
             let draft = inner.draft_lock(&row.id).read_owned().await;

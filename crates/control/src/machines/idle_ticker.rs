@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use catalog::{Desired, MachineRow, Phase};
 
-use super::auto_sleep::{Verdict, judge};
+use super::auto_sleep::{FallingAsleep, Verdict, judge};
 use super::driver::Drivers;
 use super::intent;
 use crate::Result;
@@ -34,7 +34,7 @@ async fn tick(inner: &Arc<Inner>) -> Result<()> {
     for row in inner.active().await? {
         if row.desired == Desired::Running
             && row.observed.phase == Phase::Running
-            && is_idle(inner, &row).await
+            && let Some(_falling_asleep) = falls_asleep(inner, &row).await
         {
             tracing::info!(machine = %row.id, "idle, goes to sleep");
             inner.edit(&row.id, intent::sleep_idle).await?;
@@ -44,24 +44,22 @@ async fn tick(inner: &Arc<Inner>) -> Result<()> {
     Ok(())
 }
 
-async fn is_idle(inner: &Inner, row: &MachineRow) -> bool {
+async fn falls_asleep<'a>(inner: &'a Inner, row: &MachineRow) -> Option<FallingAsleep<'a>> {
     let autosleep = row.spec.autosleep_seconds;
     let (idle, busy) = inner.activity.idle(&row.id);
     if judge(autosleep, idle, busy) == Verdict::Stay {
-        return false;
+        return None;
     }
-    let Some(link) = inner.parts.host.connect(&row.id).await else { return false };
+    let link = inner.parts.host.connect(&row.id).await?;
     // A keeper that does not answer is the driver's business.
-    let Ok(status) = link.status().await else { return false };
+    let status = link.status().await.ok()?;
     if status.executions_running > 0 {
         inner.activity.touch(&row.id);
-        return false;
+        return None;
     }
     // An execution that ended since: the keeper knows when.
     let since_keeper = status
         .last_activity
-        .and_then(|at| Duration::try_from(inner.parts.clock.now().duration_since(at)).ok())
-        .unwrap_or(idle);
-    let (idle, busy) = inner.activity.idle(&row.id);
-    judge(autosleep, idle.min(since_keeper), busy) == Verdict::Sleep
+        .and_then(|at| Duration::try_from(inner.parts.clock.now().duration_since(at)).ok());
+    inner.activity.fall_asleep(&row.id, autosleep, since_keeper)
 }

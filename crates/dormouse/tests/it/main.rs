@@ -8,6 +8,7 @@
 
 mod support;
 
+mod autosleep;
 mod bad_input;
 mod command_line;
 mod crashes;
