@@ -104,18 +104,20 @@ pub async fn run(dir: MachineDir, spec: KeeperSpec, parts: Parts) -> LastWords {
 pub fn refuse(dir: &MachineDir, failure: &Failure, at: Timestamp) {
     // One that lives speaks for itself.
     let Ok(_lock) = Lock::take(dir) else { return };
-    let error = Some((failure.kind, failure.message.clone()));
-    let words =
-        LastWords { released: false, error, home_gone: false, home_seq: 0, wake_at: None, at };
+    let words = words_at(at, false, 0, Some(failure));
     if let Err(error) = words.write(dir) {
         tracing::error!(%error, "the last words could not be written");
     }
 }
 
 fn words(parts: &Parts, released: bool, home_seq: u64, error: Option<&Failure>) -> LastWords {
+    words_at(parts.clock.now(), released, home_seq, error)
+}
+
+fn words_at(at: Timestamp, released: bool, home_seq: u64, error: Option<&Failure>) -> LastWords {
     let error = error.map(|error| (error.kind, error.message.clone()));
-    let at = parts.clock.now();
-    LastWords { released, error, home_gone: false, home_seq, wake_at: None, at }
+    let (wake_at, paused_ms) = (None, None);
+    LastWords { released, error, home_gone: false, home_seq, wake_at, paused_ms, at }
 }
 
 /// What was found when the home was opened.
@@ -153,6 +155,7 @@ impl Keeper {
             coming: ::upper::Progress::default(),
             disk: None,
             wake_at: None,
+            paused_ms: None,
             egress: Arc::new(Policy::new(spec.instance.egress.allowed.clone())),
             sizes: Arc::new(SizesInForce::new(Sizes {
                 vcpu: spec.instance.vcpu,
@@ -193,7 +196,10 @@ impl Keeper {
         let end = CancellationToken::new();
         let server = tokio::spawn(server::serve(listener, shared.clone(), end.clone()));
         let mut last = self.live_served(&shared).await;
-        last.wake_at = self.standing.lock().wake_at;
+        {
+            let standing = self.standing.lock();
+            (last.wake_at, last.paused_ms) = (standing.wake_at, standing.paused_ms);
+        }
         end.cancel();
         // Calls that are still open get a moment; a stream that nobody reads does not hold us up.
         tokio::time::timeout(Duration::from_secs(2), server).await.ok();

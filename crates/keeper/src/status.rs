@@ -131,6 +131,10 @@ pub struct LastWords {
     /// When its guest wanted to be woken, where it was put to sleep.
     #[serde(default)]
     pub wake_at: Option<Timestamp>,
+    /// From the first step that held its guest's processes until memory and devices were on the disk, where it was put
+    /// to sleep with them.
+    #[serde(default)]
+    pub paused_ms: Option<u64>,
     /// When.
     pub at: Timestamp,
 }

@@ -14,7 +14,7 @@
 //! so that only its processes are lost.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base::{ErrorKind, Timestamp};
 use fuse_serve::Session;
@@ -60,6 +60,13 @@ pub(super) enum Asleep {
     No,
 }
 
+/// A guest that is at rest: nothing in it runs.
+struct AtRest {
+    record: SleepRecord,
+    /// When its processes began to be held.
+    since: Instant,
+}
+
 /// Keeps what the kernel of a sleeping guest holds, as long as it lives.
 #[derive(Debug)]
 pub(super) struct Held {
@@ -86,7 +93,7 @@ impl Keeper {
             }
         };
         match rest {
-            Some(record) => self.save(home, awake, record).await,
+            Some(rest) => self.save(home, awake, rest).await,
             None => awake.end().await.map(|()| None),
         }
     }
@@ -97,14 +104,14 @@ impl Keeper {
         home: &Arc<HomeFs>,
         awake: &Awake,
         keeps: bool,
-    ) -> Option<SleepRecord> {
+    ) -> Option<AtRest> {
         if !answers(awake).await {
             return None;
         }
         self.ask_when_to_wake(awake).await;
         if self.spec.keep_memory && awake.keeps_memory && keeps {
             match self.freeze_with_room(home, awake).await {
-                Ok(record) => return Some(record),
+                Ok(rest) => return Some(rest),
                 Err(why) => tracing::warn!(%why, "the guest is stopped: its memory is not kept"),
             }
         }
@@ -124,11 +131,7 @@ impl Keeper {
     }
 
     /// The same as [`Self::freeze`], and again where it was for want of room that it came to nothing.
-    async fn freeze_with_room(
-        &self,
-        home: &Arc<HomeFs>,
-        awake: &Awake,
-    ) -> Result<SleepRecord, String> {
+    async fn freeze_with_room(&self, home: &Arc<HomeFs>, awake: &Awake) -> Result<AtRest, String> {
         let mut waits = awake.instance.waits_for_room();
         let mut tries = 0;
         loop {
@@ -145,7 +148,7 @@ impl Keeper {
     ///
     /// # Errors
     /// Why not, and the guest goes on.
-    async fn freeze(&self, home: &Arc<HomeFs>, awake: &Awake) -> Result<SleepRecord, String> {
+    async fn freeze(&self, home: &Arc<HomeFs>, awake: &Awake) -> Result<AtRest, String> {
         let frozen = self.try_to_freeze(home, awake).await;
         if frozen.is_err() {
             room::there_is_room(&awake.instance).await;
@@ -156,17 +159,14 @@ impl Keeper {
         frozen
     }
 
-    async fn try_to_freeze(
-        &self,
-        home: &Arc<HomeFs>,
-        awake: &Awake,
-    ) -> Result<SleepRecord, String> {
+    async fn try_to_freeze(&self, home: &Arc<HomeFs>, awake: &Awake) -> Result<AtRest, String> {
         let guest = &awake.guest;
         let told = |error: agent_proto::Error| said(&error.to_string());
         guest.settle().await.map_err(told)?;
         if awake.session.held_count() > HELD_UNTRIMMED_MAX {
             guest.agent().trim().await.map_err(told)?;
         }
+        let since = Instant::now();
         guest.agent().freeze(FREEZE_PATIENCE).await.map_err(told)?;
         let channel = awake.channel.clone();
         crate::files::blocking(move || Ok(channel.freeze(CHANNEL_PATIENCE)))
@@ -180,21 +180,22 @@ impl Keeper {
             return Err(format!("its kernel holds {} inodes", session.held.len()));
         }
         let (id, version, ran_on) = (self.spec.home.clone(), home.version(), awake.ran_on.clone());
-        Ok(SleepRecord::new(id, version, ran_on, session, guest.notified()))
+        let record = SleepRecord::new(id, version, ran_on, session, guest.notified());
+        Ok(AtRest { record, since })
     }
 
     /// Saves a guest that is at rest.
-    async fn save(
-        &self,
-        home: &Arc<HomeFs>,
-        awake: Awake,
-        record: SleepRecord,
-    ) -> Result<Option<Held>> {
+    async fn save(&self, home: &Arc<HomeFs>, awake: Awake, rest: AtRest) -> Result<Option<Held>> {
+        let AtRest { record, since } = rest;
         let Awake { instance, session, channel, guest, line, .. } = awake;
+        let held = since.elapsed();
         guest.agent().close().await;
         // A request that waits for the store would hold it up.
         self.hold_disk();
         let saved = instance.suspend(&self.dir.devices()).await;
+        if saved.is_ok() {
+            self.note_pause(held, since.elapsed());
+        }
         // A guest that saw it close would have to look for the next host.
         drop(line);
         instance.stop(Duration::ZERO).await;
@@ -229,6 +230,14 @@ impl Keeper {
                 Ok(None)
             }
         }
+    }
+
+    /// Says how long the guest's processes were held until they could go on from the disk, and how much of that it
+    /// took to hold them.
+    fn note_pause(&self, held: Duration, paused: Duration) {
+        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(held_ms = ms(held), paused_ms = ms(paused), "the guest is paused and saved");
+        self.standing.lock().paused_ms = Some(ms(paused));
     }
 
     /// Whether the memory that was found here is as good as it was: no guest went on from it, none was booted, and the

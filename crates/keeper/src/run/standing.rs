@@ -27,6 +27,8 @@ pub(super) struct Standing {
     pub(super) disk: Option<::upper::LazyDisk>,
     /// What the guest said before it was put to sleep.
     pub(super) wake_at: Option<Timestamp>,
+    /// How long the guest was paused to be saved, once it was.
+    pub(super) paused_ms: Option<u64>,
     pub(super) egress: Arc<Policy>,
     pub(super) sizes: Arc<SizesInForce>,
     pub(super) home: Option<Arc<HomeFs>>,
