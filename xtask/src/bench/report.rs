@@ -177,6 +177,12 @@ impl Report {
         self.rows.push(row);
     }
 
+    /// Rows that do not reach what they must.
+    pub(crate) fn missed(&self) -> Vec<&str> {
+        let missed = self.rows.iter().filter(|row| row.ok == Some(false));
+        missed.map(|row| row.name.as_str()).collect()
+    }
+
     /// What it was measured on.
     pub(crate) fn machine(&mut self) -> &mut Host {
         &mut self.machine
@@ -291,6 +297,7 @@ mod tests {
         let verdicts: Vec<_> = report.rows.iter().map(|row| row.ok).collect();
         assert_eq!(verdicts, [Some(true), Some(false), None], "nothing is said without the peer");
         assert!(report.table().contains("2x MISSED"));
+        assert_eq!(report.missed(), ["beside"], "what has no verdict is not missed");
     }
 
     #[test]

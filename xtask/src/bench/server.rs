@@ -97,10 +97,48 @@ impl Server {
 
     /// Stops it and starts it so that it makes templates; machines go on meanwhile.
     pub(crate) fn restart_with_templates(&self) -> anyhow::Result<Endpoint> {
+        self.restart(&[])
+    }
+
+    /// The same so that the memory of machines goes to the store as soon as they sleep.
+    pub(crate) fn restart_storing_memory(&self) -> anyhow::Result<Endpoint> {
+        let config = self.root.join("storing.toml");
+        fs::write(&config, "store_memory_after_seconds = 0\n").context("write a configuration")?;
+        self.restart(&["--config", config.to_str().context("the directory has a strange name")?])
+    }
+
+    fn restart(&self, flags: &[&str]) -> anyhow::Result<Endpoint> {
         if let Some(mut process) = lock(&self.held).process.take() {
             stop(&mut process)?;
         }
-        self.start_as(&[], None, &[])
+        self.start_as(flags, None, &[])
+    }
+
+    /// For how many milliseconds a machine's guest was paused when it was put to sleep, as its keeper said at its end.
+    pub(crate) fn paused_ms(&self, machine: &str) -> anyhow::Result<f64> {
+        let path = self.data().join("machines").join(machine).join("status.json");
+        let words = fs::read(&path).context("read the last words of a keeper")?;
+        let words: Value = serde_json::from_slice(&words).context("the last words of a keeper")?;
+        words["paused_ms"].as_f64().with_context(|| format!("its guest was not saved: {words}"))
+    }
+
+    /// Bytes that the store, a directory, has of a machine's memory: its packs and their manifest.
+    pub(crate) fn stored_memory_bytes(&self, machine: &str) -> anyhow::Result<u64> {
+        let of_machine = self.data().join("store/uppers").join(machine);
+        let (mut bytes, mut packs) = (0, 0);
+        for (dir, ending) in [("memory", ""), ("log", "-memory")] {
+            let dir = of_machine.join(dir);
+            let entries = fs::read_dir(&dir).with_context(|| format!("list {}", dir.display()))?;
+            for entry in entries {
+                let entry = entry.context("list what is stored")?;
+                if entry.file_name().to_string_lossy().ends_with(ending) {
+                    bytes += entry.metadata().context("look at what is stored")?.len();
+                    packs += 1;
+                }
+            }
+        }
+        ensure!(packs > 1, "there is no memory in the store");
+        Ok(bytes)
     }
 
     /// Whether all is there that the next machine may begin with: a template and its two copies.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
-use super::{BUDGET, Bench, RUNS, commands};
+use super::{BUDGET, Bench, LONG_RUNS, RUNS, commands};
 use crate::bench::report::{Row, Unit};
 use crate::bench::samples::{Samples, ms_since};
 
@@ -21,6 +21,11 @@ pub(super) const FROM_TEMPLATE: &str = "create from a template → first output"
 pub(super) const WAKE: &str = "wake → first output";
 /// With its memory, of which 100 MB were touched.
 pub(super) const SLEEP: &str = "sleep → `sleeping`";
+/// From the first step that holds the guest's processes until its memory and devices are on the disk; of the same
+/// sleeps.
+pub(super) const PAUSE: &str = "guest pause at sleep";
+/// What the store has of the memory of a machine that has just begun, did nothing much and sleeps.
+pub(super) const STORED: &str = "memory image in the store, of an idle machine";
 /// What touches them: a file on a tmpfs.
 const TOUCH: &str = "head -c 100000000 /dev/urandom > /dev/shm/touched && echo here";
 
@@ -82,9 +87,10 @@ pub(super) fn create_from_template(bench: &mut Bench) -> anyhow::Result<()> {
 /// Of an idle machine with a small home.
 pub(super) fn sleep_and_wake(bench: &mut Bench) -> anyhow::Result<()> {
     commands::output_of(bench, &["sh", "-c", TOUCH])?;
-    let mut sleeps = Samples::default();
+    let (mut sleeps, mut pauses) = (Samples::default(), Samples::default());
     let wakes = Samples::take(RUNS, 2 * BUDGET, |_| {
         sleeps.push(sleep(bench)?);
+        pauses.push(bench.server.paused_ms(bench.machine()?)?);
         let started = Instant::now();
         bench.ask("POST", &bench.path("/wake")?)?;
         commands::first_output(bench)?;
@@ -95,6 +101,29 @@ pub(super) fn sleep_and_wake(bench: &mut Bench) -> anyhow::Result<()> {
     })?;
     bench.report.push(Row::new(WAKE, Unit::Milliseconds, &wakes));
     bench.report.push(Row::new(SLEEP, Unit::Milliseconds, &sleeps));
+    bench.report.push(Row::new(PAUSE, Unit::Milliseconds, &pauses));
+    Ok(())
+}
+
+/// Of machines that take the place of the one that there is; the last one stays for the other sections.
+pub(super) fn stored_memory(bench: &mut Bench) -> anyhow::Result<()> {
+    bench.endpoint = bench.server.restart_storing_memory()?;
+    let sizes = Samples::take(LONG_RUNS, 2 * BUDGET, |run| {
+        create_anew(bench, run)?;
+        sleep(bench)?;
+        let begun = Instant::now();
+        while bench.ask("GET", &bench.path("")?)?["status"]["memory"] != "stored" {
+            ensure!(begun.elapsed() < SETTLE, "its memory is not stored");
+            thread::sleep(LOOK);
+        }
+        #[allow(clippy::cast_precision_loss, reason = "far below 2^52 bytes")]
+        let bytes = bench.server.stored_memory_bytes(bench.machine()?)? as f64;
+        Ok(bytes / f64::from(1 << 20))
+    })?;
+    bench.report.push(Row::new(STORED, Unit::Mebibytes, &sizes));
+    bench.endpoint = bench.server.restart_with_templates()?;
+    // Wakes it.
+    commands::first_output(bench)?;
     Ok(())
 }
 

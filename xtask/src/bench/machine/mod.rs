@@ -2,8 +2,8 @@
 //!
 //! # Order
 //! What the disk can do alone comes first, while nothing else runs. Then machines are created, by a boot and
-//! from a template; the last one is woken and put to sleep while its home is small; then its files are used awake, it sleeps, the same is done
-//! to the sleeping home, and the draft that this made is published.
+//! from a template, and some whose memory is stored; the last one is woken and put to sleep while its home is small; then
+//! its files are used awake, it sleeps, the same is done to the sleeping home, and the draft that this made is published.
 //!
 //! Not here: waking a machine on another host.
 
@@ -45,6 +45,8 @@ const TARGETS: &[Target] = &[
     Target { row: lifecycle::FROM_TEMPLATE, against: None, must: 400.0, goal: 150.0 },
     Target { row: lifecycle::WAKE, against: None, must: 250.0, goal: 100.0 },
     Target { row: lifecycle::SLEEP, against: None, must: 1_500.0, goal: 500.0 },
+    Target { row: lifecycle::PAUSE, against: None, must: 300.0, goal: 100.0 },
+    Target { row: lifecycle::STORED, against: None, must: 40.0, goal: 20.0 },
     Target { row: inside::IDLE, against: None, must: 40.0, goal: 12.0 },
     Target { row: inside::IDLE_OF_FOUR, against: None, must: 40.0, goal: 12.0 },
     Target { row: inside::IDLE_ONE_MORE, against: None, must: 40.0, goal: 12.0 },
@@ -78,6 +80,7 @@ const SECTIONS: &[Section] = &[
     ("the disk alone: tar", trees::disk),
     ("create → first output", lifecycle::create),
     ("create from a template", lifecycle::create_from_template),
+    ("stored memory", lifecycle::stored_memory),
     ("sleep and wake", lifecycle::sleep_and_wake),
     ("exec", commands::measure),
     ("memory of an idle machine", inside::idle_memory),
