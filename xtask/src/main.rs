@@ -15,6 +15,7 @@ mod progress;
 mod run;
 mod setup;
 mod sim;
+mod soak;
 mod test;
 mod tidy;
 
@@ -50,6 +51,8 @@ enum Task {
     Sim(sim::Options),
     /// kill -9 of the real keeper under a real workload, again and again.
     Crash(sim::Cycles),
+    /// Sleeps, kills, races and boots of real guests, hundreds of them: hours. Needs root.
+    Soak(soak::Options),
     /// Mutated bytes for every decoder that reads what a guest, a client or the store says.
     Fuzz(fuzz::Options),
     /// Measure.
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Sim(options) => sim::run(&options),
         Task::Crash(cycles) => sim::crash(&cycles),
+        Task::Soak(options) => soak::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench(options) => bench::run(&options),
     };

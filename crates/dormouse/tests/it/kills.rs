@@ -1,6 +1,6 @@
 //! kill -9 of whoever takes part in a sleep or a wake, and two servers that want the same machine.
 //!
-//! The tests do a few rounds; `DORMOUSE_ROUNDS` has them do more, `DORMOUSE_SEED` others.
+//! The tests do a few rounds; `cargo xtask soak` has them do more.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -9,24 +9,11 @@ use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::sleep::{COUNTER, boot_id, counted};
 use crate::support::server::signal;
-use crate::support::{Api, BOOT, Options, Server, Storing, adopted, eventually, until_stored};
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
-}
-
-/// SplitMix64.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-}
+use crate::support::{
+    Api, BOOT, Chance, Options, Rounds, Server, Storing, adopted, eventually, shown, until_stored,
+};
 
 /// Processes of a hypervisor that runs this machine, of whichever server.
 fn hypervisors(machine: &str) -> Vec<u32> {
@@ -129,26 +116,51 @@ const VICTIMS: [Victim; 3] = [Victim::Keeper, Victim::Hypervisor, Victim::Server
 /// What the guest was told that is on the disk of others.
 const NOTE: &str = "echo $N >>/root/notes; sync -f /root/notes; wc -l </root/notes";
 
+/// A process that lives as long as its guest does.
+struct Living {
+    boot: String,
+    pid: String,
+    counted: u64,
+}
+
+impl Living {
+    fn begin(api: &Api, machine: &str) -> Self {
+        let pid = api.shell(machine, &format!("rm -f /root/count\n{COUNTER}")).trim().to_owned();
+        Self { boot: boot_id(api, machine), pid, counted: 0 }
+    }
+
+    /// Whether the guest is still the same. Its process then goes on where it was.
+    fn goes_on(&mut self, api: &Api, machine: &str) -> bool {
+        if boot_id(api, machine) != self.boot {
+            return false;
+        }
+        let before = self.counted;
+        eventually("the process goes on", BOOT, || {
+            self.counted = counted(api, machine, &self.pid);
+            self.counted > before
+        });
+        true
+    }
+}
+
 #[test]
 fn whoever_is_killed_at_any_point_of_a_sleep_or_a_wake_nothing_is_lost() {
-    let rounds = number("DORMOUSE_ROUNDS", 12);
-    let mut chance = Chance(number("DORMOUSE_SEED", 0));
+    let (rounds, mut chance) = (Rounds::usually(12), Chance::new());
+    let count = rounds.count;
     let mut server = Server::start(Options::default());
     let machine = server.api().create("killed");
     let at = |n: u64| format!("/v1/machines/{machine}/fs/put-{n}");
+    let mut process = Living::begin(&server.api(), &machine);
     let (mut resumed, mut hit) = (0, 0);
-    for round in 0..rounds {
+    for round in rounds {
         let victim = VICTIMS[(round % 3) as usize];
         let api = server.api();
         api.put(&at(round), format!("content {round}")).ok();
         let noted = api.shell(&machine, &NOTE.replace("$N", &round.to_string()));
         assert_eq!(noted.trim(), (round + 1).to_string(), "what the guest noted is all there");
         // From the first moment of a sleep to well into the wake after it.
-        let moment = Duration::from_millis(chance.below(900));
-        let process = match victim {
-            Victim::Server => Some(server.pid()),
-            Victim::Keeper | Victim::Hypervisor => None,
-        };
+        let moment = chance.milliseconds(900);
+        let serve = (victim == Victim::Server).then(|| server.pid());
         let killed = AtomicBool::new(false);
         let most = most_copies(&machine, || {
             std::thread::scope(|scope| {
@@ -157,7 +169,7 @@ fn whoever_is_killed_at_any_point_of_a_sleep_or_a_wake_nothing_is_lost() {
                     let pids = match victim {
                         Victim::Keeper => server.keeper(&machine).into_iter().collect(),
                         Victim::Hypervisor => hypervisors(&machine),
-                        Victim::Server => process.into_iter().collect(),
+                        Victim::Server => serve.into_iter().collect(),
                     };
                     killed.store(!pids.is_empty(), Ordering::SeqCst);
                     pids.into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
@@ -173,8 +185,19 @@ fn whoever_is_killed_at_any_point_of_a_sleep_or_a_wake_nothing_is_lost() {
         });
         assert!(most <= 1, "round {round}: {most} copies ran at once");
         let api = server.api();
-        hit += u64::from(killed.into_inner());
-        resumed += u64::from(seen(&api, &machine)["status"]["reason"] == "resumed");
+        let killed = killed.into_inner();
+        hit += u64::from(killed);
+        // A guest outlives the server, and whoever was not there to be killed.
+        let unharmed = victim == Victim::Server || !killed;
+        let reason = seen(&api, &machine)["status"]["reason"].clone();
+        eprintln!("{victim:?} killed after {moment:?} ({killed}): {reason}");
+        resumed += u64::from(reason == "resumed");
+        if unharmed || reason == "resumed" {
+            assert!(process.goes_on(&api, &machine), "round {round}, {victim:?}: it was booted");
+        } else {
+            assert!(!process.goes_on(&api, &machine), "round {round}, {victim:?}: {reason}");
+            process = Living::begin(&api, &machine);
+        }
         let notes = api.shell(&machine, "cat /root/notes");
         let told = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
         let all: Vec<String> = (0..=round).map(|n| n.to_string()).collect();
@@ -185,8 +208,9 @@ fn whoever_is_killed_at_any_point_of_a_sleep_or_a_wake_nothing_is_lost() {
             assert_eq!(api.shell(&machine, &format!("cat /root/put-{n}")), content);
         }
     }
-    eprintln!("{rounds} rounds: {hit} killed somebody, {resumed} wakes went on from memory");
-    assert!(hit * 2 > rounds, "hardly anybody was killed");
+    assert!(hit * 2 > count, "hardly anybody was killed");
+    assert!(resumed * 6 >= count, "{resumed} of {count} wakes went on from memory");
+    shown(&format!("{count} kills tried, {hit} met somebody, {resumed} wakes went on from memory"));
 }
 
 #[test]
@@ -205,8 +229,8 @@ fn of_two_servers_that_race_for_stored_memory_one_has_it() {
 /// Has two servers wake a machine at once, again and again; `asleep` is waited for before. How many wakes went on from
 /// memory, and how many there were.
 fn race(options: &Options, asleep: impl Fn(&Api, &str)) -> (u64, u64) {
-    let rounds = number("DORMOUSE_ROUNDS", 4);
-    let mut chance = Chance(number("DORMOUSE_SEED", 0));
+    let (rounds, mut chance) = (Rounds::usually(4), Chance::new());
+    let count = rounds.count;
     let first = Server::start(options.clone());
     let machine = first.api().create("contested");
     first.api().sleep(&machine);
@@ -214,8 +238,8 @@ fn race(options: &Options, asleep: impl Fn(&Api, &str)) -> (u64, u64) {
     let (_data, second) = adopted(options);
     let servers = [first.api(), second.api()];
     let (mut won, mut resumed) = ([0, 0], 0);
-    for round in 0..rounds {
-        let late = Duration::from_millis(chance.below(60));
+    for round in rounds {
+        let late = chance.milliseconds(60);
         let most = most_copies(&machine, || {
             std::thread::scope(|scope| {
                 for (who, api) in servers.iter().enumerate() {
@@ -252,8 +276,9 @@ fn race(options: &Options, asleep: impl Fn(&Api, &str)) -> (u64, u64) {
         servers[winner].sleep(&machine);
         asleep(&servers[winner], &machine);
     }
-    eprintln!("{rounds} rounds: {won:?} won, {resumed} went on from memory");
-    (resumed, rounds)
+    let [one, other] = won;
+    shown(&format!("{count} races, {one} and {other} won, {resumed} went on from memory"));
+    (resumed, count)
 }
 
 /// What both servers say of a machine.

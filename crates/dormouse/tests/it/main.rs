@@ -10,6 +10,7 @@ mod support;
 
 mod autosleep;
 mod bad_input;
+mod boots;
 mod command_line;
 mod crashes;
 mod egress;

@@ -1,10 +1,10 @@
 //! A machine sleeps with its memory and goes on from it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{Api, Options, Server};
+use crate::support::{Api, Chance, Options, Rounds, Server, shown};
 
 /// Appends a number and its own process id to `/root/count`, as fast as it likes, for ever; and writes to
 /// a file of the home that has no name any more.
@@ -35,6 +35,14 @@ pub(crate) fn counted(api: &Api, machine: &str, pid: &str) -> u64 {
     said.trim().parse().unwrap_or_else(|_| panic!("{said}"))
 }
 
+/// How long its guest was paused when it was put to sleep, as its keeper said at its end.
+fn paused_ms(server: &Server, machine: &str) -> u128 {
+    let words = server.data().join("machines").join(machine).join("status.json");
+    let words: Value =
+        serde_json::from_slice(&std::fs::read(words).expect("read it")).expect("JSON");
+    words["paused_ms"].as_u64().unwrap_or_else(|| panic!("it was not saved: {words}")).into()
+}
+
 /// How many processes of the guest have this command line.
 fn running(api: &Api, machine: &str, line: &str) -> u64 {
     let list =
@@ -52,10 +60,17 @@ fn a_counter_goes_on_over_sleeps_as_if_it_had_blinked() {
     let tree = "cd /root/tree && find . -type f -exec sha256sum {} + | sort | sha256sum";
     let (hash, boot) = (api.shell(&machine, tree), boot_id(&api, &machine));
     let pid = api.shell(&machine, COUNTER).trim().to_owned();
-    let mut before = 0;
-    for cycle in 0..12 {
+    let (mut before, mut longest, mut chance) = (0, 0, Chance::new());
+    let cycles = Rounds::usually(12);
+    let count = cycles.count;
+    for cycle in cycles {
+        std::thread::sleep(chance.milliseconds(200));
+        let begun = Instant::now();
         api.sleep(&machine);
-        if cycle == 3 {
+        let paused = paused_ms(&server, &machine);
+        assert!((1..begun.elapsed().as_millis()).contains(&paused), "cycle {cycle}: {paused} ms");
+        longest = longest.max(paused);
+        if cycle % 50 == 3 {
             std::thread::sleep(Duration::from_secs(5));
         }
         api.wake(&machine);
@@ -70,9 +85,11 @@ fn a_counter_goes_on_over_sleeps_as_if_it_had_blinked() {
             .expect("after 1970")
             .as_secs_f64();
         assert!((ours - clock).abs() < 3.0, "cycle {cycle}: its clock is {} s off", ours - clock);
+        // What its kernel has in its caches, and what the home has.
+        let forget = if cycle % 2 == 0 { "" } else { "echo 3 >/proc/sys/vm/drop_caches; " };
+        assert_eq!(api.shell(&machine, &format!("{forget}{tree}")), hash, "cycle {cycle}");
+        assert_eq!(boot_id(&api, &machine), boot, "cycle {cycle}: it was booted");
     }
-    assert_eq!(boot_id(&api, &machine), boot, "it was booted");
-    assert_eq!(api.shell(&machine, tree), hash);
     assert_eq!(api.shell(&machine, "cat /usr/local/marker").trim(), "kept");
     // What it wrote to the file without a name is all there.
     let unnamed = format!("awk '$1 != NR {{ exit 1 }} END {{ print NR }}' /proc/{pid}/fd/3");
@@ -81,6 +98,8 @@ fn a_counter_goes_on_over_sleeps_as_if_it_had_blinked() {
     // And the API sees what it writes, as ever.
     let read = api.get(&format!("/v1/machines/{machine}/fs/count")).ok().text();
     assert!(read.lines().count() as u64 >= before);
+    let slept = format!("{count} sleeps and wakes, the longest pause {longest} ms");
+    shown(&format!("{slept}, of one process that counted to {before} without a gap"));
 }
 
 #[test]

@@ -2,12 +2,14 @@
 
 mod api;
 mod mounts;
+mod rounds;
 mod s3;
 pub(crate) mod server;
 mod tree;
 
 pub(crate) use api::Api;
 pub(crate) use mounts::Place;
+pub(crate) use rounds::{Chance, Rounds, shown};
 pub(crate) use s3::S3Server;
 pub(crate) use server::{Options, Server, Storing, adopt, adopted, until_stored};
 pub(crate) use tree::{Tree, snapshot};
