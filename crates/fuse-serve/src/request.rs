@@ -12,6 +12,12 @@ use vfs::{SetAttr, SetTime, Time};
 
 use crate::abi::{IN_HEADER_BYTES, Opcode, Reader, Short, fattr};
 
+/// A header as it came.
+pub(crate) type HeaderBytes = [u8; IN_HEADER_BYTES];
+
+/// Where a header says how much stands behind the body; what follows is not used.
+const EXTENSION_AT: usize = 36;
+
 /// What every request begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
@@ -27,6 +33,15 @@ impl Header {
     /// The header of `message`; `None` where there is none, or where its length is a lie.
     pub(crate) fn decode(message: &[u8]) -> Option<Self> {
         Self::read(message).ok()
+    }
+
+    /// `message` without what is behind its header, of which a sync needs nothing: so a guest cannot have
+    /// megabytes kept for each that waits.
+    pub(crate) fn alone(message: &[u8]) -> Option<HeaderBytes> {
+        let mut header = *message.first_chunk::<IN_HEADER_BYTES>()?;
+        header[..4].copy_from_slice(&(IN_HEADER_BYTES as u32).to_ne_bytes());
+        header[EXTENSION_AT..].fill(0);
+        Some(header)
     }
 
     fn read(message: &[u8]) -> Result<Self, Short> {

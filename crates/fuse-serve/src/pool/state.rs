@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 
+use crate::request::HeaderBytes;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct State {
@@ -21,7 +23,7 @@ pub(super) struct State {
     /// Threads that wait for a role.
     pub(super) idle: usize,
     pub(super) syncing: usize,
-    pub(super) syncs_waiting: VecDeque<Vec<u8>>,
+    pub(super) syncs_waiting: VecDeque<HeaderBytes>,
 }
 
 impl Default for State {

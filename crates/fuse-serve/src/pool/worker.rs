@@ -12,6 +12,7 @@ use super::spin::Looked;
 use super::state::{Mode, State};
 use crate::limits::{SYNCS_WAITING_MAX, THREAD_IDLE};
 use crate::link::{Message, Received};
+use crate::request::Header;
 
 /// A leader that was replaced for longer than this was at a long request. One that only had to wait
 /// for a processor is back before.
@@ -196,7 +197,8 @@ impl Worker {
             while state.syncs_waiting.len() >= SYNCS_WAITING_MAX && state.mode != Mode::Closed {
                 shared.changed.wait(&mut state);
             }
-            state.syncs_waiting.push_back(self.message.bytes().to_vec());
+            // A request without a header is not taken for a sync.
+            state.syncs_waiting.extend(Header::alone(self.message.bytes()));
             state.receiving -= usize::from(role == Role::Help);
             return Taken::Queued;
         }

@@ -65,6 +65,19 @@ fn extensions_are_cut_off_and_cannot_reach_past_the_message() {
 }
 
 #[test]
+fn of_a_sync_that_waits_its_header_is_kept() {
+    for opcode in [Opcode::Fsync, Opcode::Fsyncdir, Opcode::Syncfs] {
+        let mut long = message(opcode, 9, 3, &[7; 70_000]);
+        long[36..40].copy_from_slice(&[1, 0, 2, 3]);
+        let alone = Header::alone(&long).unwrap();
+        let (header, short) = (Header::decode(&long).unwrap(), Header::decode(&alone).unwrap());
+        assert_eq!(short, Header { extension_bytes: 0, ..header });
+        assert_eq!(decode(&alone), decode(&long));
+    }
+    assert_eq!(Header::alone(&[0; 39]), None);
+}
+
+#[test]
 fn unknown_numbers_are_told_from_malformed_ones() {
     assert_eq!(decode(&raw(4096, 1, 1, b"")), Err(Malformed::UnknownOpcode));
     assert_eq!(decode(&raw(54, 1, 1, b"")), Err(Malformed::UnknownOpcode));
