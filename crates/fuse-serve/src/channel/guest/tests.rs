@@ -14,6 +14,8 @@ use crate::abi::{Opcode, linux};
 use crate::testing::{Answer, init_body, memfs, message, names};
 use crate::{Channel, Config, Session, Threads};
 
+mod hostile;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 const OFFER: Offer = Offer { to_host: 0, to_guest: AREA_BYTES as u64, token: 7 };
 
