@@ -26,7 +26,7 @@ async fn say(socket: &mut Socket, value: Value) {
 /// The next message that is not a ping.
 async fn next(socket: &mut Socket) -> Message {
     loop {
-        let message = tokio::time::timeout(Duration::from_secs(5), socket.next()).await;
+        let message = tokio::time::timeout(Duration::from_secs(20), socket.next()).await;
         match message.expect("it says something").expect("it is open").unwrap() {
             Message::Ping(_) | Message::Pong(_) => {}
             message => return message,

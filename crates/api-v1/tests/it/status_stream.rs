@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use reqwest::Method;
 use serde_json::Value;
 
@@ -44,10 +42,11 @@ async fn changes_are_told_until_the_machine_is_there() {
     let create = server.ask(Method::POST, "/v1/machines").header("prefer", "wait=0");
     let create = create.json(&serde_json::json!({ "name": "hello" })).send().await.unwrap();
     assert_eq!(create.status(), 202);
-    let watching = tokio::spawn(server.ask(Method::GET, "/v1/machines/hello/status/stream").send());
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut watching = server.get("/v1/machines/hello/status/stream").await;
+    let first = watching.chunk().await.unwrap().expect("it says how it is");
     server.world.host.hold_starting(false);
-    let events = events(&watching.await.unwrap().unwrap().text().await.unwrap());
+    let told = [first, watching.bytes().await.unwrap()].concat();
+    let events = events(std::str::from_utf8(&told).unwrap());
     assert!(events.len() >= 2, "{events:?}");
     assert_ne!(events[0].2["phase"], "running", "the first is the state at the start");
     assert_eq!(events.last().unwrap().2["status"]["phase"], "running");

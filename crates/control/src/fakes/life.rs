@@ -6,7 +6,7 @@ use crate::Control;
 use crate::machines::{CreateMachine, IfMatch, Machine, MachineRef, Phase};
 
 /// Longer than anything takes here.
-pub(crate) const SOON: Duration = Duration::from_secs(5);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 impl From<&Machine> for MachineRef {
     fn from(machine: &Machine) -> Self {

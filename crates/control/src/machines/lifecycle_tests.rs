@@ -549,7 +549,7 @@ async fn what_was_asked_for_is_done_also_when_the_caller_goes_away() {
     // One look at the call, then it is dropped, as a server drops a call whose client hung up.
     assert!(futures::FutureExt::now_or_never(machines.create(named("one"))).is_none());
     let one = MachineRef::Name("one".to_owned());
-    for _ in 0..1_000 {
+    for _ in 0..6_000 {
         if machines.get(&one).await.is_ok_and(|machine| machine.phase == Phase::Running) {
             return;
         }

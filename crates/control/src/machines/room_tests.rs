@@ -41,14 +41,14 @@ async fn a_guest_that_waits_for_room_is_said_as_long_as_it_does() {
 #[tokio::test]
 async fn a_wake_that_waits_for_room_is_not_given_up() {
     let mut world = World::new();
-    world.timing.start_max = Duration::from_millis(300);
+    world.timing.start_max = Duration::from_secs(2);
     let control = world.open().await;
     world.host.hold_starting(true);
     let machine = control.machines().create(named("held")).await.unwrap();
     until(&control, &machine, "starting").await;
     world.host.wait_for_room(&machine.machine_id, true);
     until(&control, &machine, "host_storage_full").await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
     let waits = control.machines().get(&by_id(&machine)).await.unwrap();
     assert_eq!((waits.phase, world.host.starts()), (Phase::Starting, 1), "it was ended");
     world.host.wait_for_room(&machine.machine_id, false);

@@ -5,7 +5,7 @@ use futures::{StreamExt as _, stream};
 
 use super::*;
 use crate::Control;
-use crate::fakes::life::{created, named, slept};
+use crate::fakes::life::{SOON, created, named, slept};
 use crate::fakes::{World, eventually};
 use crate::files::{PutOptions, View};
 use crate::machines::IfMatch;
@@ -146,7 +146,7 @@ async fn a_fork_that_does_not_reach_the_store_was_never_made() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(5), gone).await.unwrap();
+    tokio::time::timeout(SOON, gone).await.unwrap();
     assert!(world.host.state.lock().uppers.kept[&parent.machine_id].is_empty());
     control.close().await;
 }
@@ -470,7 +470,7 @@ async fn what_a_snapshot_or_a_fork_kept_is_collected_soon_after_it_is_gone_also_
         some.push(snapshots.create(&machine, whole()).await.unwrap().snapshot_id);
     }
     control.close().await;
-    world.timing.collect_upper_after = std::time::Duration::from_secs(1);
+    world.timing.collect_upper_after = std::time::Duration::from_secs(60);
     let control = world.open().await;
     for id in &some {
         control.snapshots().delete(id).await.unwrap();
@@ -478,6 +478,7 @@ async fn what_a_snapshot_or_a_fork_kept_is_collected_soon_after_it_is_gone_also_
     control.close().await;
     let collections = || world.host.state.lock().uppers.of[&parent.machine_id].collected.len();
     assert_eq!(collections(), 3);
+    world.timing.collect_upper_after = std::time::Duration::from_millis(300);
     let control = world.open().await;
     eventually(|| collections() == 4).await;
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;

@@ -43,7 +43,7 @@ fn memories(world: &World, machine: &Machine) -> u32 {
 #[tokio::test]
 async fn memory_is_stored_after_the_upper_once_the_machine_has_slept_for_a_while() {
     let mut world = World::new();
-    world.timing.store_memory_after = Some(Duration::from_secs(2));
+    world.timing.store_memory_after = Some(Duration::from_secs(6));
     world.host.state.lock().uppers.remembers = true;
     let control = world.open().await;
     let machine = running(&control).await;
@@ -240,7 +240,7 @@ async fn what_one_server_did_not_collect_the_next_does_and_nothing_that_came_sin
     control.close().await;
     let collected = || world.host.state.lock().uppers.of[&machine.machine_id].collected.clone();
     assert_eq!(collected(), Vec::<String>::new());
-    world.timing.collect_upper_after = Duration::from_millis(500);
+    world.timing.collect_upper_after = Duration::from_secs(4);
     let control = world.open().await;
     until_upper(&control, &machine, Some(UpperStatus::Stored)).await;
     // It runs and sleeps anew before what the first server left is due.

@@ -42,6 +42,8 @@ fn a_command_runs_before_all_is_here_and_a_sleep_in_between_loses_nothing() {
     let there = second.api();
     let begun = Instant::now();
     there.wake(&machine);
+    // The rest comes from now on, and later than all that is done before the second wake.
+    s3.latency("get", 1_500);
     assert_eq!(there.shell(&machine, "tool"), "it works\n");
     println!("the first command after {} ms", begun.elapsed().as_millis());
     assert_eq!(upper(&there, &machine), "restoring", "not all can be here");
@@ -52,7 +54,9 @@ fn a_command_runs_before_all_is_here_and_a_sleep_in_between_loses_nothing() {
     until_upper(&there, &machine, "stored");
 
     // It goes on here, with its memory.
+    s3.latency("get", 300);
     there.wake(&machine);
+    s3.latency("get", 1_500);
     assert_eq!(how(&there, &machine), ("resumed".to_owned(), String::new()));
     assert_eq!(upper(&there, &machine), "restoring");
     assert_eq!(

@@ -353,7 +353,7 @@ fn a_machine_that_sleeps_is_woken_at_its_time() {
         (&seen["status"]["reason"], seen["status"].get("wake_at")),
         (&"resumed".into(), None)
     );
-    api.shell(&machine, "dormouse-agent wake-at +6");
+    api.shell(&machine, "dormouse-agent wake-at +15");
     api.sleep(&machine);
     api.until(&machine, "running");
 

@@ -28,7 +28,7 @@ fn a_start_makes_a_private_key_and_a_stop_is_clean_and_quick() {
 
     let begin = std::time::Instant::now();
     assert_eq!(server.terminate(), Some(0));
-    assert!(begin.elapsed().as_secs() < 5, "{:?}", begin.elapsed());
+    assert!(begin.elapsed().as_secs() < 20, "{:?}", begin.elapsed());
     assert!(!server.log().contains(&server.key()), "the key is in the log");
 }
 

@@ -86,17 +86,23 @@ async fn a_guest_has_the_clock_of_its_host() {
     let Some(image) = image() else { return };
     let dir = tempfile::tempdir().unwrap();
     let mut guest = Guest::start(&spec(&image, dir.path(), Network::None)).await;
-    let mut uptime = || -> (f64, Instant) {
-        let text = guest.shell("cut -d' ' -f1 /proc/uptime").1;
-        (text.parse().unwrap(), Instant::now())
+    // The quickest of ten readings; it was taken between the question and the answer.
+    let mut uptime = || -> (f64, Instant, Instant) {
+        let readings = (0..10).map(|_| {
+            let asked = Instant::now();
+            let text = guest.shell("cut -d' ' -f1 /proc/uptime").1;
+            (text.trim().parse().unwrap(), asked, Instant::now())
+        });
+        readings.min_by_key(|(_, asked, answered)| *answered - *asked).unwrap()
     };
-    let (guest_before, host_before) = uptime();
+    let (guest_before, asked_before, answered_before) = uptime();
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let (guest_after, host_after) = uptime();
-    let passed = (host_after - host_before).as_secs_f64();
-    let difference = (guest_after - guest_before) - passed;
-    // Each reading is some 20 ms late, more on a loaded host; a wrong frequency gives far more.
-    assert!(difference.abs() < 0.15, "{difference:.3} s off in {passed:.3} s");
+    let (guest_after, asked_after, answered_after) = uptime();
+    let least = (asked_after - answered_before).as_secs_f64() - 0.15;
+    let most = (answered_after - asked_before).as_secs_f64() + 0.15;
+    // A wrong frequency gives far more.
+    let passed = guest_after - guest_before;
+    assert!((least..most).contains(&passed), "{passed:.3} s, and not {least:.3} to {most:.3}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -223,7 +229,7 @@ async fn a_killed_keeper_takes_its_guest_along() {
 
     keeper.kill().unwrap();
     keeper.wait().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while (is_alive(pid) || link_exists(&link)) && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

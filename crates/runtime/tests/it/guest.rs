@@ -13,8 +13,9 @@ use runtime::{
     EgressPolicy, Instance, Memory, Network, Purpose, Qemu, QemuSettings, Runtime, Spec, Started,
 };
 
-/// Longest wait for one answer: on a loaded host a boot takes 10 s, `apt-get update` 30.
-const TIMEOUT: Duration = Duration::from_secs(180);
+/// Longest wait for one answer: on a loaded host a boot takes 10 s, `apt-get update` 30, and a guest waits for what it
+/// writes for 150 and more before it reads all of that.
+const TIMEOUT: Duration = Duration::from_secs(400);
 
 /// The base image, or why these tests cannot run.
 pub(crate) fn image() -> Option<Image> {

@@ -26,7 +26,7 @@ fn overfill(guest: &mut Guest) {
 }
 
 fn assert_whole(guest: &mut Guest) {
-    let whole = "for i in $(seq 600); do test -e /tmp/code && break; sleep 0.1; done; cat /tmp/code; \
+    let whole = "for i in $(seq 1500); do test -e /tmp/code && break; sleep 0.1; done; cat /tmp/code; \
                  echo 3 >/proc/sys/vm/drop_caches; sha256sum </var/large | cmp - /tmp/sum && echo whole; \
                  stat -c %s /var/large; dmesg | grep -ci 'i/o error'";
     assert_eq!(guest.shell(whole).1, format!("0\nwhole\n{}\n0", WRITES_MIB * MIB));

@@ -188,7 +188,7 @@ async fn a_store_that_is_away_is_waited_for_until_the_guest_stops() {
     assert_eq!(asked.await.unwrap().unwrap_err().kind(), io::ErrorKind::StorageFull);
     let later = read(&disk, 0, 1).await.unwrap_err();
     assert_eq!(later.kind(), io::ErrorKind::StorageFull);
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     assert_eq!(disk.missing(), 3);
 }
 

@@ -262,7 +262,7 @@ pub(crate) fn fetched(world: &World) -> Found {
 
 /// Waits until something holds.
 pub(crate) async fn until(holds: impl Fn() -> bool) {
-    for _ in 0..5_000 {
+    for _ in 0..20_000 {
         if holds() {
             return;
         }

@@ -90,7 +90,7 @@ fn a_quarter_of_a_cpu_is_a_quarter() {
                 minutes.parse::<f64>().unwrap() * 60.0 + seconds.parse::<f64>().unwrap()
             })
             .sum();
-        assert!(used <= elapsed * 0.30 + 0.1, "{name}: {used} s of CPU in {elapsed} s");
+        assert!(used <= elapsed * 0.30 + 0.5, "{name}: {used} s of CPU in {elapsed} s");
         assert!(used > 0.0, "{said}");
     }
 }
@@ -124,7 +124,7 @@ fn what_a_hypervisor_does_is_not_its_guests_share() {
         let used = used.map(|ticks| f64::from(ticks) / 100.0);
         let elapsed = begun.elapsed().as_secs_f64();
         eprintln!("CPU time in {elapsed} s: {used:?}");
-        assert!(used[0] <= elapsed * 0.30 + 0.1, "{used:?} s of CPU in {elapsed} s");
+        assert!(used[0] <= elapsed * 0.30 + 0.5, "{used:?} s of CPU in {elapsed} s");
         // With one quota for both it would have as much. On a host that does nothing else it has a whole CPU; on one that
         // does it may have to wait for its turn.
         attempts += 1;

@@ -104,5 +104,7 @@ fn the_names_of_public_hosts_can_be_asked_for() {
         eprintln!("skipped: the host itself gets no answer: {error}");
         return;
     }
-    assert_eq!(link.inside(ask).unwrap()[..2], question[..2]);
+    // A datagram may be lost, here as anywhere.
+    let answer = (0..4).find_map(|_| link.inside(ask).ok());
+    assert_eq!(answer.expect("it is answered")[..2], question[..2]);
 }

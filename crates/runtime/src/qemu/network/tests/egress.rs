@@ -35,9 +35,8 @@ fn a_closed_machine_reaches_nothing_and_resolves_nothing() {
         assert_eq!(machine.resolve("example.com").0, ResponseCode::Refused);
         assert!(machine.ask(&format!("{RESOLVER}:53"), &question("example.com")).is_err());
         assert!(world.asked.lock().unwrap().is_empty(), "a name went out");
-        let begun = Instant::now();
-        machine.open("203.0.113.2").unwrap_err();
-        assert!(begun.elapsed() < TIMEOUT / 2, "it is refused at once");
+        let refused = machine.open("203.0.113.2").unwrap_err();
+        assert_ne!(refused.kind(), ErrorKind::TimedOut, "it is refused at once");
     });
 }
 
