@@ -18,6 +18,7 @@ use crate::console::say;
 use crate::identity::{self, Places};
 use crate::limits::{HOSTNAME_BYTES_MAX, HOSTS_LINES_MAX, NAMESERVERS_MAX};
 use crate::moment::Moment;
+use crate::net;
 
 const HOSTNAME: &str = "/etc/hostname";
 const HOSTS: &str = "/etc/hosts";
@@ -128,6 +129,7 @@ impl Checked {
             write(HOSTNAME, hostname, &format!("{}\n", self.hostname)),
             write(HOSTS, hosts, &self.hosts),
             self.resolv_conf.as_deref().map_or(Ok(()), write_resolv_conf),
+            net::own_hardware_address(&self.machine_id),
         ];
         for error in wishes.into_iter().filter_map(Result::err) {
             say(&error.to_string());

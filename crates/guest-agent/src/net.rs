@@ -54,6 +54,45 @@ pub(crate) fn up_card(settings: &Settings) -> Result<(), Error> {
     })
 }
 
+/// Gives the card a hardware address that is this machine's alone: all cards come with the same one. A guest
+/// without a card has none.
+pub(crate) fn own_hardware_address(machine_id: &str) -> Result<(), Error> {
+    let Some(own) = hardware_address(machine_id) else { return Ok(()) };
+    let socket = open_socket()?;
+    let mut request = interface(CARD);
+    // SAFETY: takes a pointer to an ifreq and fills in its hardware address.
+    let read = Errno::result(unsafe {
+        libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request)
+    });
+    match read {
+        Err(Errno::ENODEV) => return Ok(()),
+        read => read.map_err(Error::sys(format!("read the hardware address of {CARD}")))?,
+    };
+    // SAFETY: the call above has written this member.
+    let address = unsafe { &mut request.ifr_ifru.ifru_hwaddr.sa_data };
+    if address.iter().zip(own).all(|(is, own)| is.cast_unsigned() == own) {
+        return Ok(());
+    }
+    for (to, from) in address.iter_mut().zip(own) {
+        *to = from.cast_signed();
+    }
+    // SAFETY: takes a pointer to an ifreq.
+    Errno::result(unsafe {
+        libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFHWADDR, &raw const request)
+    })
+    .map_err(Error::sys(format!("give {CARD} an address of its own")))
+    .map(drop)
+}
+
+/// One that nobody was assigned (the second bit says so), out of the first ten digits of the machine's id.
+fn hardware_address(machine_id: &str) -> Option<[u8; 6]> {
+    let digits = machine_id.get(..10)?;
+    let digits = digits.bytes().all(|digit| digit.is_ascii_hexdigit()).then_some(digits)?;
+    let low = u64::from_str_radix(digits, 16).ok()?;
+    let [.., a, b, c, d, e] = low.to_be_bytes();
+    Some([0x02, a, b, c, d, e])
+}
+
 fn open_socket() -> Result<OwnedFd, Error> {
     socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
         .map_err(Error::sys("open a socket"))
@@ -109,4 +148,19 @@ fn sockaddr(address: Ipv4Addr) -> libc::sockaddr {
         *to = from.cast_signed();
     }
     libc::sockaddr { sa_family: libc::AF_INET as libc::sa_family_t, sa_data: data }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hardware_address_is_local_and_the_machines() {
+        let of = |id: &str| hardware_address(id);
+        assert_eq!(of("0123456789abcdef"), Some([0x02, 0x01, 0x23, 0x45, 0x67, 0x89]));
+        assert_ne!(of("0123456789"), of("1123456789"));
+        for none in ["", "012345678", "012345678x", "\u{e9}12345678", "+123456789"] {
+            assert_eq!(of(none), None, "{none}");
+        }
+    }
 }

@@ -12,13 +12,14 @@ use crate::boot::shell;
 use crate::guest::{Guest, configure, image, spec, start};
 
 /// What two machines must not have in common, each with how to see it.
-const IDENTITY: [(&str, &str); 8] = [
+const IDENTITY: [(&str, &str); 9] = [
     ("boot id", "cat /proc/sys/kernel/random/boot_id"),
     ("random number", "head -c 32 /dev/urandom | od -An -tx8"),
     ("random uuid", "cat /proc/sys/kernel/random/uuid"),
     // Its kernel gives every process 16 random bytes: here the key of its hashes.
     ("random bytes of a process", "python3 -c 'print(hash(\"x\"))'"),
     ("machine id", "cat /etc/machine-id"),
+    ("hardware address", "cat /sys/class/net/eth0/address"),
     ("host name", "hostname; cat /etc/hostname"),
     ("hosts", "grep -v localhost /etc/hosts"),
     ("home", "cat /root/home"),
