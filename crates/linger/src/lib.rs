@@ -10,7 +10,8 @@
 //! - A body that was read to its end, or broke off, costs nothing.
 //!
 //! # Not here
-//! Clients that ask first (`Expect: 100-continue`): they send nothing once they are refused.
+//! Clients that ask first (`Expect: 100-continue`) and are refused before anybody read: what comes next on
+//! their connection may be a body or a request, so it is closed.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -32,14 +33,20 @@ pub const TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Has what the inner service leaves of a body read to its end.
 pub async fn drain(request: Request, next: Next) -> Response {
-    if request.body().is_end_stream() || request.headers().contains_key(EXPECT) {
+    if request.body().is_end_stream() {
         return next.run(request).await;
     }
-    next.run(request.map(|body| Body::new(Unfinished(Some(body))))).await
+    let asked_for = !request.headers().contains_key(EXPECT);
+    next.run(request.map(|body| Body::new(Unfinished { body: Some(body), asked_for }))).await
 }
 
-/// A body whose rest is thrown away when it is dropped. `None` once it has ended or broken off.
-struct Unfinished(Option<Body>);
+/// A body whose rest is thrown away when it is dropped.
+struct Unfinished {
+    /// `None` once it has ended or broken off.
+    body: Option<Body>,
+    /// The client sends it, or was told to.
+    asked_for: bool,
+}
 
 impl HttpBody for Unfinished {
     type Data = Bytes;
@@ -49,26 +56,27 @@ impl HttpBody for Unfinished {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, axum::Error>>> {
-        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
+        self.asked_for = true;
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let frame = ready!(Pin::new(body).poll_frame(cx));
         if !matches!(frame, Some(Ok(_))) {
-            self.0 = None;
+            self.body = None;
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(HttpBody::is_end_stream)
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> http_body::SizeHint {
-        self.0.as_ref().map_or(http_body::SizeHint::with_exact(0), HttpBody::size_hint)
+        self.body.as_ref().map_or(http_body::SizeHint::with_exact(0), HttpBody::size_hint)
     }
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        let rest = self.0.take().filter(|body| !body.is_end_stream());
+        let rest = self.body.take().filter(|body| self.asked_for && !body.is_end_stream());
         // Without a runtime there is no connection any more either.
         if let (Some(rest), Ok(runtime)) = (rest, Handle::try_current()) {
             runtime.spawn(tokio::time::timeout(TIME_MAX, throw_away(rest)));
@@ -113,7 +121,7 @@ mod tests {
     /// Drops the body unread and waits until nobody holds it any more.
     async fn dropped(body: Body, taken: Arc<AtomicUsize>) -> (usize, Duration) {
         let begun = tokio::time::Instant::now();
-        drop(Unfinished(Some(body)));
+        drop(Unfinished { body: Some(body), asked_for: true });
         while Arc::strong_count(&taken) > 1 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -132,9 +140,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_client_that_asks_first_and_was_not_told_to_send_is_not_read() {
+        let (body, taken) = counted(3, true);
+        drop(Unfinished { body: Some(body), asked_for: false });
+        assert_eq!((Arc::strong_count(&taken), taken.load(Ordering::Relaxed)), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_was_read_is_what_was_sent_and_the_rest_is_thrown_away() {
         let (body, taken) = counted(3, true);
-        let mut body = Unfinished(Some(body));
+        let mut body = Unfinished { body: Some(body), asked_for: false };
         let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert_eq!(first.len(), 1 << 20);
         assert!(!body.is_end_stream());
