@@ -18,6 +18,7 @@ use crate::health::{Health, Prober};
 use crate::homes::HomeAt;
 use crate::host::KeeperPhase;
 use crate::idempotency::{Idempotency, InFlight};
+use crate::limits::CLOSE_MAX;
 use crate::lock::DirLock;
 use crate::machines::auto_sleep::{Activity, ActivityGuard};
 use crate::machines::driver::Drivers;
@@ -155,11 +156,17 @@ impl Control {
 
     /// Stops drivers and tickers, and gives the data directory back. Awake machines stay with their
     /// keepers. Calls made after it still read, but nothing converges any more.
+    ///
+    /// What is under way is waited for, but not for longer than [`CLOSE_MAX`]: all of it can be cut off
+    /// anywhere and is gone on with by the next server. The directory stays locked then until this process ends.
     pub async fn close(&self) {
         self.inner.shutdown.cancel();
         self.inner.tasks.close();
-        self.inner.tasks.wait().await;
-        drop(self.inner.lock.lock().take());
+        if tokio::time::timeout(CLOSE_MAX, self.inner.tasks.wait()).await.is_ok() {
+            drop(self.inner.lock.lock().take());
+        } else {
+            tracing::warn!(calls = self.inner.tasks.len(), "calls were still under way at the end");
+        }
     }
 }
 
@@ -302,14 +309,18 @@ impl Inner {
     /// or nobody holds it.
     pub(crate) async fn home_is_whole(&self, row: &MachineRow) -> Result<bool> {
         let words = self.parts.host.last_words(&row.id).await;
-        if let Some(words) = words {
-            // Fenced: the home is another server's, and what that one published is all there is.
-            let fenced = words.failure.is_some_and(|failure| failure.code == REASON_FENCED);
-            if fenced || words.phase == KeeperPhase::Stopped {
-                return Ok(true);
-            }
+        let stopped = words.is_some_and(|words| words.phase == KeeperPhase::Stopped);
+        // Fenced: the home is another server's, and what that one published is all there is.
+        if stopped || self.was_fenced(row).await {
+            return Ok(true);
         }
         Ok(self.parts.homes.head(&row.home).await?.is_none_or(|head| head.released))
+    }
+
+    /// True where a machine's last keeper ended because another server took its home.
+    pub(crate) async fn was_fenced(&self, row: &MachineRow) -> bool {
+        let failure = self.parts.host.last_words(&row.id).await.and_then(|words| words.failure);
+        failure.is_some_and(|failure| failure.code == REASON_FENCED)
     }
 
     /// Where a machine's home is.

@@ -1,6 +1,7 @@
 //! Sleeping homes on a [`FakeHost`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{Epoch, ErrorKind, HomeId, ServerId, SnapshotId, Timestamp};
@@ -152,6 +153,9 @@ impl Homes for FakeHost {
     async fn apply(&self, at: &HomeAt, changes: DraftChanges) -> Result<()> {
         let tree = self.home(at, |home| home.published.copy());
         tree.graft(&changes.removed, changes.tar).await?;
+        while self.state.lock().hold_apply {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         self.home(at, |home| {
             home.published = tree;
             home.seq += 1;

@@ -15,7 +15,7 @@ use super::uppers::Uppers;
 use super::{FakeTree, MemoryStore};
 use crate::executions::{Execution, ExecutionStatus};
 use crate::homes::HomeSnapshot;
-use crate::host::{KeeperFailure, LastWords};
+use crate::host::{KeeperFailure, KeeperPhase, LastWords};
 use crate::{Control, Error, Parts, Settings, Timing};
 
 /// A clock that a test moves by hand.
@@ -103,6 +103,8 @@ pub(crate) struct State {
     /// Snapshots go right after their home was kept for a fork.
     pub(crate) gone_after_home: bool,
     pub(crate) hold_stopping: bool,
+    /// Drafts that are applied to homes that sleep take as long as this is set.
+    pub(crate) hold_apply: bool,
     /// Commands wait in front of their keepers, who let nobody in then.
     pub(crate) hold_commands: bool,
     pub(crate) starts: u32,
@@ -216,6 +218,18 @@ impl FakeHost {
         if let Some(keeper) = keeper {
             keeper.end();
         }
+    }
+
+    /// The keeper of a machine finds its home with another server, and ends.
+    pub fn fence(&self, machine: &MachineId) {
+        let failure = KeeperFailure {
+            code: "fenced".to_owned(),
+            message: "another server took this machine's home".to_owned(),
+            retryable: false,
+        };
+        let words = LastWords { phase: KeeperPhase::Failed, failure: Some(failure), wake_at: None };
+        self.state.lock().words.insert(machine.clone(), words);
+        self.crash(machine);
     }
 
     /// The guest of a machine powers off by itself.

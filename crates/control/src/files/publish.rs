@@ -3,7 +3,7 @@
 //! # Order
 //! While the machine sleeps and nobody else published: one conditional write. Otherwise the draft's
 //! changes are applied by path: to the live home in one step of its keeper, or with a writer of our own
-//! where the machine sleeps. The draft goes last.
+//! where the machine sleeps, which a wake waits for. The draft goes last.
 //!
 //! # Crash
 //! Between applying and discarding, the draft is still there, and publishing it again applies the
@@ -33,6 +33,10 @@ pub(crate) async fn publish(inner: &Arc<Inner>, machine: &MachineRef) -> Result<
     let (row, place) = route::locate(inner, machine).await?;
     let at = inner.home_at(&row);
     let _alone = alone(inner, &row).await?;
+    // Whoever wakes it passes the same lock: it stays asleep from here on, unless it is awake already.
+    if matches!(place, Place::Asleep) && inner.parts.host.connect(&row.id).await.is_some() {
+        return Err(route::in_transition(&row));
+    }
     let homes = &inner.parts.homes;
     if !homes.has_draft(&at).await {
         return Ok(PublishReport::default());

@@ -145,7 +145,7 @@ fn in_between(row: &MachineRow) -> bool {
     )
 }
 
-fn in_transition(row: &MachineRow) -> Error {
+pub(super) fn in_transition(row: &MachineRow) -> Error {
     Error::new(
         ErrorKind::Unavailable,
         format!("machine {} is {} right now; try again in a moment", row.name, row.observed.phase),

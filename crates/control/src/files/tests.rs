@@ -10,7 +10,7 @@ use super::*;
 use crate::Control;
 use crate::fakes::World;
 use crate::fakes::life::{SOON, running, slept, woken};
-use crate::machines::{CreateMachine, Phase};
+use crate::machines::{CreateMachine, IfMatch, Phase};
 
 fn path(text: &str) -> TreePath {
     TreePath::parse(text.as_bytes()).unwrap()
@@ -96,6 +96,31 @@ async fn a_draft_that_the_home_moved_under_is_applied_while_asleep_too() {
     assert_eq!((report.changed, report.conflicts_total), (1, 0));
     assert_eq!(read(&control, &machine, "mine", View::Current).await.unwrap(), "draft");
     assert_eq!(read(&control, &machine, "theirs", View::Current).await.unwrap(), "guest");
+}
+
+#[tokio::test]
+async fn a_wake_waits_for_a_draft_that_is_being_applied() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = MachineRef::Id(running(&control).await.machine_id);
+    slept(&control, &machine).await;
+    put(&control, &machine, "mine", "draft").await;
+    woken(&control, &machine).await;
+    slept(&control, &machine).await;
+    world.host.state.lock().hold_apply = true;
+    let publishes = {
+        let (control, machine) = (control.clone(), machine.clone());
+        tokio::spawn(async move { control.files().publish(&machine).await })
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let before = world.host.starts();
+    control.machines().wake(&machine, &IfMatch::Any).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(world.host.starts(), before, "a keeper would find the home in use");
+    world.host.state.lock().hold_apply = false;
+    assert_eq!(publishes.await.unwrap().unwrap().changed, 1);
+    woken(&control, &machine).await;
+    assert_eq!(read(&control, &machine, "mine", View::Current).await.unwrap(), "draft");
 }
 
 #[tokio::test]

@@ -269,7 +269,15 @@ impl Driver {
             Desired::Sleeping => !matches!(row.observed.phase, Phase::Sleeping | Phase::Failed),
             Desired::Destroyed => false,
         };
-        let whole = decides && self.inner.home_is_whole(row).await?;
+        if !decides {
+            return Ok(Left::Held);
+        }
+        // What a keeper said at its end counts for the run that it ended, not for a later wish.
+        let just_ended = matches!(row.observed.phase, Phase::Running | Phase::Stopping);
+        if just_ended && self.inner.was_fenced(row).await {
+            return Ok(Left::Lost);
+        }
+        let whole = self.inner.home_is_whole(row).await?;
         Ok(if whole { Left::Whole } else { Left::Held })
     }
 

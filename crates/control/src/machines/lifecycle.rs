@@ -32,6 +32,9 @@ pub(crate) enum Left {
     Whole,
     /// A writer holds it that is gone: this host's disk may know more than the store.
     Held,
+    /// It became another server's while the keeper had it. What this host's disk knows beside is kept aside
+    /// there, and is no part of it.
+    Lost,
 }
 
 /// What is seen of a machine.
@@ -119,7 +122,7 @@ fn towards_running(seen: Observed) -> Step {
         (Keeper::Starting, _) => Step::AwaitReady,
         (Keeper::Absent(_), Phase::Failed) => rest(seen),
         (Keeper::Absent(Left::Whole), Phase::Running) => Step::ReportPoweredOff,
-        (Keeper::Absent(Left::Held), Phase::Running) => Step::ReportLost,
+        (Keeper::Absent(Left::Held | Left::Lost), Phase::Running) => Step::ReportLost,
         (Keeper::Absent(_), _) if !seen.recorded => Step::Record,
         (Keeper::Absent(_), _) => Step::StartKeeper,
     }
@@ -154,7 +157,7 @@ fn towards_sleeping(seen: Observed) -> Step {
                 Step::Record
             }
         }
-        (Keeper::Absent(Left::Held), _) => Step::ReportLost,
+        (Keeper::Absent(Left::Held | Left::Lost), _) => Step::ReportLost,
     }
 }
 
@@ -170,8 +173,10 @@ mod tests {
     const WHOLE: Keeper = Keeper::Absent(Left::Whole);
     const HELD: Keeper = Keeper::Absent(Left::Held);
 
-    const KEEPERS: [Keeper; 6] =
-        [WHOLE, HELD, Keeper::Starting, Keeper::Ready, Keeper::Stopping, Keeper::Failed];
+    const LOST: Keeper = Keeper::Absent(Left::Lost);
+
+    const KEEPERS: [Keeper; 7] =
+        [WHOLE, HELD, LOST, Keeper::Starting, Keeper::Ready, Keeper::Stopping, Keeper::Failed];
 
     fn step(desired: Desired, phase: Phase, keeper: Keeper) -> Step {
         next_step(
@@ -200,6 +205,7 @@ mod tests {
             (Running, Phase::Starting, Keeper::Failed, Step::ReportFailure),
             (Running, Phase::Running, Keeper::Ready, Step::Rest),
             (Running, Phase::Running, HELD, Step::ReportLost),
+            (Running, Phase::Running, LOST, Step::ReportLost),
             (Running, Phase::Running, WHOLE, Step::ReportPoweredOff),
             (Running, Phase::Running, Keeper::Failed, Step::ReportFailure),
             (Running, Phase::Running, Keeper::Stopping, Step::AwaitEnd),
@@ -215,6 +221,7 @@ mod tests {
             (Sleeping, Phase::Stopping, WHOLE, Step::ReportSleeping),
             (Sleeping, Phase::Stopping, HELD, Step::ReportLost),
             (Sleeping, Phase::Running, HELD, Step::ReportLost),
+            (Sleeping, Phase::Stopping, LOST, Step::ReportLost),
             (Sleeping, Phase::Stopping, Keeper::Failed, Step::ReportFailure),
             (Sleeping, Phase::Accepted, HELD, Step::StartKeeper),
             (Sleeping, Phase::Starting, Keeper::Ready, Step::AskSleep),

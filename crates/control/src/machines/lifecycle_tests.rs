@@ -253,6 +253,25 @@ async fn a_guest_that_powers_off_is_asleep() {
 }
 
 #[tokio::test]
+async fn a_machine_whose_home_is_taken_while_it_runs_has_failed_also_on_its_way_to_sleep() {
+    let world = World::new();
+    let control = world.open().await;
+    let one = create(&control, "one").await;
+    world.host.fence(&one.machine_id);
+    let seen = until(&control, &one, Phase::Failed).await;
+    assert_eq!((&*seen.status.reason, seen.desired_state), ("fenced", Desired::Running));
+    assert!(seen.status.last_error.unwrap().contains("another server"));
+
+    let two = create(&control, "two").await;
+    world.host.hold_stopping(true);
+    control.machines().sleep(&by_id(&two), &IfMatch::Any).await.unwrap();
+    until(&control, &two, Phase::Stopping).await;
+    world.host.fence(&two.machine_id);
+    let seen = until(&control, &two, Phase::Failed).await;
+    assert_eq!((&*seen.status.reason, seen.desired_state), ("fenced", Desired::Sleeping));
+}
+
+#[tokio::test]
 async fn a_wake_during_sleep_starts_the_machine_again_once_it_is_down() {
     let world = World::new();
     let control = world.open().await;

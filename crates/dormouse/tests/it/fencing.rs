@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Options, Server, adopted, eventually};
+use crate::support::{Options, Server, adopt, adopted, eventually};
 
 #[test]
 fn of_two_servers_one_wakes_the_machine_and_the_other_is_fenced() {
@@ -43,6 +43,37 @@ fn of_two_servers_one_wakes_the_machine_and_the_other_is_fenced() {
     one.sleep(&machine);
     two.wake(&machine);
     assert_eq!(two.shell(&machine, "cat who"), "first again");
+}
+
+#[test]
+fn a_machine_whose_home_is_taken_while_it_runs_is_ended_and_says_so() {
+    let store = tempfile::tempdir().expect("make a directory");
+    let options = Options::with_store(store.path());
+    let first = Server::start(options.clone());
+    let one = first.api();
+    let machine = one.create("contested");
+    let path = format!("/v1/machines/{machine}");
+    one.shell(&machine, "echo first >who; sync who");
+    let data = tempfile::tempdir().expect("make a directory");
+    adopt(data.path(), &options, &["--take-over"]);
+    let second = Server::start_in(data.path(), options.clone());
+    let two = second.api();
+    two.wake(&machine);
+    // It finds out with the next that it has to store.
+    one.put(&format!("{path}/fs/who"), "too late").expect(200);
+    eventually("it is ended", Duration::from_secs(60), || {
+        one.get(&path).ok().json()["status"]["phase"] != "running"
+    });
+    let seen = one.get(&path).ok().json();
+    let status = &seen["status"];
+    assert_eq!(
+        (&status["phase"], &status["reason"]),
+        (&"failed".into(), &"fenced".into()),
+        "{seen}"
+    );
+    let told = status["last_error"].as_str().unwrap_or_default();
+    assert!(told.contains("another server"), "{seen}");
+    assert_eq!(two.shell(&machine, "cat who"), "first\n");
 }
 
 #[test]
