@@ -323,14 +323,16 @@ impl Shared {
         _ = self.wake.write(1);
     }
 
-    fn close(&self) {
+    /// True where it was open.
+    fn close(&self) -> bool {
         let mut state = self.state.lock();
-        state.mode = Mode::Closed;
+        let was_open = std::mem::replace(&mut state.mode, Mode::Closed) != Mode::Closed;
         state.syncs_waiting.clear();
         self.stop_leaders();
         self.changed.notify_all();
         self.called.notify_all();
         self.begun.notify_all();
+        was_open
     }
 }
 

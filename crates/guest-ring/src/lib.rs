@@ -26,7 +26,8 @@
 //!
 //! # Failure
 //! The host maps the file that the guest's memory lies in; it has all of an area then. Who can shorten that file (the hypervisor, where a
-//! guest has broken out) ends the process that serves the guest, and with it this guest alone.
+//! guest has broken out) ends the process that serves the guest, and with it this guest alone. So does a guest that gives
+//! an area back as free memory while the host's disk is full: what is written to it then finds no place.
 //!
 //! # Not here
 //! What is in the messages (`fuse-serve`), when to look and when to sleep (`fuse-serve` and the agent).

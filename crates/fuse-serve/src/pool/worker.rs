@@ -64,9 +64,10 @@ impl Worker {
                 }
             };
             if let Err(error) = received {
-                tracing::warn!(%error, "the kernel cannot be heard; the channel closes");
                 self.shared.state.lock().receiving -= 1;
-                self.shared.close();
+                if self.shared.close() {
+                    tracing::warn!(%error, "the kernel cannot be heard; the channel closes");
+                }
             }
         }
     }
@@ -182,9 +183,10 @@ impl Worker {
         let shared = &self.shared;
         if let Some(reply) = shared.session.answer(self.message.bytes())
             && let Err(error) = reply.send(shared.link.as_ref())
+            && shared.close()
         {
+            // Said once: as many threads may find it out as there are.
             tracing::warn!(%error, "the kernel cannot be answered; the channel closes");
-            shared.close();
         }
     }
 
