@@ -1,11 +1,12 @@
 """A tenant who is root in the guest and means harm: `guest.py MODE SECONDS`.
 
-It takes the agent's descriptors of the virtio ports (pidfd_getfd), and where a mode needs that, stops the
-agent's threads for good. Then it says whatever it likes, as the agent to the host. Says "begun" once it
-does, and "done" at its end; /var/said tells how much the host took of what.
+It takes the agent's descriptors of the virtio ports (pidfd_getfd) and its pages of the ring (map_files), and where a
+mode needs that, stops the agent's threads for good. Then it says whatever it likes, as the agent to the host. Says
+"begun" once it does, and "done" at its end; /var/said tells how much the host took of what.
 """
 
 import ctypes
+import mmap
 import os
 import random
 import struct
@@ -15,8 +16,10 @@ import time
 libc = ctypes.CDLL(None, use_errno=True)
 PIDFD_GETFD = 438
 PTRACE_SEIZE, PTRACE_INTERRUPT = 0x4206, 0x4207
+# Where an area of the ring has its words: crates/guest-ring.
+SENT, TAKEN, ASLEEP = 0, 64, 128
 noise = random.Random(7)
-taken, rest = {}, {}
+taken, rest, words = {}, {}, {}
 
 
 def begun():
@@ -144,6 +147,127 @@ def announced(seconds, control, home):
 
 def garbage(seconds, control, home):
     until(seconds, *(lambda fd=fd: say(fd, noise.randbytes(32768)) for fd in (control, home)))
+
+
+def areas():
+    """The agent's large pages, as ours too: that with requests in it, and that with answers."""
+    found = []
+    for line in open("/proc/1/maps"):
+        if "anon_hugepage" in line:
+            file = os.open(f"/proc/1/map_files/{line.split()[0]}", os.O_RDWR)
+            page = mmap.mmap(file, 2 << 20)
+            # Each is written at once, as a processor does.
+            words[page] = (ctypes.c_uint32 * (1 << 19)).from_buffer(page)
+            found.append(page)
+    assert len(found) == 2, found
+    def asks(area):
+        """The last message has an opcode, where an answer has an error, and is nothing that the host says by itself."""
+        at = 4096 + get(area, 256 + 8 * ((get(area, SENT) - 1) % 64))
+        return 0 < get(area, at + 4) < 64 and get(area, at + 8) > 0
+
+    return sorted(found, key=asks, reverse=True)
+
+
+def get(area, at):
+    return words[area][at // 4]
+
+
+def put(area, at, *values):
+    for value in values:
+        words[area][at // 4] = value % 2**32
+        at += 4
+
+
+def lay(area, message, at=0):
+    area[4096 + at:4096 + at + len(message)] = message
+    return at, len(message)
+
+
+def tell(area, home, place):
+    """Counts one more request, which lies there; the last one that did may still be read."""
+    sent = get(area, SENT)
+    if (sent - get(area, TAKEN)) % 2**32 >= 64:
+        return time.sleep(0.0005)
+    put(area, 256 + 8 * (sent % 64), *place)
+    put(area, SENT, sent + 1)
+    if get(area, ASLEEP):
+        say(home, request(0xD04D5202, 2**64 - 1, 0))
+
+
+def ring(seconds):
+    """What lies in the memory that it shares with the host, a quarter of the time each: what looks right first. Then
+    nothing does, for good."""
+    to_host, to_guest = areas()
+    home = port("dormouse.fuse")
+    begun()
+    stop_agent()
+    # No bells: nobody reads them.
+    put(to_guest, ASLEEP, 0)
+    with open("/var/said", "w") as said:
+        for work in (changed, flood, kept, broken):
+            before = get(to_host, TAKEN), get(to_guest, SENT)
+            end = work(seconds / 4, to_host, to_guest, home)
+            now = get(to_host, TAKEN), get(to_guest, SENT)
+            passed = [(now - before) % 2**32 for now, before in zip(now, before)]
+            said.write(f"{work.__name__} {end or passed}\n")
+        said.flush()
+        os.fsync(said.fileno())
+    until(600, lambda: scribble(to_host), lambda: scribble(to_guest))
+
+
+def changed(seconds, to_host, to_guest, home):
+    """Requests that change while the host reads them."""
+    pieces = [
+        request(1, 7, 1, b"guest.py\0"),
+        request(16, 7, 1, struct.pack("=QQIIQII", 0, 0, 4000, 0, 0, 0, 0) + bytes(4000)),
+        request(42, 0, 0, struct.pack("=II", 100, 0) + b"\xff" * 1600),
+        request(44, 7, 1, struct.pack("=QQIIQII", 0, 0, 2**32 - 1, 0, 0, 0, 0)),
+        request(3, 7, 1, bytes(16)),
+    ]
+
+    def change():
+        tell(to_host, home, lay(to_host, noise.choice(pieces)))
+        put(to_host, 4096 + 4 * noise.randrange(20), noise.choice((0, 1, 40, 4096, 2**32 - 1)))
+        put(to_guest, TAKEN, get(to_guest, SENT))
+
+    until(seconds, change)
+
+
+def flood(seconds, to_host, to_guest, home):
+    """The largest that there are, which wait for the store, and one piece of memory for all of them."""
+    sync = lay(to_host, request(20, 7, 1, bytes((1 << 20) - 40)))
+    touched = struct.pack("=IIQQQQQQIII", 1 << 5, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0) + bytes(20)
+    touch = lay(to_host, request(4, 7, 1, touched), 1 << 20)
+
+    def more():
+        tell(to_host, home, touch)
+        for _ in range(50):
+            tell(to_host, home, sync)
+        put(to_guest, TAKEN, get(to_guest, SENT))
+
+    until(seconds, more)
+
+
+def kept(seconds, to_host, to_guest, home):
+    """Questions whose answers are not taken."""
+    ask = lay(to_host, request(3, 7, 1, bytes(16)))
+    until(seconds, lambda: tell(to_host, home, ask))
+
+
+def broken(seconds, to_host, to_guest, home):
+    """Counts, places and lengths of anything. Afterwards a request as any other, to which nobody may listen."""
+    until(seconds / 2, lambda: scribble(to_host), lambda: scribble(to_guest))
+    taken = get(to_host, TAKEN)
+    put(to_host, SENT, taken)
+    put(to_guest, TAKEN, get(to_guest, SENT))
+    ask = lay(to_host, request(3, 7, 1, bytes(16)))
+    until(seconds / 2, lambda: tell(to_host, home, ask))
+    return "heard" if get(to_host, TAKEN) != taken else "not heard"
+
+
+def scribble(area):
+    odd = noise.choice((0, 1, 39, 64, 65, 1 << 21, 2**31, 2**32 - 1, noise.randrange(2**32)))
+    put(area, noise.choice((SENT, TAKEN, ASLEEP, 256 + 4 * noise.randrange(128))), odd)
 
 
 def console(seconds):
