@@ -9,6 +9,8 @@
 mod bench;
 mod cargo;
 mod fuzz;
+mod interrupt;
+mod keepers;
 mod paths;
 mod posix;
 mod progress;

@@ -9,30 +9,26 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio, exit};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::http::Endpoint;
-use crate::paths;
+use crate::keepers::{self, STOP};
+use crate::{interrupt, paths};
 
 /// What the server prints when it is ready, before its URL.
 const READY: &str = "dormouse listening on ";
 /// Longest wait for that line.
 const START: Duration = Duration::from_secs(60);
-/// Longest wait for a stopped server or a killed keeper.
-const STOP: Duration = Duration::from_secs(10);
-/// Exit code of a program that Ctrl-C ended.
-const INTERRUPTED: i32 = 130;
 /// Lines of a log that are shown after a failure.
 const LOG_LINES: usize = 20;
 
@@ -67,7 +63,7 @@ impl Server {
         let path = root.path().to_owned();
         let held = Held { root: Some(root), process: None, endpoint: None };
         let held = Arc::new(Mutex::new(held));
-        watch_for_interrupt(held.clone())?;
+        interrupt::watch(held.clone(), Held::clean_up)?;
         Ok(Self { held, root: path })
     }
 
@@ -192,7 +188,7 @@ impl Server {
 
     /// The process that owns an awake machine.
     pub(crate) fn keeper(&self, machine: &str) -> Option<i32> {
-        keeper(&self.data().join("machines").join(machine))
+        keepers::keeper(&self.data().join("machines").join(machine))
     }
 
     /// Does not return once Ctrl-C has been pressed: what fails then is no news, and the program ends as
@@ -203,7 +199,7 @@ impl Server {
 
     /// Shows the ends of the logs, as they are gone afterwards.
     pub(crate) fn show_logs(&self) {
-        let machines = machine_dirs(&self.root);
+        let machines = keepers::machines(&self.data());
         let logs = machines
             .iter()
             .flat_map(|dir| [dir.join("keeper.log"), dir.join("instance/console.log")]);
@@ -239,13 +235,7 @@ impl Held {
             eprintln!("stop the server: {error:#}");
         }
         let Some(root) = self.root.take() else { return };
-        for dir in machine_dirs(root.path()) {
-            if let Some(pid) = keeper(&dir)
-                && !end(pid, || keeper(&dir).is_none())
-            {
-                eprintln!("keeper {pid} does not end");
-            }
-        }
+        keepers::end_all(&root.path().join("data"));
         let path = root.path().to_owned();
         if let Err(error) = root.close() {
             eprintln!("remove {}: {error}", path.display());
@@ -255,32 +245,6 @@ impl Held {
 
 fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
     held.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Cleans up and ends this program at Ctrl-C or SIGTERM, whatever it does at that moment.
-fn watch_for_interrupt(held: Arc<Mutex<Held>>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("watch for Ctrl-C")?;
-    let entered = runtime.enter();
-    let mut interrupt = signal(SignalKind::interrupt()).context("watch for Ctrl-C")?;
-    let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
-    drop(entered);
-    thread::spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        });
-        eprintln!("\ninterrupted: cleaning up");
-        // Held until the end: what the main thread does fails now, and it waits for this lock.
-        let mut held = lock(&held);
-        held.clean_up();
-        exit(INTERRUPTED);
-    });
-    Ok(())
 }
 
 /// Waits for the line that says where the server listens.
@@ -312,45 +276,13 @@ fn delete_machines(endpoint: &Endpoint) -> anyhow::Result<()> {
 fn stop(process: &mut Child) -> anyhow::Result<()> {
     let pid = Pid::from_raw(i32::try_from(process.id())?);
     kill(pid, Signal::SIGTERM)?;
-    let gentle = wait_until(|| process.try_wait().is_ok_and(|status| status.is_some()));
+    let gentle = keepers::wait_until(|| process.try_wait().is_ok_and(|status| status.is_some()));
     if !gentle {
         process.kill()?;
     }
     process.wait()?;
     ensure!(gentle, "it did not end within {STOP:?} and was killed");
     Ok(())
-}
-
-fn machine_dirs(root: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(root.join("data/machines"));
-    entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect()
-}
-
-/// The living keeper that says in its lock that it owns the machine in `dir`.
-fn keeper(dir: &Path) -> Option<i32> {
-    let pid: i32 = fs::read_to_string(dir.join("keeper.lock")).ok()?.trim().parse().ok()?;
-    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    // A number may be another process by now.
-    line.split(|byte| *byte == 0).any(|word| word == b"keeper").then_some(pid)
-}
-
-/// Kills a process; whether it is `gone` soon after.
-fn end(pid: i32, gone: impl Fn() -> bool) -> bool {
-    if let Err(error) = kill(Pid::from_raw(pid), Signal::SIGKILL) {
-        eprintln!("kill keeper {pid}: {error}");
-    }
-    wait_until(gone)
-}
-
-fn wait_until(mut done: impl FnMut() -> bool) -> bool {
-    let started = Instant::now();
-    while !done() {
-        if started.elapsed() > STOP {
-            return false;
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    true
 }
 
 #[cfg(test)]
@@ -362,14 +294,5 @@ mod tests {
         let output = "something\ndormouse listening on http://127.0.0.1:1\nmore\n";
         assert_eq!(ready(output.as_bytes()).unwrap(), "http://127.0.0.1:1");
         assert!(ready("nothing\n".as_bytes()).is_err(), "a server that ended");
-    }
-
-    #[test]
-    fn only_a_living_keeper_counts() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(keeper(dir.path()), None);
-        // This test is a process, but not a keeper.
-        fs::write(dir.path().join("keeper.lock"), std::process::id().to_string()).unwrap();
-        assert_eq!(keeper(dir.path()), None);
     }
 }

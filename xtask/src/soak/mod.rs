@@ -6,6 +6,8 @@
 //!
 //! Not here: what is checked.
 
+mod place;
+
 use std::io::{BufRead, BufReader, Write, stdout};
 use std::process::Command;
 use std::time::Instant;
@@ -13,6 +15,7 @@ use std::time::Instant;
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 
+use self::place::Place;
 use crate::cargo::{cargo, run as run_command};
 use crate::{paths, setup};
 
@@ -94,6 +97,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         [] => Part::value_variants(),
         parts => parts,
     };
+    let place = Place::prepare()?;
     let (mut passed, mut failed) = (Vec::new(), Vec::new());
     for part in parts {
         let rounds = options.rounds.unwrap_or(part.rounds());
@@ -101,7 +105,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             let rounds = rounds.div_ceil(part.tests().len() as u64);
             eprintln!("{}: {rounds} rounds of {test}", part.name());
             let begun = Instant::now();
-            match endure(test, rounds, options.seed) {
+            match endure(&place, test, rounds, options.seed) {
                 Ok(shown) => {
                     let minutes = begun.elapsed().as_secs_f64() / 60.0;
                     passed.push(format!("{}: {shown}; {minutes:.1} min", part.name()));
@@ -133,7 +137,7 @@ fn test_program() -> Command {
 }
 
 /// Runs one test; what it has shown.
-fn endure(test: &str, rounds: u64, seed: u64) -> anyhow::Result<String> {
+fn endure(place: &Place, test: &str, rounds: u64, seed: u64) -> anyhow::Result<String> {
     let (reader, writer) = std::io::pipe().context("make a pipe")?;
     let mut command = test_program();
     command
@@ -144,7 +148,7 @@ fn endure(test: &str, rounds: u64, seed: u64) -> anyhow::Result<String> {
         .env("DORMOUSE_SEED", seed.to_string())
         .stdout(writer.try_clone().context("share a pipe")?)
         .stderr(writer);
-    let mut child = command.spawn().context("start the test")?;
+    let mut child = place.start(&mut command)?;
     // It holds our end for writing, too.
     drop(command);
     let mut said = Said::default();
@@ -153,7 +157,7 @@ fn endure(test: &str, rounds: u64, seed: u64) -> anyhow::Result<String> {
         eprintln!("  {line}");
         said.hear(&line);
     }
-    let status = child.wait().context("wait for the test")?;
+    let status = place.wait(&mut child)?;
     ensure!(status.success(), "{}", said.failure.unwrap_or_else(|| status.to_string()));
     // A test of another name would pass by not being there.
     match (said.ran, said.shown) {
