@@ -13,7 +13,7 @@ use crate::cargo::{cargo, run as run_command};
 use crate::setup;
 
 /// The server, and the S3 server that end-to-end tests start beside it.
-const RELEASE: &[&str] =
+pub(crate) const RELEASE: &[&str] =
     &["build", "--quiet", "--release", "--package", "dormouse", "--package", "testkit", "--bins"];
 
 /// What can run without root. The runner counts the others as skipped.

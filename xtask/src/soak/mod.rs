@@ -91,7 +91,7 @@ impl Part {
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "guests need root here: sudo cargo xtask soak");
     setup::run(&setup::Options::default())?;
-    run_command(cargo().args(["build", "--quiet", "--release", "--package", "dormouse"]))?;
+    run_command(cargo().args(crate::test::RELEASE))?;
     run_command(test_program().args(["--no-run", "--quiet"]))?;
     let parts = match options.parts.as_slice() {
         [] => Part::value_variants(),
