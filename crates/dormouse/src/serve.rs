@@ -27,6 +27,11 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// How long machines may take to fall asleep with `--shutdown-machines`.
 const MACHINES_ASLEEP: Duration = Duration::from_secs(600);
 
+/// What a keeper has to be ready, beside the time that its guest has to boot.
+const BESIDE_BOOT: Duration = Duration::from_secs(60);
+/// A keeper gives its guest no longer, whatever it is told.
+const BOOT_TIMEOUT_SECONDS_MAX: u64 = 3_600;
+
 /// Flags of `adopt`.
 #[derive(Debug, Args)]
 pub(crate) struct AdoptArgs {
@@ -122,16 +127,7 @@ async fn open(config: &Config) -> Result<Control, Failure> {
     let store = store::open(&config.store, &config.keys).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
-    let mut settings = Settings {
-        defaults: config.defaults.clone(),
-        limits: SizeLimits {
-            private_ranges: config.private_ranges.clone(),
-            egress_enforced: config.network != runtime::Network::User,
-            ..SizeLimits::default()
-        },
-        ..Settings::new(config.data.clone(), server.clone())
-    };
-    settings.timing.store_memory_after = config.store_memory_after;
+    let settings = settings(config, server.clone());
     let host = Arc::new(host(config, &server, store.clone())?);
     let sweeper = host.clone();
     let parts = control::Parts {
@@ -152,6 +148,23 @@ async fn open(config: &Config) -> Result<Control, Failure> {
     // Beside everything else: nobody waits for it.
     tokio::spawn(async move { sweeper.sweep().await });
     Ok(control)
+}
+
+fn settings(config: &Config, server: ServerId) -> Settings {
+    let mut settings = Settings {
+        defaults: config.defaults.clone(),
+        limits: SizeLimits {
+            private_ranges: config.private_ranges.clone(),
+            egress_enforced: config.network != runtime::Network::User,
+            ..SizeLimits::default()
+        },
+        ..Settings::new(config.data.clone(), server)
+    };
+    settings.timing.store_memory_after = config.store_memory_after;
+    // Whoever ends a keeper for its guest's silence waits longer than the keeper does, who knows more of it.
+    let boot = Duration::from_secs(config.boot_timeout_seconds.min(BOOT_TIMEOUT_SECONDS_MAX));
+    settings.timing.start_max = settings.timing.start_max.max(boot + BESIDE_BOOT);
+    settings
 }
 
 fn host(
@@ -219,5 +232,32 @@ impl Ends {
             _ = self.term.recv() => {}
             _ = self.int.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_may_take_long_to_boot_is_not_ended_sooner() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        let start_max = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            let place = PlaceArgs {
+                config: Some(file.clone()),
+                data: Some(folder.path().to_owned()),
+                store: Some("file:///nowhere".to_owned()),
+                ..PlaceArgs::default()
+            };
+            let config = Config::beside(&place, &HostArgs::default()).unwrap();
+            settings(&config, ServerId::generate()).timing.start_max.as_secs()
+        };
+        assert_eq!(start_max(""), 180);
+        assert_eq!(start_max("boot_timeout_seconds = 600"), 660);
+        // What a keeper does before its guest boots takes its time on any host.
+        assert_eq!(start_max("boot_timeout_seconds = 5"), 180);
+        assert_eq!(start_max("boot_timeout_seconds = 18446744073709551615"), 3_660);
     }
 }
