@@ -117,6 +117,9 @@ pub struct KeeperStatus {
     /// What of the machine's upper is not the newest that was made, for people.
     #[serde(default)]
     pub upper_behind: Option<String>,
+    /// Until the home is open: a number that grows as long as that gets on.
+    #[serde(default)]
+    pub opening_home: Option<u64>,
     /// Bytes of what the guest needs before it can go on that were fetched, and that are to be fetched.
     #[serde(default)]
     pub restoring: Option<(u64, u64)>,

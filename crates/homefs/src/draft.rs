@@ -45,6 +45,7 @@ use crate::meta::counters::Counters;
 use crate::meta::schema;
 use crate::meta::sql::{self, uint};
 use crate::nearby;
+use crate::opening::Opening;
 use crate::replica::append::Commit;
 use crate::replica::collect::Full;
 use crate::replica::error::Error as LogError;
@@ -103,6 +104,7 @@ impl Draft {
             entropy: parts.entropy.clone(),
             on_commit: Box::new(|| {}),
             inodes_cached: settings.inodes_cached,
+            opening: settings.opening.clone(),
         })?;
         if state.publishing || state.published.is_some() {
             engine.set_gate(Gate::Closed);
@@ -337,7 +339,7 @@ fn begin(dir: &HomeDir, log: &Log, parts: &Parts) -> Result<State> {
     }
     crate::lineage::remove_log(dir)?;
     let base = base_path(dir);
-    parts.runtime.block_on(nearby::fetch(log, &head, &base, None))?;
+    parts.runtime.block_on(nearby::fetch(log, &head, &base, None, &Opening::default()))?;
     nearby::copy(&base, &dir.database())?;
     let state = State {
         format: state::FORMAT,

@@ -22,6 +22,7 @@ use crate::heat::Heat;
 use crate::layout::wal_of;
 use crate::meta::tx::{Shared, Tx};
 use crate::meta::writer::{OnCommit, Start, Writer};
+use crate::opening::Opening;
 use crate::pressure::Pressure;
 use crate::recover::Mended;
 use crate::whole::Whole;
@@ -82,13 +83,15 @@ pub(crate) struct Open {
     pub(crate) held: Vec<Ino>,
     /// So is what has no name.
     pub(crate) keep_unnamed: bool,
+    /// Grows meanwhile.
+    pub(crate) opening: Opening,
 }
 
 impl Engine {
     /// Opens the tree in the directory of `open.objects` and mends what a crash left there.
     pub(crate) fn open(open: Open) -> Result<(Self, Mended)> {
         let Open { objects, bytes_max, clean, clock, entropy, on_commit, .. } = open;
-        let Open { inodes_cached, unreplicated_bytes_max, held, keep_unnamed, .. } = open;
+        let Open { inodes_cached, unreplicated_bytes_max, held, keep_unnamed, opening, .. } = open;
         let dir = objects.dir.clone();
         for path in [dir.packs_dir(), dir.chunks_dir()] {
             std::fs::create_dir_all(path).map_err(crate::data::spool::failed)?;
@@ -108,12 +111,13 @@ impl Engine {
             clock: clock.clone(),
             on_commit,
             inodes_cached,
+            opening: opening.clone(),
         };
         let writer = Writer::start(start)?;
         let front = writer.front();
-        let mended = recover::mend(&writer, &front, &shared, keep_unnamed)?;
+        let mended = recover::mend(&writer, &front, &shared, keep_unnamed, &opening)?;
         front.readers.with(|conn| recover::check_objects(conn, &objects))?;
-        recover::sweep(&front, &shared, &objects)?;
+        recover::sweep(&front, &shared, &objects, &opening)?;
         let durable = Durable::open(&wal_of(&database), shared.clone())?;
         // All that was made here by now: a log that is synced and has no name is lost.
         sync_directory_of(&database)?;

@@ -81,6 +81,7 @@ impl HomeFs {
             unreplicated_bytes_max: settings.unreplicated_bytes_max,
             held: settings.held,
             keep_unnamed: settings.keep_unnamed,
+            opening: settings.opening,
         })?;
         let Mended { files_reverted, version, unnamed } = mended;
         let engine = Arc::new(engine);

@@ -55,6 +55,7 @@ mod lineage;
 mod local_copies;
 mod meta;
 mod nearby;
+mod opening;
 mod ops;
 mod pins;
 mod pressure;
@@ -77,6 +78,7 @@ pub use fork::{abandon_fork, begin_fork, fork, hold_fork};
 pub use fsck::{Checked, Depth, Leaked, Problem, Problems, Progress, Report, fsck};
 pub use garbage::sleeping::{Collected, collect};
 pub use home::HomeFs;
+pub use opening::Opening;
 pub use pressure::BackPressure;
 pub use replica::log::Head;
 pub use settings::{

@@ -83,7 +83,13 @@ pub(crate) fn begin(
         }
         Local::Old(from) => {
             remove_log(dir)?;
-            wait(Box::pin(nearby::fetch(log, &previous, &dir.database(), Some(from))))?;
+            wait(Box::pin(nearby::fetch(
+                log,
+                &previous,
+                &dir.database(),
+                Some(from),
+                &settings.opening,
+            )))?;
             (Recovery::FromStore { lost_local: false }, true)
         }
         local @ (Local::Absent | Local::Diverged(_)) => {
@@ -92,7 +98,13 @@ pub(crate) fn begin(
                 park(dir, epoch)?;
             }
             remove_log(dir)?;
-            wait(Box::pin(nearby::fetch(log, &previous, &dir.database(), None)))?;
+            wait(Box::pin(nearby::fetch(
+                log,
+                &previous,
+                &dir.database(),
+                None,
+                &settings.opening,
+            )))?;
             (Recovery::FromStore { lost_local }, true)
         }
     };

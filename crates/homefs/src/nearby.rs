@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::layout::{HomeDir, temporary_of};
 use crate::meta::schema;
+use crate::opening::Opening;
 use crate::replica::log::{Head, Log};
 use crate::replica::restore::materialise;
 use crate::replica::state::ReplicaState;
@@ -17,8 +18,14 @@ pub(crate) fn home_beside(dir: &Path) -> HomeDir {
 }
 
 /// Makes `into` the database as of `head`. `from`: the commit whose database `into` is said to hold
-/// already.
-pub(crate) async fn fetch(log: &Log, head: &Head, into: &Path, from: Option<u64>) -> Result<()> {
+/// already. `opening` grows with what is fetched.
+pub(crate) async fn fetch(
+    log: &Log,
+    head: &Head,
+    into: &Path,
+    from: Option<u64>,
+    opening: &Opening,
+) -> Result<()> {
     let from = from.filter(|from| may_be(into, *from));
     if from == Some(head.seq) {
         return Ok(());
@@ -29,7 +36,7 @@ pub(crate) async fn fetch(log: &Log, head: &Head, into: &Path, from: Option<u64>
             return Ok(());
         }
     }
-    materialise(log, Some(head.seq), into, from).await?;
+    materialise(log, Some(head.seq), into, from, opening).await?;
     Ok(())
 }
 

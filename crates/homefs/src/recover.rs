@@ -25,6 +25,7 @@ use crate::meta::rows::{ReadRows as _, Rows as _};
 use crate::meta::sql::{self, int, uint};
 use crate::meta::tx::{Shared, Tx};
 use crate::meta::writer::Writer;
+use crate::opening::Opening;
 use crate::ops::remove;
 
 /// What was found and done.
@@ -44,6 +45,7 @@ pub(crate) fn mend(
     front: &Front,
     shared: &Shared,
     keep_unnamed: bool,
+    opening: &Opening,
 ) -> Result<Mended> {
     let version = writer.version();
     let there: HashSet<SpoolId> =
@@ -66,12 +68,14 @@ pub(crate) fn mend(
     let unnamed = if keep_unnamed { orphans.clone() } else { Vec::new() };
     unnamed.iter().for_each(|ino| shared.pins.pin(*ino));
     for ino in orphans {
+        opening.did(1);
         // One that is held from the start goes with its last holder.
         shared.pins.orphaned(ino);
         writer.change(|tx| remove::free_if_orphan(tx, ino))?;
     }
     let mut lost = 0;
     for ino in spooled {
+        opening.did(1);
         let row = front.read_rows(&|rows| rows.spooled(ino))?;
         let layers = row.iter().flat_map(|row| &row.layers);
         if layers.map(|layer| (ino, layer.0)).any(|id| !there.contains(&id)) {
@@ -147,8 +151,14 @@ pub(crate) fn check_objects(conn: &Connection, objects: &Objects) -> Result<()> 
 }
 
 /// Removes local files that no row names.
-pub(crate) fn sweep(front: &Front, shared: &Shared, objects: &Objects) -> Result<()> {
+pub(crate) fn sweep(
+    front: &Front,
+    shared: &Shared,
+    objects: &Objects,
+    opening: &Opening,
+) -> Result<()> {
     for id in shared.spool.list().map_err(crate::data::spool::failed)? {
+        opening.did(1);
         let row = front.read_rows(&|rows| rows.spooled(id.0))?;
         if row.is_some_and(|row| row.layers.iter().any(|layer| layer.0 == id.1)) {
             shared.spool.inherit(id);
@@ -158,6 +168,7 @@ pub(crate) fn sweep(front: &Front, shared: &Shared, objects: &Objects) -> Result
     }
     let packs = std::fs::read_dir(objects.dir.packs_dir()).map_err(crate::data::spool::failed)?;
     for entry in packs.flatten() {
+        opening.did(1);
         let name = entry.file_name();
         let key = format!("{}{}", objects.keys.packs(), name.to_string_lossy());
         let named = match objects.keys.pack_id(&key) {

@@ -8,6 +8,7 @@ use base::{Clock, Entropy, Epoch, HomeId, ServerId};
 use objstore::ObjectStore;
 use vfs::{Ino, Touched};
 
+use crate::opening::Opening;
 use crate::pressure::BackPressure;
 use crate::replica::log::Log;
 
@@ -72,6 +73,8 @@ pub struct HomeSettings {
     /// Whether inodes without a name are kept that nobody holds, until
     /// [`HomeFs::let_go_of_unnamed`](crate::HomeFs::let_go_of_unnamed): for one who learns later what is held.
     pub keep_unnamed: bool,
+    /// Grows while the home is being opened.
+    pub opening: Opening,
 }
 
 impl HomeSettings {
@@ -93,6 +96,7 @@ impl HomeSettings {
             take_over: false,
             held: Vec::new(),
             keep_unnamed: false,
+            opening: Opening::default(),
         }
     }
 }

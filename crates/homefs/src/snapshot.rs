@@ -37,6 +37,7 @@ use crate::meta::dirs::Dirs;
 use crate::meta::inode::Inode;
 use crate::meta::readers::Readers;
 use crate::nearby;
+use crate::opening::Opening;
 use crate::published::Published;
 use crate::replica::error::Error as LogError;
 use crate::replica::fetch::Stored;
@@ -209,7 +210,8 @@ async fn copy(shared: &Arc<Shared>) -> Result<()> {
         return Ok(());
     }
     let Shared { log, dir, .. } = &**shared;
-    materialise(log, Some(view.head.seq), &dir.database(), known(dir, log)).await?;
+    let (from, opening) = (known(dir, log), Opening::default());
+    materialise(log, Some(view.head.seq), &dir.database(), from, &opening).await?;
     let (from, state) = (shared.clone(), view.clone());
     let done = tokio::task::spawn_blocking(move || {
         note(&from.dir, &from.log, &state.head)?;

@@ -151,6 +151,7 @@ impl Keeper {
             opened: String::new(),
             woken: String::new(),
             upper_behind: None,
+            opening: homefs::Opening::default(),
             restoring: ::upper::Progress::default(),
             coming: ::upper::Progress::default(),
             disk: None,

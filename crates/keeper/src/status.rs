@@ -49,6 +49,9 @@ pub struct Status {
     /// What of the machine's upper is not the newest, for people.
     #[serde(default)]
     pub upper_behind: Option<String>,
+    /// Until the home is open: what was done of that ([`homefs::Opening`]), to tell one that gets on from one that hangs.
+    #[serde(default)]
+    pub opening_home: Option<u64>,
     /// Bytes of the memory that were fetched, and that are to be fetched, before the guest goes on.
     #[serde(default)]
     pub restoring: Option<(u64, u64)>,

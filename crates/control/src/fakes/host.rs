@@ -283,6 +283,7 @@ impl KeeperLink for FakeLink {
             last_activity: state.last_activity.get(&self.keeper.machine).copied(),
             woken: crate::host::Woken::default(),
             upper_behind: state.uppers.missing.clone(),
+            opening_home: state.opening_home,
             restoring: state.uppers.restoring,
             upper_coming: state.uppers.coming,
             upper_trouble: state.uppers.trouble.clone(),

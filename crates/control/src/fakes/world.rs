@@ -87,6 +87,8 @@ pub(crate) struct State {
     pub(crate) egress_errors: VecDeque<(ErrorKind, &'static str)>,
     pub(crate) dies_while_starting: VecDeque<KeeperFailure>,
     pub(crate) hold_starting: bool,
+    /// How far keepers say that they are with opening their homes.
+    pub(crate) opening_home: Option<u64>,
     /// Homes that a mount on this host writes, and its process.
     pub(crate) mounted: HashMap<HomeId, u32>,
     pub(crate) room_lacking: u64,

@@ -118,7 +118,7 @@ struct Driver {
     tries: u32,
     /// A keeper was started and has not been seen ready yet: if it is gone, it failed.
     started: bool,
-    /// Which wait goes on, and since when, over nudges.
+    /// Which wait goes on, and since when nothing came of it, over nudges.
     waiting: Option<(Step, Instant)>,
 }
 
@@ -174,8 +174,10 @@ impl Driver {
                 continue;
             }
             tracing::debug!(machine = %self.machine, desired = %row.desired, ?step, "next step");
-            let since = self.since(step);
-            match steps::take(&self.inner, &row, seen, step, since, &self.nudge).await {
+            let mut since = self.since(step);
+            let taken = steps::take(&self.inner, &row, seen, step, &mut since, &self.nudge).await;
+            self.waiting = Some((step, since));
+            match taken {
                 Ok(()) => {
                     match step {
                         Step::StartKeeper => self.started = true,

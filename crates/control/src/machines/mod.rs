@@ -435,6 +435,8 @@ mod egress_tests;
 #[cfg(test)]
 mod lifecycle_tests;
 #[cfg(test)]
+mod opening_tests;
+#[cfg(test)]
 mod reboot_tests;
 #[cfg(test)]
 mod room_tests;

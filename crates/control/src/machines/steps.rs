@@ -28,6 +28,9 @@ const LAST_WORDS_WAIT: Duration = Duration::from_secs(5);
 /// Longest that a keeper is waited for that is coming up before the deadline is looked at.
 const LOOK_FOR: Duration = Duration::from_secs(1);
 
+/// What a machine says that is coming up, where there is nothing else to say.
+const STARTING: &str = "starting";
+
 /// First pause between two looks at a keeper that is going down; grows to the second.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 
@@ -41,13 +44,13 @@ pub(crate) struct Seen {
     pub(crate) said: Option<KeeperStatus>,
 }
 
-/// Takes one step. `since` is when a waiting step began.
+/// Takes one step. `since` is when a waiting step began, or last got on.
 pub(crate) async fn take(
     inner: &Arc<Inner>,
     row: &MachineRow,
     seen: Seen,
     step: Step,
-    since: Instant,
+    since: &mut Instant,
     nudge: &Nudge,
 ) -> Result<()> {
     match (step, seen.link) {
@@ -67,7 +70,7 @@ pub(crate) async fn take(
             ask_stop(&*link).await
         }
         (Step::ForgetMemory, None) => forget_memory(inner, row).await,
-        (Step::AwaitEnd, Some(link)) => await_end(inner, row, &*link, since, nudge).await,
+        (Step::AwaitEnd, Some(link)) => await_end(inner, row, &*link, *since, nudge).await,
         (Step::ReportFailure, Some(link)) => report_failure(inner, row, &*link, seen.failure).await,
         (Step::KillKeeper, Some(link)) => link.kill().await,
         (Step::SetEgress, Some(link)) => link.set_egress(&row.spec.egress).await,
@@ -166,7 +169,7 @@ async fn start_keeper(inner: &Inner, row: &MachineRow) -> Result<()> {
         report(inner, row, Observation::of(Phase::PlacementPending, "placing")).await?;
     }
     let _unpublished = nothing_published(inner, row).await?;
-    report(inner, row, Observation::of(Phase::Starting, "starting")).await?;
+    report(inner, row, Observation::of(Phase::Starting, STARTING)).await?;
     let spec = KeeperSpec {
         machine: row.id.clone(),
         name: row.name.clone(),
@@ -211,14 +214,15 @@ async fn await_ready(
     inner: &Inner,
     row: &MachineRow,
     link: &dyn KeeperLink,
-    since: Instant,
+    since: &mut Instant,
     nudge: &Nudge,
 ) -> Result<()> {
+    let start_max = inner.settings.timing.start_max;
+    let mut said = row.observed.reason.clone();
     if row.observed.phase != Phase::Starting {
-        report(inner, row, Observation::of(Phase::Starting, "starting")).await?;
+        report(inner, row, Observation::of(Phase::Starting, STARTING)).await?;
+        STARTING.clone_into(&mut said);
     }
-    let mut deadline = since + inner.settings.timing.start_max;
-    let mut restoring = false;
     let mut claimed = !row.take_over;
     // The first is asked for at once; those that follow, when there is something new.
     let mut seen: Option<KeeperStatus> = None;
@@ -253,7 +257,7 @@ async fn await_ready(
                             () = tokio::time::sleep(LOOK_EVERY.1) => (),
                         }
                         // What it stores may be nowhere else: it is not ended for taking long.
-                        if Instant::now() >= deadline {
+                        if since.elapsed() >= start_max {
                             return Ok(());
                         }
                         seen = None;
@@ -262,17 +266,18 @@ async fn await_ready(
                 }
                 if status.waits_for_room {
                     // Its guest is held, and is not silent. What it goes on from would be lost with it.
-                    deadline = Instant::now() + inner.settings.timing.start_max;
+                    *since = Instant::now();
                 }
-                if let Some((done, all)) = status.restoring {
+                let doing = before_the_guest(&status, seen.as_ref());
+                if doing.is_some() {
                     // Its time to boot has not begun; the store's patience bounds this one.
-                    deadline = Instant::now() + inner.settings.timing.start_max;
-                    tracing::debug!(machine = %row.id, done, all, "restoring the upper");
-                    if !restoring {
-                        restoring = true;
-                        let observed = Observation::of(Phase::Starting, "restoring_upper");
-                        report(inner, row, observed).await?;
-                    }
+                    *since = Instant::now();
+                }
+                // One that opens its home and does not get on does nothing else.
+                let doing = doing.or(status.opening_home.is_none().then_some(STARTING));
+                if let Some(doing) = doing.filter(|doing| *doing != said) {
+                    report(inner, row, Observation::of(Phase::Starting, doing)).await?;
+                    doing.clone_into(&mut said);
                 }
                 seen = Some(status);
             }
@@ -282,19 +287,44 @@ async fn await_ready(
                 return Err(if ended.is_ok() { ended_words(inner, row).await } else { silent });
             }
         }
-        if Instant::now() >= deadline {
+        if since.elapsed() >= start_max {
             link.kill().await?;
-            return Err(Error::new(
-                ErrorKind::Internal,
-                format!(
-                    "the guest did not answer within {} s; wake the machine again, and look at its \
-                     console log if it stays silent",
-                    inner.settings.timing.start_max.as_secs()
-                ),
-            )
-            .with_code("GUEST_SILENT"));
+            let is_opening = seen.is_some_and(|seen| seen.opening_home.is_some());
+            return Err(took_too_long(is_opening, start_max));
         }
     }
+}
+
+/// What a keeper gets on with before its guest runs.
+fn before_the_guest(now: &KeeperStatus, seen: Option<&KeeperStatus>) -> Option<&'static str> {
+    let opening = now.opening_home.zip(seen.and_then(|seen| seen.opening_home));
+    match (now.restoring, opening) {
+        (Some((done, all)), _) => {
+            tracing::debug!(done, all, "restoring the upper");
+            Some("restoring_upper")
+        }
+        (None, Some((done, before))) if done != before => {
+            tracing::debug!(done, "opening the home");
+            Some("opening_home")
+        }
+        _ => None,
+    }
+}
+
+fn took_too_long(is_opening: bool, start_max: Duration) -> Error {
+    let seconds = start_max.as_secs();
+    if is_opening {
+        let what = format!(
+            "opening the home did not get on for {seconds} s; check that the object store is reachable, and \
+             this host's disk"
+        );
+        return Error::new(ErrorKind::Unavailable, what);
+    }
+    let what = format!(
+        "the guest did not answer within {seconds} s; wake the machine again, and look at its \
+         console log if it stays silent"
+    );
+    Error::new(ErrorKind::Internal, what).with_code("GUEST_SILENT")
 }
 
 /// A home is taken over once. Were the right kept until the guest is up, a start that fails later

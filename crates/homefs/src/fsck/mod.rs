@@ -35,6 +35,7 @@ pub use self::report::{Checked, Depth, Leaked, Problem, Problems, Progress, Repo
 use crate::error::{Error, Result};
 use crate::layout::HomeDir;
 use crate::meta::{schema, sql};
+use crate::opening::Opening;
 use crate::replica::error::Error as LogError;
 use crate::replica::log::{Head, Log};
 use crate::replica::restore::materialise_state;
@@ -132,7 +133,8 @@ impl Check<'_> {
     /// The database as of the commit; `None` where it cannot be had.
     fn database(&mut self) -> Result<Option<Connection>> {
         let path = HomeDir::new(&self.dir).database();
-        let made = materialise_state(&self.log, &self.head, &path, None);
+        let opening = Opening::default();
+        let made = materialise_state(&self.log, &self.head, &path, None, &opening);
         match self.parts.runtime.block_on(made) {
             Ok(()) => {}
             Err(LogError::Corrupt { key, why }) => {

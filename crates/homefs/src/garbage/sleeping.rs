@@ -22,6 +22,7 @@ use super::sweep;
 use crate::error::{Error, Result};
 use crate::meta::schema;
 use crate::nearby;
+use crate::opening::Opening;
 use crate::replica::limits::HORIZON;
 use crate::replica::log::{Head, Log};
 use crate::settings::Parts;
@@ -108,7 +109,7 @@ async fn dead(
 ) -> Result<Dead> {
     std::fs::create_dir_all(scratch).map_err(Error::local("make"))?;
     let database = scratch.join("collect.db");
-    nearby::fetch(log, head, &database, None).await?;
+    nearby::fetch(log, head, &database, None, &Opening::default()).await?;
     let (seq, keys) = (head.seq, log.keys().clone());
     let read = move || -> Result<Dead> {
         let conn = schema::open_immutable(&database)?;

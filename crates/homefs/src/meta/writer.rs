@@ -62,6 +62,7 @@ use crate::journal::replay;
 use crate::journal::writer::{Journal, SyncWork};
 use crate::layout::HomeDir;
 use crate::limits::FOLD_FIRST_BYTES;
+use crate::opening::Opening;
 
 /// How far the home got, for those who wait for the store. Counts changes since it was opened.
 #[derive(Debug, Default)]
@@ -119,6 +120,8 @@ pub(crate) struct Start {
     pub(crate) on_commit: OnCommit,
     /// Inodes kept in memory.
     pub(crate) inodes_cached: usize,
+    /// Grows with what the journal has.
+    pub(crate) opening: Opening,
 }
 
 /// What to sync so that everything so far is durable.
@@ -135,7 +138,7 @@ pub(crate) struct Unsynced {
 impl Writer {
     /// Opens the database, which must exist, takes in what the journal has, and starts the thread.
     pub(crate) fn start(start: Start) -> Result<Self> {
-        let Start { dir, clean, shared, clock, on_commit, inodes_cached } = start;
+        let Start { dir, clean, shared, clock, on_commit, inodes_cached, opening } = start;
         let path = dir.database();
         let conn = schema::open_writer(&path)?;
         schema::check(&conn)?;
@@ -152,6 +155,7 @@ impl Writer {
         let mut rows = Delta::default();
         let mut replaying = Replaying::new(&front, &shared, counters);
         let found = replay::replay(&dir.journal_dir(), applied, |seq, body| {
+            opening.did(1);
             replaying.again(seq, body, &mut rows)
         })?;
         found.cut_off(&dir.journal_dir())?;

@@ -33,12 +33,13 @@ use super::fetch::{Stored, pieces};
 use super::limits::{COMMITS_ABOVE_BASE, FETCH_AHEAD};
 use super::log::{Head, Log};
 use super::merged::Merged;
+use crate::opening::Opening;
 
 /// Makes the file `into` the database as of commit `upto` (of the head, for `None`), and says which
 /// commit that is. `from` says that the file is there, without a WAL, and holds exactly commit
 /// `from`; it is then brought forward with what was committed since. Else whatever is at `into`,
 /// and SQLite's files beside it, are replaced. A home whose database has no pages yet gives an
-/// empty file. `None` of a home that nobody claimed; no file is made.
+/// empty file. `None` of a home that nobody claimed; no file is made. `opening` grows meanwhile.
 ///
 /// # Errors
 /// [`Error::Corrupt`] names the object that is damaged or missing; [`Error::CorruptLocal`] a file
@@ -48,9 +49,10 @@ pub(crate) async fn materialise(
     upto: Option<u64>,
     into: &Path,
     from: Option<u64>,
+    opening: &Opening,
 ) -> Result<Option<Head>> {
     let Some(target) = target(log, upto, from).await? else { return Ok(None) };
-    materialise_state(log, &target, into, from).await?;
+    materialise_state(log, &target, into, from, opening).await?;
     Ok(Some(target))
 }
 
@@ -61,6 +63,7 @@ pub(crate) async fn materialise_state(
     target: &Head,
     into: &Path,
     from: Option<u64>,
+    opening: &Opening,
 ) -> Result<()> {
     if from == Some(target.seq) {
         return Ok(());
@@ -77,8 +80,13 @@ pub(crate) async fn materialise_state(
     };
     let same = before.map_or_else(Vec::new, |before| keep_only_new(&mut merged, &before));
     let (path, state, advance) = (into.to_owned(), target.clone(), from.is_some());
+    let getting_on = opening.clone();
     let mut builder = blocking(move || {
-        if advance { Builder::advance(&path, &state) } else { Builder::from_nothing(&path, &state) }
+        if advance {
+            Builder::advance(&path, &state, &getting_on)
+        } else {
+            Builder::from_nothing(&path, &state)
+        }
     })
     .await?;
     let merged = Arc::new(merged);
@@ -95,13 +103,14 @@ pub(crate) async fn materialise_state(
     });
     let mut fetched = futures::stream::iter(pieces).buffered(FETCH_AHEAD);
     while let Some((piece, bytes)) = fetched.next().await.transpose()? {
-        let merged = merged.clone();
+        let (merged, fetched) = (merged.clone(), bytes.len() as u64);
         let key = log.place_key(&merged.places[merged.groups[piece.groups.start].object as usize]);
         builder = blocking(move || {
             builder.write(&key, &merged.groups[piece.groups.clone()], &piece, &bytes)?;
             Ok(builder)
         })
         .await?;
+        opening.did(fetched);
     }
     let kept = merged.kept_upto;
     blocking(move || {

@@ -17,6 +17,7 @@ mod journal;
 
 mod killed;
 mod model;
+mod opening;
 mod outage;
 mod semantics;
 mod snapshots;

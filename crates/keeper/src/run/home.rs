@@ -33,6 +33,7 @@ impl Keeper {
             held: asleep.map(SleepRecord::held).unwrap_or_default(),
             // Memory of the store may hold them.
             keep_unnamed: true,
+            opening: self.standing.lock().opening.clone(),
         };
         let parts = homefs::Parts {
             store: self.parts.store.clone(),

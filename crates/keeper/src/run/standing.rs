@@ -20,6 +20,8 @@ pub(super) struct Standing {
     pub(super) opened: String,
     pub(super) woken: String,
     pub(super) upper_behind: Option<String>,
+    /// The home, until it is open.
+    pub(super) opening: homefs::Opening,
     pub(super) restoring: ::upper::Progress,
     /// Chunks of the upper, which come while the guest runs.
     pub(super) coming: ::upper::Progress,
@@ -42,6 +44,7 @@ pub(super) fn status_of(standing: Arc<Mutex<Standing>>) -> Box<dyn Fn() -> Statu
     Box::new(move || {
         let standing = standing.lock();
         let home = standing.home.as_ref().map(|home| home.status());
+        let is_opening = home.is_none() && standing.state == KeeperState::Starting;
         Status {
             state: standing.state,
             pid: std::process::id(),
@@ -50,6 +53,7 @@ pub(super) fn status_of(standing: Arc<Mutex<Standing>>) -> Box<dyn Fn() -> Statu
             opened: standing.opened.clone(),
             woken: standing.woken.clone(),
             upper_behind: standing.upper_behind.clone(),
+            opening_home: is_opening.then(|| standing.opening.done()),
             restoring: standing.restoring.bytes(),
             upper_coming: standing.coming.bytes(),
             waits_for_room: standing.waits_for_room.as_ref().is_some_and(room::says_so),

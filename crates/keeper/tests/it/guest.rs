@@ -11,14 +11,17 @@ use agent_proto::{FrameReader, FrameWriter, Hello, PROTOCOL_VERSION, Reply, Requ
 use async_trait::async_trait;
 use base::{Digest, ExecutionId, HomeId, MachineId, ServerId, SystemClock, SystemEntropy};
 use futures::future::BoxFuture;
+use homefs::{HomeFs, HomeSettings};
 use keeper::executions::{NewExecution, Record};
 use keeper::layout::MachineDir;
 use keeper::{Client, KeeperSpec, KeeperState, LastWords, Parts, UpperSpec};
+use objstore::ObjectStore;
 use runtime::{
     EgressPolicy, Exit, Instance, Loaded, Memory, Missing, Network, Runtime, Spec, Started,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use vfs::{FileSystem as _, Kind, Owner, ROOT};
 
 /// How long guests have to boot here.
 pub(crate) const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
@@ -125,6 +128,16 @@ pub(crate) struct Machine {
 impl Machine {
     /// One whose keeper has begun.
     pub(crate) async fn begin(play: Play) -> Self {
+        Self::begin_on(play, |store| store, 0).await
+    }
+
+    /// The same of one that has files already, of so many bytes, which are not here: its keeper has its own look of the
+    /// store.
+    pub(crate) async fn begin_on(
+        play: Play,
+        look: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>,
+        bytes: usize,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = Digest::of(b"a root file system");
         let images_dir = folder.path().join("images");
@@ -134,7 +147,7 @@ impl Machine {
         std::fs::create_dir_all(dir.instance_logs()).unwrap();
         let store_url = format!("file://{}", folder.path().join("store").display());
         let waits_for_room = watch::Sender::new(false);
-        let parts = Parts {
+        let mut parts = Parts {
             store: Arc::new(objstore::Backend::open(&store_url, &|_| None).unwrap()),
             runtime: Arc::new(Plays(play, waits_for_room.clone())),
             clock: Arc::new(SystemClock::new()),
@@ -149,6 +162,13 @@ impl Machine {
             runtime: tokio::runtime::Handle::current(),
         };
         homefs::create_home(&of_homes, &home, &holder).await.unwrap();
+        if bytes > 0 {
+            let elsewhere = folder.path().join("filled");
+            let settings = HomeSettings::new(home.clone(), elsewhere, holder.clone());
+            let parts = of_homes.clone();
+            tokio::task::spawn_blocking(move || fill(settings, parts, bytes)).await.unwrap();
+        }
+        parts.store = look(parts.store);
         let machine = MachineId::generate();
         let spec = KeeperSpec {
             instance: instance(machine.clone(), folder.path()),
@@ -235,6 +255,21 @@ impl Machine {
         drop(self.folder);
         words
     }
+}
+
+/// A home whose database has so many bytes that do not compress.
+fn fill(settings: HomeSettings, parts: homefs::Parts, bytes: usize) {
+    const FILE: usize = 16 << 10;
+    let home = HomeFs::open_writer(settings, parts).unwrap().0;
+    let owner = Owner { uid: 0, gid: 0 };
+    for n in 0..bytes / FILE {
+        let name = format!("f{n}");
+        let file = home.mknod(ROOT, name.as_bytes(), Kind::File, 0o644, owner, 0).unwrap().ino;
+        let mut content = vec![0; FILE];
+        base::Entropy::fill(&SystemEntropy, &mut content);
+        home.write(file, 0, &content).unwrap();
+    }
+    home.release().unwrap();
 }
 
 fn instance(machine: MachineId, folder: &Path) -> Spec {

@@ -4,3 +4,4 @@
 
 mod guest;
 mod hostile;
+mod opening;

@@ -3,17 +3,22 @@
 //! Everything here blocks.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::layout::{shm_of, temporary_of, wal_of};
+use crate::opening::Opening;
 use crate::replica::container::decode_group;
 use crate::replica::error::{Damaged, Error, Result};
 use crate::replica::fetch::Piece;
 use crate::replica::index::Group;
 use crate::replica::log::Head;
 use crate::replica::pages::{DatabaseFile, PageSource, corrupt_local, page_offset};
+
+/// Bytes that are not on the disk at most, while a file is made. What is left to the end to be synced takes its time at
+/// once, and nothing tells meanwhile that it gets on.
+const UNSYNCED_MAX: u64 = 256 << 20;
 
 /// A file in the making. Dropped before [`Builder::finish`], it leaves nothing behind.
 #[derive(Debug)]
@@ -27,6 +32,8 @@ pub(super) struct Builder {
     written: Vec<u64>,
     /// Pages that the file had before; 0 where it is built from nothing.
     pages_before: u32,
+    /// Bytes written since it was last synced.
+    unsynced: u64,
     finished: bool,
 }
 
@@ -39,7 +46,7 @@ impl Builder {
     }
 
     /// A copy of the file at `path`, to be brought forward.
-    pub(super) fn advance(path: &Path, target: &Head) -> Result<Self> {
+    pub(super) fn advance(path: &Path, target: &Head, opening: &Opening) -> Result<Self> {
         if fs::metadata(wal_of(path)).is_ok_and(|wal| wal.len() > 0) {
             return Err(corrupt_local(path, "it has a WAL, so it is not what was committed"));
         }
@@ -55,7 +62,7 @@ impl Builder {
         };
         let temporary = temporary_of(path);
         remove(&temporary)?;
-        fs::copy(path, &temporary).map_err(Error::local("copy", path))?;
+        copy(path, &temporary, opening).map_err(Error::local("copy", path))?;
         Self::new(path, temporary, target, pages_before)
     }
 
@@ -74,6 +81,7 @@ impl Builder {
             page_count: target.page_count,
             written: vec![0; (target.page_count as usize).div_ceil(64)],
             pages_before,
+            unsynced: 0,
             finished: false,
         };
         let size = u64::from(builder.page_count) * u64::from(builder.page_size);
@@ -101,6 +109,11 @@ impl Builder {
                     self.write_page(*page, content)?;
                 }
             }
+            self.unsynced += plain.len() as u64;
+        }
+        if self.unsynced >= UNSYNCED_MAX {
+            self.file.sync_data().map_err(Error::local("sync", &self.temporary))?;
+            self.unsynced = 0;
         }
         Ok(())
     }
@@ -156,6 +169,19 @@ impl Drop for Builder {
         if let Err(error) = remove(&self.temporary) {
             tracing::warn!(%error, "a file that was not finished stays behind");
         }
+    }
+}
+
+/// Copies a file in parts, each to the disk before the next.
+fn copy(from: &Path, into: &Path, opening: &Opening) -> io::Result<()> {
+    let (mut from, mut into) = (File::open(from)?, File::create(into)?);
+    loop {
+        let copied = io::copy(&mut (&mut from).take(UNSYNCED_MAX), &mut into)?;
+        if copied == 0 {
+            return Ok(());
+        }
+        into.sync_data()?;
+        opening.did(copied);
     }
 }
 

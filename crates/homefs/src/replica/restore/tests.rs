@@ -93,7 +93,7 @@ impl Home {
     async fn restore(&self, upto: Option<u64>, from: Option<u64>) -> Result<Option<Head>> {
         // Another host: it remembers nothing.
         let log = self.store.log(self.log.keys().home());
-        materialise(&log, upto, &self.path(), from).await
+        materialise(&log, upto, &self.path(), from, &Opening::default()).await
     }
 
     fn assert_restored(&self, seq: u64) {
@@ -220,7 +220,10 @@ async fn a_real_database_survives_the_store() {
             log.note_base(head.seq);
         }
         if round % 10 == 9 {
-            seen = materialise(&log.reader(), None, &restored, seen).await.unwrap().map(|h| h.seq);
+            seen = materialise(&log.reader(), None, &restored, seen, &Opening::default())
+                .await
+                .unwrap()
+                .map(|h| h.seq);
             assert_eq!(seen, Some(head.seq));
             let rows = |db: &rusqlite::Connection| {
                 db.query_row("SELECT group_concat(id || hex(body)) FROM t", [], |row| {
@@ -438,7 +441,7 @@ async fn a_home_without_pages_gives_an_empty_file_and_a_new_one_none() {
     home.assert_restored(1);
     let (_store, log) = TestStore::with_log();
     let path = home.dir.path().join("none");
-    assert_eq!(materialise(&log, None, &path, None).await.unwrap(), None);
+    assert_eq!(materialise(&log, None, &path, None, &Opening::default()).await.unwrap(), None);
     assert!(!path.exists());
 }
 
