@@ -1,6 +1,6 @@
 //! The table of machines.
 
-use base::{Egress, HomeId, MachineId, Timestamp};
+use base::{Egress, Epoch, HomeId, MachineId, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 
 use crate::model::{
@@ -260,13 +260,13 @@ impl Catalog {
 
 fn apply(before: &MachineRow, change: MachineChange) -> MachineRow {
     let mut after = before.clone();
-    let MachineChange { name, spec, desired, observed, take_over, recorded, alarm, reboot } =
+    let MachineChange { name, spec, desired, observed, take_over_from, recorded, alarm, reboot } =
         change;
     after.name = name.unwrap_or(after.name);
     after.spec = spec.unwrap_or(after.spec);
     after.desired = desired.unwrap_or(after.desired);
     after.observed = observed.unwrap_or(after.observed);
-    after.take_over = take_over.unwrap_or(after.take_over);
+    after.take_over_from = take_over_from.unwrap_or(after.take_over_from);
     after.recorded = recorded.unwrap_or(after.recorded);
     after.alarm = alarm.unwrap_or(after.alarm);
     after.reboot = reboot.unwrap_or(after.reboot);
@@ -299,7 +299,8 @@ fn store(db: &Connection, sql: &str, row: &MachineRow) -> Result<()> {
         ":reason": row.observed.reason,
         ":retryable": row.observed.retryable,
         ":last_error": row.observed.last_error,
-        ":take_over": row.take_over,
+        // No writer has the epoch 0.
+        ":take_over": int(row.take_over_from.unwrap_or_default().0),
         ":recorded": row.recorded,
         ":revision": int(row.revision),
         ":created_at": nanos(row.created_at),
@@ -347,7 +348,10 @@ fn read_row(row: &Row<'_>) -> Result<MachineRow> {
             retryable: row.get("retryable")?,
             last_error: row.get("last_error")?,
         },
-        take_over: row.get("take_over")?,
+        take_over_from: match uint(row, "take_over")? {
+            0 => None,
+            epoch => Some(Epoch(epoch)),
+        },
         recorded: row.get("recorded")?,
         alarm: Alarm { asked: later(row, "wake_at")?, guest: later(row, "guest_wake_at")? },
         reboot: reboot(row)?,

@@ -1,6 +1,6 @@
 //! Rows, as plain values.
 
-use base::{Egress, HomeId, MachineId, Timestamp};
+use base::{Egress, Epoch, HomeId, MachineId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 macro_rules! text_enum {
@@ -185,8 +185,8 @@ pub struct MachineRow {
     pub desired: Desired,
     /// Where it is.
     pub observed: Observation,
-    /// True where the next wake may take the home from a writer that never released it.
-    pub take_over: bool,
+    /// The next wake may take the home from a writer that never released it, as long as that is who has this epoch.
+    pub take_over_from: Option<Epoch>,
     /// True where the record in the object store says the same as this row.
     pub recorded: bool,
     /// When it is to be woken.
@@ -214,8 +214,8 @@ pub struct MachineChange {
     pub desired: Option<Desired>,
     /// Where it is.
     pub observed: Option<Observation>,
-    /// See [`MachineRow::take_over`].
-    pub take_over: Option<bool>,
+    /// See [`MachineRow::take_over_from`].
+    pub take_over_from: Option<Option<Epoch>>,
     /// See [`MachineRow::recorded`].
     pub recorded: Option<bool>,
     /// See [`MachineRow::alarm`].

@@ -25,6 +25,8 @@ pub struct HomeAt {
 pub struct HomeHead {
     /// Its number.
     pub seq: u64,
+    /// Its writer's.
+    pub epoch: Epoch,
     /// True where its writer gave the home up.
     pub released: bool,
     /// The server whose commit it is.

@@ -40,8 +40,8 @@ pub struct KeeperSpec {
     /// What the machine may reach.
     #[serde(default)]
     pub egress: Egress,
-    /// Whether the home may be taken from a writer that never released it.
-    pub take_over: bool,
+    /// The home may be taken from the writer that has this epoch and never released it.
+    pub take_over_from: Option<Epoch>,
 }
 
 /// Where a keeper is.

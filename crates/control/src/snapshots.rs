@@ -365,7 +365,7 @@ async fn make_fork(inner: &Arc<Inner>, from: &MachineRef, fork: ForkMachine) -> 
         forked_machine: None,
         desired: Desired::Sleeping,
         observed: Observation::of(Phase::Sleeping, "forked"),
-        take_over: false,
+        take_over_from: None,
         recorded: false,
         alarm: catalog::Alarm::default(),
         reboot: None,

@@ -56,7 +56,7 @@ impl HomeFs {
     /// line of writers; else starts from the store.
     ///
     /// # Errors
-    /// `Fenced` where another server holds the home and `take_over` is not set; `NotFound` where
+    /// `Fenced` where another server holds the home and `take_over` does not cover it; `NotFound` where
     /// there is no such home; `Conflict` where another process has the directory open; `Corrupt`
     /// where content of the home was never stored and is not here; those of the store.
     pub fn open_writer(settings: HomeSettings, parts: Parts) -> Result<(Self, Opened)> {

@@ -83,7 +83,7 @@ pub use pressure::BackPressure;
 pub use replica::log::Head;
 pub use settings::{
     HomeSettings, HomeStatus, INODES_CACHED, Opened, Parts, PathChange, Published,
-    RELEASE_PATIENCE, REPLICATE_AFTER, Recovery, Released, SYNC_PATIENCE, Step, SyncMode,
+    RELEASE_PATIENCE, REPLICATE_AFTER, Recovery, Released, SYNC_PATIENCE, Step, SyncMode, TakeOver,
     UNREPLICATED_BYTES_MAX,
 };
 pub use snapshot::Snapshot;

@@ -40,6 +40,36 @@ pub enum SyncMode {
     Local,
 }
 
+/// Whether a home may be taken from another server that holds it, since that one is lost for certain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TakeOver {
+    /// It may not.
+    #[default]
+    Never,
+    /// From whoever holds it under this epoch. Who claims it later, be it the same server, is another matter: nobody
+    /// said of that one that it is lost.
+    From(Epoch),
+    /// From whoever holds it. For who decides now, not for what is kept.
+    Whoever,
+}
+
+impl TakeOver {
+    /// Whether it may be taken from who holds it under `epoch`.
+    pub(crate) fn covers(self, epoch: Epoch) -> bool {
+        match self {
+            Self::Never => false,
+            Self::From(looked_at) => looked_at == epoch,
+            Self::Whoever => true,
+        }
+    }
+}
+
+impl From<bool> for TakeOver {
+    fn from(whoever: bool) -> Self {
+        if whoever { Self::Whoever } else { Self::Never }
+    }
+}
+
 /// What a user tunes. Plain data.
 #[derive(Debug, Clone)]
 pub struct HomeSettings {
@@ -65,8 +95,8 @@ pub struct HomeSettings {
     pub release_patience: Duration,
     /// Inodes whose metadata stay in memory, beside those that changed lately; 200 to 300 bytes each.
     pub inodes_cached: usize,
-    /// Take the home although another server holds it: that server is lost for certain.
-    pub take_over: bool,
+    /// Whether to take the home although another server holds it.
+    pub take_over: TakeOver,
     /// Inodes that are pinned once from the start: a kernel that slept with its memory holds them. Those
     /// that lost their names while they were open are kept. Inodes that are gone do no harm.
     pub held: Vec<Ino>,
@@ -93,7 +123,7 @@ impl HomeSettings {
             sync_patience: SYNC_PATIENCE,
             release_patience: RELEASE_PATIENCE,
             inodes_cached: INODES_CACHED,
-            take_over: false,
+            take_over: TakeOver::Never,
             held: Vec::new(),
             keep_unnamed: false,
             opening: Opening::default(),

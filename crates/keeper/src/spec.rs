@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use base::{Digest, HomeId, MachineId, ServerId};
+use base::{Digest, Epoch, HomeId, MachineId, ServerId};
 use serde::{Deserialize, Serialize};
 use upper::DISK_LEFT_MIN;
 
@@ -29,8 +29,9 @@ pub struct KeeperSpec {
     pub storage_bytes_max: u64,
     /// True where guest `fsync` is content with the local disk.
     pub fsync_local: bool,
-    /// Take the home even though another server never released it (host loss).
-    pub take_over: bool,
+    /// Take the home even though another server holds it under this epoch and never released it (host loss).
+    #[serde(default)]
+    pub take_over_from: Option<Epoch>,
     /// Sleep with the guest's memory, and wake with it.
     #[serde(default)]
     pub keep_memory: bool,

@@ -175,6 +175,7 @@ impl Homes for LocalHomes {
         let head = homefs::head(&self.parts(), home).await.map_err(convert::home_error)?;
         Ok(head.map(|head| HomeHead {
             seq: head.seq,
+            epoch: head.epoch,
             released: head.released,
             holder: head.holder,
             time: head.time,

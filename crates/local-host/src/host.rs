@@ -158,7 +158,7 @@ impl Directories {
             store_url: self.settings.store_url.clone(),
             storage_bytes_max: spec.storage_gib.saturating_mul(GIB),
             fsync_local: spec.fsync_local,
-            take_over: spec.take_over,
+            take_over_from: spec.take_over_from,
             keep_memory: true,
             boot_timeout_seconds: self.settings.boot_timeout_seconds,
             hypervisor: self.settings.hypervisor.clone(),

@@ -21,7 +21,7 @@ pub(crate) fn row(name: &str) -> MachineRow {
         forked_machine: None,
         desired: Desired::Running,
         observed: Observation::of(Phase::Accepted, "accepted"),
-        take_over: false,
+        take_over_from: None,
         alarm: Alarm::default(),
         reboot: None,
         recorded: false,
@@ -47,7 +47,7 @@ fn a_row_comes_back_as_it_went_in() {
     let (_dir, catalog) = open();
     let mut row = row("one");
     row.observed.last_error = Some("no luck; try again".to_owned());
-    row.take_over = true;
+    row.take_over_from = Some(base::Epoch(7));
     row.forked_from = Some(HomeId::generate());
     row.forked_machine = Some(MachineId::generate());
     row.reboot = Some(Reboot::Forced);

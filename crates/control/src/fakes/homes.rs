@@ -102,6 +102,7 @@ impl Homes for FakeHost {
         let home = state.homes.get(home).filter(|home| home.seq > 0);
         Ok(home.map(|home| HomeHead {
             seq: home.seq,
+            epoch: Epoch(home.seq),
             released: !home.held,
             holder: home.holder.clone().unwrap_or_else(ServerId::generate),
             time: Timestamp::UNIX_EPOCH,

@@ -79,17 +79,18 @@ impl Host for FakeHost {
             state.words.insert(spec.machine.clone(), words);
             return Ok(());
         }
-        state.took_over |= spec.take_over;
         state.started_with = Some(spec.clone());
         let phase = if state.hold_starting { KeeperPhase::Starting } else { KeeperPhase::Ready };
         let home = state.homes.entry(spec.home.clone()).or_default();
-        if home.held && home.local.is_none() && !spec.take_over {
+        let takes_over = home.held && home.local.is_none();
+        if takes_over && spec.take_over_from != Some(Epoch(home.seq)) {
             return Err(Error::new(ErrorKind::Fenced, "another server holds the home"));
         }
         let tree = home.local.clone().unwrap_or_else(|| home.published.copy());
         home.local = Some(tree.clone());
         home.held = true;
         home.seq += 1;
+        state.took_over |= takes_over;
         let keeper = FakeKeeper {
             machine: spec.machine.clone(),
             home: spec.home.clone(),

@@ -266,7 +266,7 @@ impl FakeHost {
         self.state.lock().collected
     }
 
-    /// Whether a keeper was ever allowed to take a home over.
+    /// Whether a keeper ever took a home over.
     #[must_use]
     pub fn took_over(&self) -> bool {
         self.state.lock().took_over

@@ -3,12 +3,15 @@
 //! # Invariants
 //! - Nothing in the store is changed, except the record of a machine that had to be renamed.
 //! - A machine that the catalog knows is never replaced; only its right to take over may be granted.
+//! - That right is of the claim that was looked at here, and of no later one: whoever claims the home next may be alive,
+//!   be it the server that was given up for lost and was told to take the machine back.
 //!
 //! # Failure
 //! A crash in the middle leaves some machines adopted; the next call takes the rest.
 
 use std::sync::Arc;
 
+use base::Epoch;
 use catalog::{Desired, MachineChange, MachineRow, Observation, Phase};
 
 use super::driver::Drivers;
@@ -49,17 +52,17 @@ pub(crate) async fn adopt(inner: &Arc<Inner>, take_over: bool) -> Result<Vec<Ado
 
 async fn adopt_one(inner: &Arc<Inner>, record: Record, take_over: bool) -> Result<Option<Adopted>> {
     let head = inner.parts.homes.head(&record.home_id).await?;
-    let released = head.is_none_or(|head| head.released);
+    let held = head.filter(|head| !head.released).map(|head| head.epoch);
     let id = record.machine_id.clone();
     let known = inner.db(move |catalog| catalog.machine(&id)).await?;
     if let Some(row) = known {
-        return grant(inner, &row, released, take_over).await;
+        return grant(inner, &row, held.filter(|_| take_over)).await;
     }
-    let row = insert(inner, record, take_over && !released).await?;
+    let row = insert(inner, record, held.filter(|_| take_over)).await?;
     note_snapshots(inner, &row).await;
     // Only a renamed machine has something to do: its record.
     Drivers::nudge(inner, &row.id);
-    Ok(Some(Adopted { machine_id: row.id, name: row.name, released }))
+    Ok(Some(Adopted { machine_id: row.id, name: row.name, released: held.is_none() }))
 }
 
 /// Snapshots are found by their ids once the catalog knows whose they are. Listing them does the same.
@@ -73,23 +76,22 @@ async fn note_snapshots(inner: &Inner, row: &MachineRow) {
     }
 }
 
-/// Lets a machine that was adopted before take over its home.
-async fn grant(
-    inner: &Inner,
-    row: &MachineRow,
-    released: bool,
-    take_over: bool,
-) -> Result<Option<Adopted>> {
+/// Lets a machine that was adopted before take its home from who has it now, where that is wanted.
+async fn grant(inner: &Inner, row: &MachineRow, held: Option<Epoch>) -> Result<Option<Adopted>> {
     let resting = matches!(row.observed.phase, Phase::Sleeping | Phase::Failed);
-    if !take_over || released || row.take_over || !resting {
+    if held.is_none() || row.take_over_from == held || !resting {
         return Ok(None);
     }
-    let change = MachineChange { take_over: Some(true), ..MachineChange::default() };
+    let change = MachineChange { take_over_from: Some(held), ..MachineChange::default() };
     let row = inner.edit(&row.id, move |_| Ok(change)).await?;
-    Ok(Some(Adopted { machine_id: row.id, name: row.name, released }))
+    Ok(Some(Adopted { machine_id: row.id, name: row.name, released: false }))
 }
 
-async fn insert(inner: &Inner, record: Record, take_over: bool) -> Result<MachineRow> {
+async fn insert(
+    inner: &Inner,
+    record: Record,
+    take_over_from: Option<Epoch>,
+) -> Result<MachineRow> {
     let now = inner.parts.clock.now();
     let mut row = MachineRow {
         id: record.machine_id,
@@ -100,7 +102,7 @@ async fn insert(inner: &Inner, record: Record, take_over: bool) -> Result<Machin
         forked_machine: None,
         desired: Desired::Sleeping,
         observed: Observation::of(Phase::Sleeping, "adopted"),
-        take_over,
+        take_over_from,
         recorded: true,
         alarm: catalog::Alarm::default(),
         reboot: None,

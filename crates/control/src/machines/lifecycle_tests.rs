@@ -436,7 +436,7 @@ async fn machines_of_a_lost_host_are_adopted_asleep() {
     assert!(other.host.took_over());
     // The right is used up.
     let row = control.machines().inner.resolve(&by_id(&held)).await.unwrap();
-    assert!(!row.take_over);
+    assert_eq!(row.take_over_from, None);
 }
 
 #[tokio::test]
@@ -498,7 +498,8 @@ async fn a_right_to_take_over_is_used_up_by_the_claim_not_by_the_guest() {
     other.host.hold_starting(true);
     control.machines().wake(&by_id(&held), &IfMatch::Any).await.unwrap();
     let inner = control.machines().inner;
-    let used = |row: &MachineRow| row.observed.phase == Phase::Starting && !row.take_over;
+    let used =
+        |row: &MachineRow| row.observed.phase == Phase::Starting && row.take_over_from.is_none();
     let row = inner.wait_for(&held.machine_id, SOON, used).await.unwrap();
     assert!(used(&row), "{row:?}");
     assert!(other.host.took_over());

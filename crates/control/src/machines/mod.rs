@@ -69,7 +69,7 @@ impl Machines {
             forked_machine: None,
             desired: Desired::Running,
             observed: Observation::of(Phase::Accepted, "accepted"),
-            take_over: false,
+            take_over_from: None,
             recorded: false,
             alarm: catalog::Alarm::default(),
             reboot: None,
@@ -442,6 +442,8 @@ mod reboot_tests;
 mod room_tests;
 #[cfg(test)]
 mod sizes_tests;
+#[cfg(test)]
+mod take_over_tests;
 
 #[cfg(test)]
 pub(crate) fn test_row(name: &str) -> MachineRow {
@@ -463,7 +465,7 @@ pub(crate) fn test_row(name: &str) -> MachineRow {
         forked_machine: None,
         desired: Desired::Running,
         observed: Observation::of(Phase::Accepted, "accepted"),
-        take_over: false,
+        take_over_from: None,
         recorded: true,
         alarm: catalog::Alarm::default(),
         reboot: None,

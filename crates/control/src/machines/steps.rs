@@ -180,7 +180,7 @@ async fn start_keeper(inner: &Inner, row: &MachineRow) -> Result<()> {
         image: row.spec.image.clone(),
         fsync_local: row.spec.fsync == catalog::Fsync::Local,
         egress: row.spec.egress.clone(),
-        take_over: row.take_over,
+        take_over_from: row.take_over_from,
     };
     // A keeper writes to what an upload reads.
     uppers::hold(inner, &row.id).await;
@@ -223,7 +223,7 @@ async fn await_ready(
         report(inner, row, Observation::of(Phase::Starting, STARTING)).await?;
         STARTING.clone_into(&mut said);
     }
-    let mut claimed = !row.take_over;
+    let mut claimed = row.take_over_from.is_none();
     // The first is asked for at once; those that follow, when there is something new.
     let mut seen: Option<KeeperStatus> = None;
     loop {
@@ -327,10 +327,10 @@ fn took_too_long(is_opening: bool, start_max: Duration) -> Error {
     Error::new(ErrorKind::Internal, what).with_code("GUEST_SILENT")
 }
 
-/// A home is taken over once. Were the right kept until the guest is up, a start that fails later
-/// could take the home again, from whoever took it since.
+/// A home is taken over once. A right that is kept longer, because nobody heard of the claim, is void all the same:
+/// it is of the claim before.
 async fn take_over_used(inner: &Inner, row: &MachineRow) -> Result<()> {
-    let change = MachineChange { take_over: Some(false), ..MachineChange::default() };
+    let change = MachineChange { take_over_from: Some(None), ..MachineChange::default() };
     inner.edit(&row.id, move |_| Ok(change)).await.map(drop)
 }
 
@@ -424,7 +424,7 @@ async fn report_running(
     };
     let change = MachineChange {
         observed: Some(awake(woken, behind)),
-        take_over: Some(false),
+        take_over_from: Some(None),
         reboot: Some(None),
         ..MachineChange::default()
     };

@@ -60,7 +60,7 @@ async fn open(args: &MountArgs, place: &Place, here: &Here) -> Result<Arc<HomeFs
     let settings = HomeSettings {
         bytes_max: place.bytes_max,
         sync: if args.fsync == Fsync::Local { SyncMode::Local } else { SyncMode::Store },
-        take_over: args.take_over,
+        take_over: args.take_over.into(),
         ..HomeSettings::new(place.home.clone(), place.dir.home(), here.server.clone())
     };
     let (parts, name) = (here.parts.clone(), place.name.clone());

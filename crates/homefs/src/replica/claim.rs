@@ -4,7 +4,7 @@
 //! creates it. The epoch is his from that moment on: the next to try reads it from his commit.
 //!
 //! A home that is not released, and whose newest commit is from another server, is not taken
-//! silently: that server may be running it. `take_over` says that it is lost. If it is not, its
+//! silently: that server may be running it. `take_over` says that it is lost, as of some epoch. If it is not, its
 //! next commit finds our claim in its place and fences it.
 //!
 //! A lost reply: call again with the same nonce. It stands in the commit, so a claim or a
@@ -21,6 +21,7 @@ use super::header::{Header, Kind, Nonce};
 use super::horizon::Moment;
 use super::limits::CLAIM_ATTEMPTS;
 use super::log::{Head, Log, Standing};
+use crate::settings::TakeOver;
 
 /// A home that is now ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,16 +39,16 @@ impl Log {
     /// only to try the same one again.
     ///
     /// # Errors
-    /// - [`Error::HeldBy`]: another server did not release it, and `take_over` is not set.
+    /// - [`Error::HeldBy`]: another server did not release it, and `take_over` does not cover it.
     /// - [`Error::Contended`]: it is being written faster than we can claim it.
     /// - [`Error::Deleted`], [`Error::Store`], [`Error::Corrupt`].
     pub(crate) async fn claim(
         &mut self,
         holder: ServerId,
-        take_over: bool,
+        take_over: impl Into<TakeOver>,
         nonce: [u8; 16],
     ) -> Result<Claimed> {
-        let nonce = Nonce(nonce);
+        let (nonce, take_over) = (Nonce(nonce), take_over.into());
         for _ in 0..CLAIM_ATTEMPTS {
             let asked = Moment::of(self.clock().as_ref());
             let head = self.head(None).await?;
@@ -55,7 +56,8 @@ impl Log {
                 return self.resume(head.clone(), asked).await;
             }
             let others = |head: &&Head| !head.released && head.holder != holder;
-            if let Some(head) = head.as_ref().filter(others).filter(|_| !take_over) {
+            let kept = |head: &&Head| !take_over.covers(head.epoch);
+            if let Some(head) = head.as_ref().filter(others).filter(kept) {
                 return Err(held(head));
             }
             let claim = self.next_claim(head.as_ref(), holder.clone(), nonce).await?;

@@ -1,7 +1,11 @@
 //! One writer at a time.
 
 use base::{ErrorKind, HomeId, ServerId, SnapshotId};
-use homefs::{HomeFs, HomeSettings, Recovery};
+use std::sync::Arc;
+
+use homefs::{HomeFs, HomeSettings, Parts, Recovery, TakeOver};
+use objstore::ObjectStore;
+use testkit::{FaultyStore, Injection, Verb};
 use vfs::{Errno, FileSystem as _, Kind, ROOT};
 
 use crate::support::{ROOT_USER, World, eventually, get, noise, put, try_get, upload};
@@ -50,9 +54,44 @@ fn another_server_needs_to_be_told_that_the_first_is_lost() {
         HomeSettings { holder: ServerId::generate(), ..world.settings(&world.dir("b", "home")) };
     let error = HomeFs::open_writer(other.clone(), world.parts()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Fenced);
-    let take_over = HomeSettings { take_over: true, ..other };
+    let take_over = HomeSettings { take_over: TakeOver::Whoever, ..other };
     let (home, _) = HomeFs::open_writer(take_over, world.parts()).unwrap();
     assert_eq!(get(&home, "f"), b"kept");
+}
+
+#[test]
+fn a_right_to_take_over_does_not_outlive_a_claim_whose_home_was_never_opened() {
+    let world = World::new();
+    let (home, opened) = world.open("a");
+    put(&home, "f", b"kept");
+    home.sync(None).unwrap();
+    let other = HomeSettings {
+        holder: ServerId::generate(),
+        take_over: TakeOver::From(opened.epoch),
+        ..world.settings(&world.dir("b", "home"))
+    };
+    // It claims the home; the store is away before the database is fetched.
+    let store: Arc<dyn ObjectStore> = world.store.clone();
+    let store = FaultyStore::new(store);
+    let log = format!("homes/{}/log/", world.home);
+    store.inject(Verb::Create, &log, 1, Injection::KillAfter);
+    let parts = Parts { store: Arc::new(store), ..world.parts() };
+    HomeFs::open_writer(other.clone(), parts).unwrap_err();
+    let head = world.block_on(homefs::head(&world.parts(), &world.home)).unwrap().unwrap();
+    assert_eq!((&head.holder, head.epoch), (&other.holder, opened.epoch.next()));
+    drop(home);
+    // The first is told to take it back, and works.
+    let back = HomeSettings {
+        take_over: TakeOver::From(head.epoch),
+        ..world.settings(&world.dir("a", "home"))
+    };
+    let (home, _) = HomeFs::open_writer(back, world.parts()).unwrap();
+    put(&home, "g", b"newer");
+    home.sync(None).unwrap();
+    let error = HomeFs::open_writer(other, world.parts()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fenced);
+    put(&home, "h", b"newest");
+    home.sync(None).unwrap();
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::ErrorKind;
-use homefs::{HomeFs, HomeSettings, Opened, Recovery, SyncMode};
+use homefs::{HomeFs, HomeSettings, Opened, Recovery, SyncMode, TakeOver};
 
 use super::Keeper;
 use crate::asleep::SleepRecord;
@@ -29,7 +29,7 @@ impl Keeper {
             sync_patience: homefs::SYNC_PATIENCE,
             release_patience: homefs::RELEASE_PATIENCE,
             inodes_cached: homefs::INODES_CACHED,
-            take_over: self.spec.take_over,
+            take_over: self.spec.take_over_from.map_or(TakeOver::Never, TakeOver::From),
             held: asleep.map(SleepRecord::held).unwrap_or_default(),
             // Memory of the store may hold them.
             keep_unnamed: true,

@@ -40,7 +40,7 @@ impl Keeper {
         let images = Images::open(&self.spec.upper.images_dir);
         let begin = Begin {
             epoch: opened.epoch,
-            was_awake: self.spec.take_over,
+            was_awake: self.spec.take_over_from.is_some(),
             disk_bytes_max: self.spec.upper.bytes,
         };
         let upper = self.upper();

@@ -179,7 +179,7 @@ impl Machine {
             store_url,
             storage_bytes_max: 1 << 30,
             fsync_local: false,
-            take_over: false,
+            take_over_from: None,
             keep_memory: false,
             boot_timeout_seconds: BOOT_TIMEOUT.as_secs(),
             hypervisor: None,
@@ -220,7 +220,7 @@ impl Machine {
     pub(crate) async fn take_home(&self) -> homefs::HomeFs {
         let dir = self.folder.path().join("elsewhere");
         let settings = homefs::HomeSettings {
-            take_over: true,
+            take_over: homefs::TakeOver::Whoever,
             ..homefs::HomeSettings::new(self.home.clone(), dir, ServerId::generate())
         };
         let parts = self.of_homes.clone();

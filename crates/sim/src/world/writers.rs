@@ -34,7 +34,8 @@ impl World {
         home: usize,
         take_over: bool,
     ) -> (HomeSettings, Parts, Arc<Wire>) {
-        let settings = HomeSettings { take_over, ..self.settings(host, home, "home") };
+        let settings =
+            HomeSettings { take_over: take_over.into(), ..self.settings(host, home, "home") };
         let (parts, wire) = self.process(host, true);
         (settings, parts, wire)
     }

@@ -90,6 +90,25 @@ async fn a_home_that_another_server_holds_is_not_taken_silently() {
 }
 
 #[tokio::test]
+async fn a_home_is_taken_from_the_claim_that_was_given_up_and_from_no_later_one() {
+    let (store, home, server) = setup();
+    let (other, from) = (ServerId::generate(), |epoch| TakeOver::From(Epoch(epoch)));
+    store.log(&home).claim(server.clone(), false, [1; 16]).await.unwrap();
+    let refused = store.log(&home).claim(other.clone(), from(2), [2; 16]).await.unwrap_err();
+    assert!(matches!(refused, Error::HeldBy { .. }), "{refused:?}");
+    let taken = store.log(&home).claim(other.clone(), from(1), [3; 16]).await.unwrap();
+    assert_eq!(taken.epoch, Epoch(2));
+    // It is its own by now, whatever it was allowed.
+    let again = store.log(&home).claim(other.clone(), from(1), [4; 16]).await.unwrap();
+    assert_eq!(again.epoch, Epoch(3));
+    store.log(&home).claim(server.clone(), from(3), [5; 16]).await.unwrap();
+    for nonce in [[4; 16], [6; 16]] {
+        let refused = store.log(&home).claim(other.clone(), from(1), nonce).await.unwrap_err();
+        assert!(matches!(&refused, Error::HeldBy { holder, .. } if *holder == server));
+    }
+}
+
+#[tokio::test]
 async fn the_same_server_takes_its_home_back_after_a_crash() {
     let (store, home, server) = setup();
     store.log(&home).claim(server.clone(), false, [1; 16]).await.unwrap();
