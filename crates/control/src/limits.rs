@@ -40,8 +40,6 @@ pub const IDEMPOTENCY_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 pub const TRANSITION_WAIT: Duration = Duration::from_secs(20);
 /// How long a snapshot or a fork waits until what a sleeping machine has is in the store.
 pub const STORED_WAIT: Duration = Duration::from_secs(30);
-/// How long a wake waits, each time that it is tried, for a draft that is being published.
-pub const PUBLISH_WAIT: Duration = Duration::from_secs(60);
 /// How long a server that closes waits for calls that are under way. Uploads of uppers have 5 s to end in order.
 pub const CLOSE_MAX: Duration = Duration::from_secs(6);
 /// Size of a machine's record in the store. An egress policy alone may have 64 KiB.

@@ -297,6 +297,18 @@ async fn make_snapshot(
     Ok(shape(&row.id, made, upper))
 }
 
+fn not_restored(row: &MachineRow, why: String, code: &'static str) -> Error {
+    Error::new(ErrorKind::Conflict, why)
+        .with_code(code)
+        .with_detail("current_desired_state", row.desired)
+        .with_detail("current_observed_state", row.observed.phase)
+}
+
+fn not_restored_awake(row: &MachineRow) -> Error {
+    let why = format!("machine {} is awake; put it to sleep, then restore it", row.name);
+    not_restored(row, why, "INVALID_STATE")
+}
+
 async fn restore(inner: &Arc<Inner>, machine: &MachineRef, id: &SnapshotId) -> Result<Machine> {
     let row = inner.resolve(machine).await?;
     // Nobody begins a draft meanwhile.
@@ -308,16 +320,14 @@ async fn restore(inner: &Arc<Inner>, machine: &MachineRef, id: &SnapshotId) -> R
         )
         .retry_after(1_000)
     })?;
+    let row = inner.resolve(&MachineRef::Id(row.id)).await?;
+    // One that is on its way up waits for this lock.
+    if row.desired == Desired::Running {
+        return Err(not_restored_awake(&row));
+    }
     let (row, place) = route::locate(inner, &MachineRef::Id(row.id)).await?;
-    let refused = |why: String, code: &'static str| {
-        Error::new(ErrorKind::Conflict, why)
-            .with_code(code)
-            .with_detail("current_desired_state", row.desired)
-            .with_detail("current_observed_state", row.observed.phase)
-    };
     if matches!(place, Place::Awake(..)) || row.desired == Desired::Running {
-        let why = format!("machine {} is awake; put it to sleep, then restore it", row.name);
-        return Err(refused(why, "INVALID_STATE"));
+        return Err(not_restored_awake(&row));
     }
     mounted::refuse(inner, &row, "restore it").await?;
     let at = inner.home_at(&row);
@@ -326,7 +336,7 @@ async fn restore(inner: &Arc<Inner>, machine: &MachineRef, id: &SnapshotId) -> R
             "machine {} has unpublished writes; publish or discard them, then restore it",
             row.name
         );
-        return Err(refused(why, "DRAFT_OPEN"));
+        return Err(not_restored(&row, why, "DRAFT_OPEN"));
     }
     match inner.parts.homes.restore(&at, id).await {
         Ok(()) => Ok(machines::shape(&row)),
@@ -338,7 +348,7 @@ async fn restore(inner: &Arc<Inner>, machine: &MachineRef, id: &SnapshotId) -> R
                 )
             };
             let stays = held::refused(inner, &row, "restore it").await?;
-            Err(stays.unwrap_or_else(|| refused(why(), "INVALID_STATE")))
+            Err(stays.unwrap_or_else(|| not_restored(&row, why(), "INVALID_STATE")))
         }
         Err(error) => Err(error),
     }

@@ -292,12 +292,12 @@ impl Keeper {
         self.renew_record(&home, asleep).await;
         match released {
             Ok(seq) => words(&self.parts, true, seq, outcome.as_ref()),
-            Err(error) => words(
-                &self.parts,
-                false,
-                home.status().seq,
-                Some(outcome.as_ref().unwrap_or(&error)),
-            ),
+            Err(error) => {
+                // That it is another server's by now is what matters most, however the guest ended.
+                let fenced = error.kind == ErrorKind::Fenced;
+                let why = outcome.as_ref().filter(|_| !fenced).unwrap_or(&error);
+                words(&self.parts, false, home.status().seq, Some(why))
+            }
         }
     }
 

@@ -117,6 +117,11 @@ async fn a_wake_waits_for_a_draft_that_is_being_applied() {
     control.machines().wake(&machine, &IfMatch::Any).await.unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(world.host.starts(), before, "a keeper would find the home in use");
+    // What is wished for meanwhile counts: nothing starts for a wish that is over.
+    slept(&control, &machine).await;
+    control.machines().wake(&machine, &IfMatch::Any).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(world.host.starts(), before);
     world.host.state.lock().hold_apply = false;
     assert_eq!(publishes.await.unwrap().unwrap().changed, 1);
     woken(&control, &machine).await;

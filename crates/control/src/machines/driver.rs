@@ -174,6 +174,16 @@ impl Driver {
                 continue;
             }
             tracing::debug!(machine = %self.machine, desired = %row.desired, ?step, "next step");
+            // A draft that is being published may need the home for itself, and none is from here on. What is
+            // wished for meanwhile counts.
+            let _unpublished = if step == Step::StartKeeper {
+                tokio::select! {
+                    lock = self.inner.draft_lock(&self.machine).read_owned() => Some(lock),
+                    () = self.nudge.given() => continue,
+                }
+            } else {
+                None
+            };
             let mut since = self.since(step);
             let taken = steps::take(&self.inner, &row, seen, step, &mut since, &self.nudge).await;
             self.waiting = Some((step, since));

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use base::ErrorKind;
 use catalog::{Alarm, Desired, MachineChange, MachineRow, MachineSpec, Observation, Phase, Reboot};
-use tokio::sync::OwnedRwLockReadGuard;
 use tokio::time::Instant;
 
 use super::driver::Nudge;
@@ -18,7 +17,6 @@ use crate::control::Inner;
 use crate::host::{
     KeeperFailure, KeeperLink, KeeperPhase, KeeperSpec, KeeperStatus, Sizes, UpperHolder, Woken,
 };
-use crate::limits::PUBLISH_WAIT;
 use crate::snapshots::whole;
 use crate::{Error, Result, mounted, room, uppers};
 
@@ -168,7 +166,6 @@ async fn start_keeper(inner: &Inner, row: &MachineRow) -> Result<()> {
     if !matches!(row.observed.phase, Phase::PlacementPending | Phase::Starting) {
         report(inner, row, Observation::of(Phase::PlacementPending, "placing")).await?;
     }
-    let _unpublished = nothing_published(inner, row).await?;
     report(inner, row, Observation::of(Phase::Starting, STARTING)).await?;
     let spec = KeeperSpec {
         machine: row.id.clone(),
@@ -185,21 +182,6 @@ async fn start_keeper(inner: &Inner, row: &MachineRow) -> Result<()> {
     // A keeper writes to what an upload reads.
     uppers::hold(inner, &row.id).await;
     inner.parts.host.start_keeper(&spec).await
-}
-
-/// Waits until no draft is being published: that may need the home for itself. None is as long as this is held.
-async fn nothing_published(inner: &Inner, row: &MachineRow) -> Result<OwnedRwLockReadGuard<()>> {
-    let lock = inner.draft_lock(&row.id).read_owned();
-    tokio::time::timeout(PUBLISH_WAIT, lock).await.map_err(|_| {
-        Error::new(
-            ErrorKind::Unavailable,
-            format!(
-                "a draft of machine {} is being published; wake it once that is done",
-                row.name
-            ),
-        )
-        .retry_after(1_000)
-    })
 }
 
 /// Puts the row's egress policy in force for as long as the guest is still going down. One that cannot be set
