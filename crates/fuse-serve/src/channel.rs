@@ -3,7 +3,8 @@
 //! # Order at sleep
 //! The guest's agent stops relaying and waits until nothing is outstanding; then
 //! [`Channel::freeze`], [`Session::save`], and the memory may be saved. After the wake a new channel
-//! over [`Session::resume`] goes on, or [`Channel::thaw`] where the process lived on.
+//! over [`Session::resume`] goes on, or [`Channel::thaw`] where the process lived on. Where the guest stays loaded
+//! meanwhile, its port is left to that channel ([`Channel::leave_port`]).
 //!
 //! # Failure
 //! The end of the stream or a frame that lies about its length closes the channel; requests under
@@ -29,6 +30,7 @@ use guest::GuestLink;
 #[derive(Debug)]
 pub struct Channel {
     server: Server,
+    link: Arc<GuestLink>,
 }
 
 impl Channel {
@@ -44,7 +46,7 @@ impl Channel {
         threads: Threads,
     ) -> Result<Self, Error> {
         let link = Arc::new(GuestLink::new(port, memory).map_err(Error::Setup)?);
-        Ok(Self { server: Server::start(session, link, threads)? })
+        Ok(Self { server: Server::start(session, Arc::clone(&link) as Arc<dyn Link>, threads)?, link })
     }
 
     /// The way to tell the guest's kernel about changes made elsewhere.
@@ -71,6 +73,12 @@ impl Channel {
     pub fn thaw(&self) {
         self.server.notifier.unpause();
         self.server.pool.thaw();
+    }
+
+    /// Leaves the port open when this is dropped: the guest does not see anybody leave, and another channel serves it
+    /// later. To be called while [frozen](Self::freeze), when nobody reads from it.
+    pub fn leave_port(&self) {
+        self.link.leave_port();
     }
 
     /// True once the guest has closed the stream or broken the protocol.

@@ -38,6 +38,8 @@ pub(super) struct GuestLink {
     /// How many offers were none.
     refused: AtomicU32,
     shut: AtomicBool,
+    /// Its port is another's once this is over.
+    left: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -55,8 +57,13 @@ struct Requests {
 
 impl GuestLink {
     pub(super) fn new(port: UnixStream, memory: Option<GuestMemory>) -> io::Result<Self> {
-        let (ring, refused, shut) = Default::default();
-        Ok(Self { port: StreamLink::new(port)?, memory, ring, refused, shut })
+        let (ring, refused, shut, left) = Default::default();
+        Ok(Self { port: StreamLink::new(port)?, memory, ring, refused, shut, left })
+    }
+
+    /// From here on shutting down leaves the port as it is, for who serves it next.
+    pub(super) fn leave_port(&self) {
+        self.left.store(true, Ordering::Relaxed);
     }
 
     /// Tells the guest what becomes of its offer.
@@ -199,7 +206,9 @@ impl Link for GuestLink {
 
     fn shut_down(&self) {
         self.shut.store(true, Ordering::Relaxed);
-        self.port.shut_down();
+        if !self.left.load(Ordering::Relaxed) {
+            self.port.shut_down();
+        }
     }
 }
 

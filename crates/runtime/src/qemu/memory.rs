@@ -148,8 +148,12 @@ impl Stopped {
         self.qmp.execute("quit", json!({})).ok();
     }
 
-    /// Brings both files to the disk, and takes `memory` back from QEMU's user. To be called once QEMU
-    /// is gone.
+    /// The monitor of a QEMU that is to stay, and the device state.
+    pub(crate) fn into_parts(self) -> (Qmp, File) {
+        (self.qmp, self.state)
+    }
+
+    /// Brings both files to the disk, and takes `memory` back from QEMU's user, who has it open as long as it is there.
     pub(crate) fn sync(&self, memory: &Path) -> io::Result<()> {
         let memory = OpenOptions::new().write(true).open(memory)?;
         let us = nix::unistd::geteuid();

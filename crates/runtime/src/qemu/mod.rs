@@ -30,6 +30,7 @@ mod jail;
 mod log;
 mod memory;
 mod network;
+mod parked;
 mod place;
 mod qmp;
 mod room;
@@ -45,6 +46,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 
 pub use self::accel::Accelerator;
+use self::parked::Parking;
 use self::slot::Registry;
 use crate::{Error, Loaded, Memory, Missing, Runtime, Spec, Started};
 
@@ -74,13 +76,14 @@ impl Default for QemuSettings {
 #[derive(Debug)]
 pub struct Qemu {
     settings: QemuSettings,
+    parking: Parking,
 }
 
 impl Qemu {
     /// A runtime; touches nothing yet.
     #[must_use]
     pub fn new(settings: QemuSettings) -> Self {
-        Self { settings }
+        Self { settings, parking: Parking::default() }
     }
 
     /// What runs the guest's instructions on this host.
@@ -129,7 +132,12 @@ impl Runtime for Qemu {
     async fn start(&self, spec: &Spec) -> Result<Started, Error> {
         let (spec, settings, accelerator) =
             (spec.clone(), self.settings.clone(), self.accelerator());
-        blocking(move || start::begin(&spec, &settings, accelerator)?.go_on()).await
+        let parking = self.parking.clone();
+        blocking(move || {
+            drop(parking.take());
+            start::begin(&spec, &settings, accelerator, &parking)?.go_on()
+        })
+        .await
     }
 
     async fn load(&self, spec: &Spec) -> Result<Box<dyn Loaded>, Error> {
@@ -138,8 +146,26 @@ impl Runtime for Qemu {
         }
         let (spec, settings, accelerator) =
             (spec.clone(), self.settings.clone(), self.accelerator());
-        let begun = blocking(move || start::begin(&spec, &settings, accelerator)).await?;
-        Ok(Box::new(begun))
+        let parking = self.parking.clone();
+        blocking(move || {
+            if let Some(parked) = parking.take() {
+                match parked.fits(&spec) {
+                    Ok(()) => return Ok(Box::new(parked) as Box<dyn Loaded>),
+                    Err(why) => tracing::info!(why, "the guest that is parked is not used"),
+                }
+            }
+            let begun = start::begin(&spec, &settings, accelerator, &parking)?;
+            Ok(Box::new(begun) as Box<dyn Loaded>)
+        })
+        .await
+    }
+
+    fn parked(&self) -> bool {
+        self.parking.is_taken()
+    }
+
+    fn end_parked(&self) {
+        drop(self.parking.take());
     }
 
     fn missing(&self) -> Vec<Missing> {

@@ -19,6 +19,22 @@ use serde_json::{Value, json};
 
 use crate::limits::{QMP_LINE_BYTES_MAX, QMP_LINES_MAX, QMP_TIMEOUT};
 
+/// A monitor, met or not yet.
+#[derive(Debug)]
+pub(crate) enum Line {
+    New(UnixStream),
+    Met(Qmp),
+}
+
+impl Line {
+    pub(crate) fn meet(self) -> io::Result<Qmp> {
+        match self {
+            Self::New(stream) => Qmp::negotiate(stream),
+            Self::Met(qmp) => Ok(qmp),
+        }
+    }
+}
+
 /// A monitor that takes commands.
 #[derive(Debug)]
 pub(crate) struct Qmp {

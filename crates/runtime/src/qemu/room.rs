@@ -35,7 +35,7 @@ use nix::sys::statvfs::fstatvfs;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::qmp::Qmp;
+use super::qmp::{Line, Qmp};
 use crate::limits::{
     QMP_TIMEOUT, ROOM_ANSWER, ROOM_HELD, ROOM_LOOK_EVERY, ROOM_MIN, ROOM_PAUSE_MAX, ROOM_PIECE,
     ROOM_RELAPSE,
@@ -53,7 +53,7 @@ impl Watch {
     /// Looks after a guest that runs: its `monitor`; something on its host's `disk`; its memory, where that is in a
     /// file. Whether the guest waits for room is said to `waits`.
     pub(crate) fn begin(
-        monitor: UnixStream,
+        monitor: Line,
         disk: File,
         memory: Option<File>,
         waits: watch::Sender<bool>,
@@ -142,7 +142,7 @@ struct Watched {
 }
 
 impl Watched {
-    fn until_ended(mut self, monitor: UnixStream) -> io::Result<Qmp> {
+    fn until_ended(mut self, monitor: Line) -> io::Result<Qmp> {
         let qmp = self.look_until_ended(monitor);
         if let Err(error) = &qmp {
             // Nobody has this guest go on any more.
@@ -156,10 +156,10 @@ impl Watched {
         qmp
     }
 
-    fn look_until_ended(&mut self, monitor: UnixStream) -> io::Result<Qmp> {
+    fn look_until_ended(&mut self, monitor: Line) -> io::Result<Qmp> {
         // Not while it begins: others wait for QEMU then. What happens meanwhile is seen at the first look.
         let at_once = self.has_ended(None)?;
-        let mut qmp = Qmp::negotiate(monitor)?;
+        let mut qmp = monitor.meet()?;
         if at_once {
             return Ok(qmp);
         }

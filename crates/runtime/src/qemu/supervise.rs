@@ -23,13 +23,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::{oneshot, watch};
 
 use super::log::{RingLog, Tail};
-use super::memory;
+use super::memory::{self, Stopped};
 use super::place::Place;
-use super::qmp::Qmp;
+use super::parked::{Ends, Parked};
+use super::qmp::{Line, Qmp};
 use super::room::Watch;
 use super::spawn::{Confinement, end_of, spawn};
 use super::start_error;
-use crate::{Error, Exit, Instance};
+use crate::{Error, Exit, Instance, Spec};
 
 /// How long a QEMU whose guest is saved may take to end before it is killed.
 const QUIT_GRACE: Duration = Duration::from_secs(5);
@@ -46,35 +47,89 @@ pub(crate) struct Process {
 /// A running QEMU.
 #[derive(Debug)]
 pub(crate) struct QemuInstance {
-    pid: u32,
-    ended: watch::Receiver<Option<Exit>>,
-    console: Arc<Mutex<Tail>>,
-    /// Closed to kill.
-    kill: Mutex<Option<UnixStream>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    shell: Shell,
     /// Taken by the one attempt to suspend that there is.
     monitor: Mutex<Option<Monitor>>,
     /// The file of its memory.
     memory: Option<PathBuf>,
     /// Whether the guest waits for room on its host's disk.
     waits_for_room: watch::Receiver<bool>,
+    /// What it takes to park it, where it can be.
+    ends: Mutex<Option<Ends>>,
+    parked: watch::Sender<bool>,
+}
+
+/// The process, and what goes with it. Killed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Shell {
+    pid: u32,
+    ended: watch::Receiver<Option<Exit>>,
+    console: Arc<Mutex<Tail>>,
+    hold: Mutex<Hold>,
     suspended: Arc<AtomicBool>,
     /// Held by the thread, until the end.
     place: Weak<Place>,
+}
+
+/// Who can kill it; nobody once it is handed on.
+#[derive(Debug, Default)]
+struct Hold {
+    /// Closed to kill.
+    kill: Option<UnixStream>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Shell {
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.borrow().is_some()
+    }
+
+    /// Its guest runs again: an end is not that of a suspend any more.
+    pub(crate) fn goes_on(&self) {
+        self.suspended.store(false, Ordering::SeqCst);
+    }
+
+    /// Hands it on: this one is nothing any more.
+    fn hand_on(&self) -> Self {
+        let hold = std::mem::take(&mut *self.hold.lock().unwrap_or_else(PoisonError::into_inner));
+        Self {
+            pid: self.pid,
+            ended: self.ended.clone(),
+            console: self.console.clone(),
+            hold: Mutex::new(hold),
+            suspended: self.suspended.clone(),
+            place: self.place.clone(),
+        }
+    }
+
+    fn kill(&self) {
+        drop(self.hold.lock().unwrap_or_else(PoisonError::into_inner).kill.take());
+    }
+}
+
+impl Drop for Shell {
+    /// Kills the guest and waits until nothing of it is left: some 50 ms.
+    fn drop(&mut self) {
+        self.kill();
+        let thread = self.hold.lock().unwrap_or_else(PoisonError::into_inner).thread.take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!(pid = self.pid, "the thread that watched qemu panicked");
+        }
+    }
 }
 
 /// Who has the monitor.
 #[derive(Debug)]
 enum Monitor {
     /// Nobody yet.
-    Idle(UnixStream, watch::Sender<bool>),
+    Idle(Line, watch::Sender<bool>),
     Watch(Watch),
 }
 
 impl Monitor {
     fn take(self) -> io::Result<Qmp> {
         match self {
-            Self::Idle(stream, _) => Qmp::negotiate(stream),
+            Self::Idle(line, _) => line.meet(),
             Self::Watch(watch) => watch.end(),
         }
     }
@@ -113,30 +168,34 @@ impl QemuInstance {
         let pid = started
             .blocking_recv()
             .map_err(|_| Error::Start("its thread ended early".to_owned()))??;
-        let (kill, thread) = (Mutex::new(Some(kill)), Mutex::new(Some(thread)));
+        let hold = Mutex::new(Hold { kill: Some(kill), thread: Some(thread) });
+        let shell = Shell { pid, ended, console: tail, hold, suspended, place };
+        Ok(Self::of(shell, Line::New(monitor), memory, None))
+    }
+
+    /// One that was parked and runs again.
+    pub(crate) fn again(shell: Shell, monitor: Line, memory: Option<&Path>, ends: Option<Ends>) -> Self {
+        Self::of(shell, monitor, memory.map(Path::to_owned), ends)
+    }
+
+    fn of(shell: Shell, monitor: Line, memory: Option<PathBuf>, ends: Option<Ends>) -> Self {
         let (waits, waits_for_room) = watch::channel(false);
         let monitor = Mutex::new(Some(Monitor::Idle(monitor, waits)));
-        let console = tail;
-        Ok(Self {
-            pid,
-            ended,
-            console,
-            kill,
-            thread,
-            monitor,
-            memory,
-            waits_for_room,
-            suspended,
-            place,
-        })
+        let (ends, parked) = (Mutex::new(ends), watch::Sender::new(false));
+        Self { shell, monitor, memory, waits_for_room, ends, parked }
+    }
+
+    /// What it takes to park it later.
+    pub(crate) fn can_be_parked(&self, ends: Option<Ends>) {
+        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = ends;
     }
 
     /// The guest runs from here on: it is looked whether the disk of `disk` has room for it, and for its `memory`.
     pub(crate) fn look_for_room(&self, disk: File, memory: Option<File>) -> Result<(), Error> {
         let mut monitor = self.monitor.lock().unwrap_or_else(PoisonError::into_inner);
         match monitor.take() {
-            Some(Monitor::Idle(stream, waits)) => {
-                let watch = Watch::begin(stream, disk, memory, waits);
+            Some(Monitor::Idle(line, waits)) => {
+                let watch = Watch::begin(line, disk, memory, waits);
                 let watch = watch.map_err(start_error("look for room on the disk"))?;
                 *monitor = Some(Monitor::Watch(watch));
             }
@@ -145,44 +204,32 @@ impl QemuInstance {
         Ok(())
     }
 
-    fn kill(&self) {
-        drop(self.kill.lock().unwrap_or_else(PoisonError::into_inner).take());
-    }
-}
-
-#[async_trait]
-impl Instance for QemuInstance {
-    fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    async fn wait(&self) -> Exit {
-        let mut ended = self.ended.clone();
-        match ended.wait_for(Option::is_some).await.map(|exit| exit.clone()) {
-            Ok(Some(exit)) => exit,
-            _ => Exit::Crashed("the thread that watched it ended".to_owned()),
+    /// What can be changed while it runs was changed, or it is not known what is in force: then it is not parked.
+    fn changed(&self, done: bool, change: impl FnOnce(&mut Spec)) {
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        match ends.as_mut() {
+            Some(ends) if done => ends.change(change),
+            _ => *ends = None,
         }
     }
 
-    async fn stop(&self, grace: Duration) -> Exit {
-        if let Ok(exit) = tokio::time::timeout(grace, self.wait()).await {
-            return exit;
-        }
-        self.kill();
-        self.wait().await
-    }
-
-    async fn suspend(&self, state: &Path) -> Result<(), Error> {
+    /// Saves the guest; QEMU is still there.
+    async fn save(&self, state: &Path) -> Result<(Stopped, PathBuf), Error> {
         let Some(memory) = self.memory.clone() else {
             return Err(Error::NotSuspended("its memory is in no file".to_owned()));
         };
         let monitor = self.monitor.lock().unwrap_or_else(PoisonError::into_inner).take();
         let monitor = monitor.ok_or_else(|| Error::NotSuspended("it was tried".to_owned()))?;
         let state = state.to_owned();
-        let mut stopped = blocking(move || memory::save(monitor.take()?, &state))
+        let stopped = blocking(move || memory::save(monitor.take()?, &state))
             .await
             .map_err(|error| Error::NotSuspended(error.to_string()))?;
-        self.suspended.store(true, Ordering::SeqCst);
+        self.shell.suspended.store(true, Ordering::SeqCst);
+        Ok((stopped, memory))
+    }
+
+    /// Ends QEMU, whose guest is saved.
+    async fn quit(&self, mut stopped: Stopped, memory: PathBuf) -> Result<(), Error> {
         let stopped = blocking(move || {
             stopped.quit();
             Ok(stopped)
@@ -190,25 +237,81 @@ impl Instance for QemuInstance {
         let stopped = stopped.await.map_err(|error| Error::Suspend(error.to_string()))?;
         // It has nothing to do any more, so it is not waited for long.
         self.stop(QUIT_GRACE).await;
-        blocking(move || stopped.sync(&memory))
-            .await
-            .map_err(|error| Error::Suspend(format!("bring its memory to the disk: {error}")))
+        blocking(move || stopped.sync(&memory)).await.map_err(not_on_the_disk)
+    }
+}
+
+fn not_on_the_disk(error: io::Error) -> Error {
+    Error::Suspend(format!("bring its memory to the disk: {error}"))
+}
+
+#[async_trait]
+impl Instance for QemuInstance {
+    fn pid(&self) -> u32 {
+        self.shell.pid
+    }
+
+    async fn wait(&self) -> Exit {
+        let (mut ended, mut parked) = (self.shell.ended.clone(), self.parked.subscribe());
+        let ended = async {
+            match ended.wait_for(Option::is_some).await.map(|exit| exit.clone()) {
+                Ok(Some(exit)) => exit,
+                _ => Exit::Crashed("the thread that watched it ended".to_owned()),
+            }
+        };
+        let parked = async { parked.wait_for(|is| *is).await.is_ok() };
+        tokio::select! {
+            _ = parked => Exit::Suspended,
+            exit = ended => exit,
+        }
+    }
+
+    async fn stop(&self, grace: Duration) -> Exit {
+        if let Ok(exit) = tokio::time::timeout(grace, self.wait()).await {
+            return exit;
+        }
+        self.shell.kill();
+        self.wait().await
+    }
+
+    async fn suspend(&self, state: &Path) -> Result<(), Error> {
+        let (stopped, memory) = self.save(state).await?;
+        self.quit(stopped, memory).await
+    }
+
+    async fn park(&self, state: &Path) -> Result<bool, Error> {
+        let (stopped, memory) = self.save(state).await?;
+        let Some(ends) = self.ends.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return self.quit(stopped, memory).await.map(|()| false);
+        };
+        let shell = self.shell.hand_on();
+        let parked = blocking(move || {
+            stopped.sync(&memory)?;
+            let parking = ends.parking.clone();
+            let (qmp, state) = stopped.into_parts();
+            parking.put(Parked::new(shell, qmp, ends, &state)?);
+            Ok(())
+        });
+        parked.await.map_err(not_on_the_disk)?;
+        self.parked.send_replace(true);
+        Ok(true)
     }
 
     async fn set_egress(&self, egress: &Egress) -> Result<(), Error> {
-        let (place, egress) = (self.place.upgrade(), egress.clone());
+        let (place, egress) = (self.shell.place.upgrade(), egress.clone());
         let place = place.ok_or_else(|| Error::Egress("the instance has ended".to_owned()))?;
-        blocking(move || place.set_egress(&egress))
-            .await
-            .map_err(|error| Error::Egress(error.to_string()))
+        let allowed = egress.clone();
+        let set = blocking(move || place.set_egress(&egress)).await;
+        self.changed(set.is_ok(), |spec| spec.egress.allowed = allowed);
+        set.map_err(|error| Error::Egress(error.to_string()))
     }
 
     async fn set_vcpu(&self, vcpu: f64) -> Result<(), Error> {
-        let place = self.place.upgrade();
+        let place = self.shell.place.upgrade();
         let place = place.ok_or_else(|| Error::Shares("the instance has ended".to_owned()))?;
-        blocking(move || place.set_vcpu(vcpu))
-            .await
-            .map_err(|error| Error::Shares(error.to_string()))
+        let set = blocking(move || place.set_vcpu(vcpu)).await;
+        self.changed(set.is_ok(), |spec| spec.vcpu = vcpu);
+        set.map_err(|error| Error::Shares(error.to_string()))
     }
 
     fn waits_for_room(&self) -> watch::Receiver<bool> {
@@ -216,19 +319,7 @@ impl Instance for QemuInstance {
     }
 
     fn console_tail(&self) -> String {
-        self.console.lock().unwrap_or_else(PoisonError::into_inner).text()
-    }
-}
-
-impl Drop for QemuInstance {
-    /// Kills the guest and waits until nothing of it is left: some 50 ms.
-    fn drop(&mut self) {
-        self.kill();
-        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
-            && thread.join().is_err()
-        {
-            tracing::error!(pid = self.pid, "the thread that watched qemu panicked");
-        }
+        self.shell.console.lock().unwrap_or_else(PoisonError::into_inner).text()
     }
 }
 

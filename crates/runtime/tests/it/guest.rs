@@ -102,8 +102,13 @@ pub(crate) struct Guest {
 impl Guest {
     pub(crate) async fn start(spec: &Spec) -> Self {
         let mut guest = Self::resume(spec).await;
-        assert_eq!(guest.line(), "READY");
+        guest.is_ready();
         guest
+    }
+
+    /// Waits until one that booted says so.
+    pub(crate) fn is_ready(&mut self) {
+        assert_eq!(self.line(), "READY");
     }
 
     /// Starts a guest that has said already that it is ready.

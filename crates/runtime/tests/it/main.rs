@@ -7,6 +7,7 @@
 mod boot;
 mod guest;
 mod jail;
+mod parked;
 mod room;
 mod served;
 mod shares;

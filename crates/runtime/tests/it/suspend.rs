@@ -9,7 +9,7 @@ use runtime::{Error, Exit, Memory, Network, Qemu, QemuSettings, Runtime, Spec};
 use crate::guest::{Guest, image, spec};
 
 /// A spec with its memory in a file, and the same as it is after a suspend.
-fn specs(spec: Spec, dir: &std::path::Path) -> (Spec, Spec) {
+pub(crate) fn specs(spec: Spec, dir: &std::path::Path) -> (Spec, Spec) {
     let (file, state) = (dir.join("memory"), dir.join("devices"));
     let fresh = Spec { memory: Memory::File(file.clone()), ..spec };
     let saved = Spec { memory: Memory::Saved { file, state }, ..fresh.clone() };
@@ -17,12 +17,12 @@ fn specs(spec: Spec, dir: &std::path::Path) -> (Spec, Spec) {
 }
 
 /// Starts a process that counts in memory and on its disk; its number.
-fn count(guest: &mut Guest) -> String {
+pub(crate) fn count(guest: &mut Guest) -> String {
     let counter = "(i=0; while :; do i=$((i+1)); echo $i >>/var/count; sleep 0.02; done) >/dev/null 2>&1 & echo $!";
     guest.shell(counter).1
 }
 
-fn counted(guest: &mut Guest) -> Vec<u64> {
+pub(crate) fn counted(guest: &mut Guest) -> Vec<u64> {
     guest.shell("cat /var/count").1.lines().map(|line| line.parse().unwrap()).collect()
 }
 

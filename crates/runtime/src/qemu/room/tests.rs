@@ -122,7 +122,7 @@ fn one_whose_hypervisor_answers_late_is_looked_after_on() {
     let disk = tempfile::tempfile().unwrap();
     let patience = Duration::from_millis(100);
     let watched = Watched { ended, disk, memory: None, waits, pace: Pace::default(), patience };
-    let thread = thread::spawn(move || watched.until_ended(ours));
+    let thread = thread::spawn(move || watched.until_ended(Line::New(ours)));
     let until = |waits: bool, seen: &mut watch::Receiver<bool>| {
         let begun = Instant::now();
         while *seen.borrow_and_update() != waits {
@@ -148,6 +148,6 @@ fn nobody_waits_for_room_once_the_monitor_is_lost() {
     (&theirs).write_all(b"hello\n").unwrap();
     let patience = ROOM_ANSWER;
     let watched = Watched { ended, disk, memory: None, waits, pace: Pace::default(), patience };
-    watched.until_ended(ours).unwrap_err();
+    watched.until_ended(Line::New(ours)).unwrap_err();
     assert!(!*seen.borrow());
 }

@@ -1,0 +1,191 @@
+//! A guest that was suspended and whose hypervisor is still there, for whoever wakes it soon.
+//!
+//! All that a suspend writes is on the disk, as if the hypervisor were gone: a parked one is a copy of it in memory, which
+//! may be lost at any time. What it saves is the start of a hypervisor and, under emulation, that all code is translated
+//! anew, which is most of a wake.
+//!
+//! # Invariants
+//! - It goes on only for the very files that it was suspended into, and for a [`Spec`] that is the same in all else.
+//! - Nothing runs in it, and nothing is sent to it: its channels are kept open, so that the guest sees nobody leave.
+//! - One runtime has one of them at most. Whatever else the runtime starts or loads takes its place.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use guest_ring::GuestMemory;
+use serde_json::{Value, json};
+
+use super::memory;
+use super::qmp::{Line, Qmp};
+use super::supervise::{QemuInstance, Shell};
+use crate::{Error, Loaded, Memory, Purpose, Spec, Started};
+
+/// Where the parked guest of a runtime is.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Parking(Arc<Mutex<Option<Parked>>>);
+
+impl Parking {
+    pub(crate) fn put(&self, parked: Parked) {
+        drop(self.swap(Some(parked)));
+    }
+
+    /// Takes it out. Whoever drops it ends it, and blocks for that.
+    pub(crate) fn take(&self) -> Option<Parked> {
+        self.swap(None)
+    }
+
+    /// Whether there is one that has not ended.
+    pub(crate) fn is_taken(&self) -> bool {
+        let parked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        parked.as_ref().is_some_and(|parked| !parked.shell.has_ended())
+    }
+
+    fn swap(&self, parked: Option<Parked>) -> Option<Parked> {
+        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), parked)
+    }
+}
+
+/// What it takes to have an instance go on once it is parked; kept beside it while it runs.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    control: UnixStream,
+    fuse: UnixStream,
+    memory: File,
+    /// Something on the disk on which it grows.
+    disk: File,
+    spec: Spec,
+    upper: Id,
+    pub(crate) parking: Parking,
+}
+
+/// A file, whatever its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Id {
+    device: u64,
+    inode: u64,
+}
+
+impl Id {
+    fn of(meta: &Metadata) -> Self {
+        Self { device: meta.dev(), inode: meta.ino() }
+    }
+
+    fn is_at(self, path: &Path) -> bool {
+        std::fs::metadata(path).is_ok_and(|meta| Self::of(&meta) == self)
+    }
+}
+
+impl Ends {
+    /// Those of an instance of `spec`; `None` where it is none that can be parked: one without a file for its memory, one
+    /// whose disk is served by somebody who may leave, a template.
+    pub(crate) fn of(
+        spec: &Spec,
+        (control, fuse): (&UnixStream, &UnixStream),
+        memory: Option<&File>,
+        disk: &File,
+        parking: &Parking,
+    ) -> io::Result<Option<Self>> {
+        let (Some(memory), None, Purpose::Machine) = (memory, &spec.upper_server, spec.purpose)
+        else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            control: control.try_clone()?,
+            fuse: fuse.try_clone()?,
+            memory: memory.try_clone()?,
+            disk: disk.try_clone()?,
+            spec: spec.clone(),
+            upper: Id::of(&std::fs::metadata(&spec.upper_image)?),
+            parking: parking.clone(),
+        }))
+    }
+
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            control: self.control.try_clone()?,
+            fuse: self.fuse.try_clone()?,
+            memory: self.memory.try_clone()?,
+            disk: self.disk.try_clone()?,
+            spec: self.spec.clone(),
+            upper: self.upper,
+            parking: self.parking.clone(),
+        })
+    }
+
+    /// The instance is another one now in what can be changed while it runs.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Spec)) {
+        change(&mut self.spec);
+    }
+}
+
+/// See the module. Ends when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    shell: Shell,
+    qmp: Qmp,
+    ends: Ends,
+    state: Id,
+}
+
+impl Parked {
+    /// A guest that was saved into `state`, which is on the disk as its memory is.
+    pub(crate) fn new(shell: Shell, qmp: Qmp, ends: Ends, state: &File) -> io::Result<Self> {
+        let state = Id::of(&state.metadata()?);
+        Ok(Self { shell, qmp, ends, state })
+    }
+
+    /// Whether it is what `spec` would be loaded from.
+    ///
+    /// # Errors
+    /// What is another one, for people.
+    pub(crate) fn fits(&self, spec: &Spec) -> Result<(), &'static str> {
+        let Memory::Saved { file, state } = &spec.memory else { return Err("it is to boot") };
+        let memory = self.ends.memory.metadata().map(|meta| Id::of(&meta));
+        let memory = memory.map_err(|_| "its memory cannot be looked at")?;
+        if self.shell.has_ended() {
+            return Err("its hypervisor has ended");
+        }
+        if !memory.is_at(file) || !self.state.is_at(state) || !self.ends.upper.is_at(&spec.upper_image)
+        {
+            return Err("its files are other ones now");
+        }
+        let (memory, upper_image) = (spec.memory.clone(), spec.upper_image.clone());
+        if *spec != (Spec { memory, upper_image, ..self.ends.spec.clone() }) {
+            return Err("it is to be another one now");
+        }
+        Ok(())
+    }
+
+    /// Lets it run. Where that fails it is gone.
+    fn let_run(self) -> Result<Started, Error> {
+        let Self { shell, mut qmp, ends, .. } = self;
+        let resume = |error: io::Error| Error::Resume(error.to_string());
+        qmp.begin_anew();
+        let seen = qmp.execute("query-status", json!({})).map_err(resume)?;
+        let status = seen.get("status").and_then(Value::as_str);
+        if status != Some("postmigrate") {
+            return Err(Error::Resume(format!("its hypervisor is {status:?}")));
+        }
+        let again = ends.try_clone().map_err(resume)?;
+        shell.goes_on();
+        qmp.execute("cont", json!({})).map_err(resume)?;
+        let Ends { control, fuse, memory, disk, spec, .. } = ends;
+        let file = memory.try_clone().map_err(resume)?;
+        let instance = QemuInstance::again(shell, Line::Met(qmp), spec.memory.file(), Some(again));
+        instance.look_for_room(disk, Some(file))?;
+        let memory = Some(GuestMemory::new(memory, memory::arrangement(spec.memory_mib)));
+        Ok(Started { instance: Box::new(instance), control, fuse, memory })
+    }
+}
+
+#[async_trait]
+impl Loaded for Parked {
+    async fn go_on(self: Box<Self>) -> Result<Started, Error> {
+        super::blocking(|| self.let_run()).await
+    }
+}

@@ -1,0 +1,126 @@
+//! A guest that is parked goes on in the process that it was in, or from its files, and never in both.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use base::Egress;
+use runtime::{Exit, Network, Qemu, QemuSettings, Runtime, Spec};
+
+use crate::guest::{Guest, image, spec};
+use crate::suspend::{count, counted, specs};
+
+fn lives(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_go_on_where_they_are() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (fresh, saved) = specs(spec(&image, dir.path(), Network::Isolated), dir.path());
+    let state = dir.path().join("devices");
+    let qemu = Qemu::new(QemuSettings::default());
+    assert!(!qemu.parked());
+    let mut guest = Guest::of(qemu.start(&fresh).await.unwrap(), &fresh);
+    guest.is_ready();
+    count(&mut guest);
+    let pid = guest.instance.pid();
+    let mut before = 0;
+    for _ in 0..5 {
+        assert!(guest.instance.park(&state).await.unwrap());
+        assert_eq!(guest.instance.wait().await, Exit::Suspended);
+        assert_eq!(guest.instance.stop(Duration::ZERO).await, Exit::Suspended);
+        drop(guest);
+        assert!(qemu.parked() && lives(pid));
+        let rests = fs::metadata(dir.path().join("memory")).unwrap().modified().unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let now = fs::metadata(dir.path().join("memory")).unwrap().modified().unwrap();
+        assert_eq!(now, rests, "somebody writes to memory that rests");
+        let begun = Instant::now();
+        let loaded = qemu.load(&saved).await.unwrap();
+        assert!(!qemu.parked());
+        guest = Guest::of(loaded.go_on().await.unwrap(), &saved);
+        let counted = counted(&mut guest);
+        eprintln!("first answer after {:?}", begun.elapsed());
+        assert_eq!(guest.instance.pid(), pid);
+        assert!(counted.iter().copied().eq(1..=counted.len() as u64), "a gap: {counted:?}");
+        assert!(counted.len() > before, "it stood still");
+        before = counted.len();
+    }
+    let (code, _) = guest.shell("dd if=/dev/zero of=/var/large bs=1M count=8 conv=fsync");
+    assert_eq!(code, 0, "its disk");
+    guest.send("poweroff");
+    assert_eq!(guest.instance.wait().await, Exit::PoweredOff);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_goes_on_from_its_files_once_it_is_gone() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (fresh, saved) = specs(spec(&image, dir.path(), Network::Isolated), dir.path());
+    let state = dir.path().join("devices");
+    let qemu = Qemu::new(QemuSettings::default());
+    let mut guest = Guest::of(qemu.start(&fresh).await.unwrap(), &fresh);
+    guest.is_ready();
+    count(&mut guest);
+    let pid = guest.instance.pid();
+    let park = async |guest: Guest| {
+        assert!(guest.instance.park(&state).await.unwrap());
+    };
+    // Another is asked for: it is ended before that one begins.
+    guest.instance.set_egress(&Egress::None).await.unwrap();
+    park(guest).await;
+    guest = Guest::of(qemu.load(&saved).await.unwrap().go_on().await.unwrap(), &saved);
+    let second = guest.instance.pid();
+    assert!(!lives(pid) && second != pid && !qemu.parked());
+    // Its files are other ones.
+    park(guest).await;
+    let copy = dir.path().join("copy");
+    fs::copy(&state, &copy).unwrap();
+    fs::rename(&copy, &state).unwrap();
+    guest = Guest::of(qemu.load(&saved).await.unwrap().go_on().await.unwrap(), &saved);
+    let third = guest.instance.pid();
+    assert!(!lives(second) && third != second);
+    // It is given up when it was taken.
+    park(guest).await;
+    drop(qemu.load(&saved).await.unwrap());
+    assert!(!lives(third) && !qemu.parked());
+    guest = Guest::of(qemu.load(&saved).await.unwrap().go_on().await.unwrap(), &saved);
+    // It is ended, and killed by somebody.
+    park(guest).await;
+    qemu.end_parked();
+    assert!(!qemu.parked());
+    guest = Guest::of(qemu.load(&saved).await.unwrap().go_on().await.unwrap(), &saved);
+    let fifth = guest.instance.pid();
+    park(guest).await;
+    kill(fifth);
+    while qemu.parked() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    guest = Guest::of(qemu.load(&saved).await.unwrap().go_on().await.unwrap(), &saved);
+    let counted = counted(&mut guest);
+    assert!(counted.iter().copied().eq(1..=counted.len() as u64), "a gap: {counted:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_boots_takes_its_place() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (fresh, _) = specs(spec(&image, dir.path(), Network::None), dir.path());
+    let qemu = Qemu::new(QemuSettings::default());
+    let mut guest = Guest::of(qemu.start(&fresh).await.unwrap(), &fresh);
+    guest.is_ready();
+    let pid = guest.instance.pid();
+    assert!(guest.instance.park(&dir.path().join("devices")).await.unwrap());
+    drop(guest);
+    let again = Spec { log_dir: dir.path().join("again"), ..fresh };
+    let mut guest = Guest::of(qemu.start(&again).await.unwrap(), &again);
+    assert!(!lives(pid) && !qemu.parked());
+    guest.is_ready();
+}
+
+fn kill(pid: u32) {
+    let pid = nix::unistd::Pid::from_raw(pid.try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+}
