@@ -76,6 +76,7 @@ struct File {
     qemu: Option<PathBuf>,
     shutdown_machines: Option<bool>,
     templates: Option<bool>,
+    park_seconds: Option<u64>,
     boot_timeout_seconds: Option<u64>,
     store_memory: Option<bool>,
     store_memory_after_seconds: Option<u64>,
@@ -111,6 +112,8 @@ pub(crate) struct Config {
     pub(crate) shutdown_machines: bool,
     /// New machines begin with templates.
     pub(crate) templates: bool,
+    /// How long guests stay loaded once they sleep; 0: not at all.
+    pub(crate) park_seconds: u64,
     pub(crate) boot_timeout_seconds: u64,
     /// How long a machine has slept before its memory is stored; never where it is not given.
     pub(crate) store_memory_after: Option<Duration>,
@@ -118,6 +121,9 @@ pub(crate) struct Config {
     pub(crate) stored_memory_bytes_max: u64,
     pub(crate) defaults: control::Defaults,
 }
+
+/// Seconds that a guest stays loaded once it sleeps: who writes to an agent does so again within two minutes, or later.
+const PARK_SECONDS: u64 = 120;
 
 /// Seconds that a machine sleeps before its memory is stored: one that wakes every minute is spared that.
 const STORE_MEMORY_AFTER_SECONDS: u64 = 60;
@@ -205,6 +211,7 @@ impl Config {
             qemu: file.qemu,
             shutdown_machines: args.shutdown_machines || file.shutdown_machines.unwrap_or(false),
             templates: !args.no_templates && file.templates.unwrap_or(true),
+            park_seconds: file.park_seconds.unwrap_or(PARK_SECONDS),
             boot_timeout_seconds: file.boot_timeout_seconds.unwrap_or(BOOT_TIMEOUT_SECONDS),
             store_memory_after: file.store_memory.unwrap_or(true).then(|| {
                 let seconds = file.store_memory_after_seconds;

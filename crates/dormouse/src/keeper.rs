@@ -7,12 +7,12 @@ use std::time::Duration;
 use base::{Clock, ErrorKind, SystemClock, SystemEntropy};
 use clap::Args;
 use keeper::layout::MachineDir;
-use keeper::{KeeperSpec, Parts};
-use runtime::{Qemu, QemuSettings};
+use keeper::{Ended, Hold, KeeperSpec, LastWords, Parts, launch, parked};
+use runtime::{Qemu, QemuSettings, Runtime as _, SUPERVISOR};
 use tokio_util::sync::CancellationToken;
 
 use crate::store::{self, KeySource};
-use crate::{Failure, telemetry, tokio_runtime};
+use crate::{Failure, dirs, telemetry, tokio_runtime};
 
 /// How long calls that are still under way have at the end.
 const STRAGGLERS: Duration = Duration::from_millis(500);
@@ -31,47 +31,128 @@ pub(crate) fn main(args: &KeeperArgs) -> Result<u8, Failure> {
     nix::unistd::setsid().ok();
     telemetry::init_logs();
     let dir = MachineDir::new(&args.dir);
-    let clock = SystemClock::new();
-    let begun = KeeperSpec::load(&dir).and_then(|spec| {
-        let keys = KeySource::from_env().map(Option::unwrap_or_default);
-        let opened = tokio_runtime().and_then(|runtime| {
-            let store = runtime.block_on(store::reopen(&spec.store_url, &keys?))?;
-            Ok((store, runtime))
-        });
-        let (store, runtime) =
-            opened.map_err(|failure| keeper::Failure::new(failure.kind, failure.message))?;
-        Ok((spec, store, runtime))
-    });
-    let (spec, store, runtime) = begun.map_err(|failure| {
-        keeper::refuse(&dir, &failure, clock.now());
-        Failure::new(failure.kind, failure.message)
-    })?;
-    let last = runtime.block_on(async {
-        let terminate = CancellationToken::new();
-        let signal = terminate.clone();
-        let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-            .map_err(|error| {
-                Failure::new(ErrorKind::Internal, format!("watch for signals: {error}"))
-            })?;
-        tokio::spawn(async move {
-            term.recv().await;
-            signal.cancel();
-        });
-        let parts = Parts {
-            store,
-            runtime: Arc::new(Qemu::new(qemu_settings(spec.hypervisor.clone()))),
-            clock: Arc::new(clock),
-            entropy: Arc::new(SystemEntropy),
-            terminate,
-        };
-        Ok::<_, Failure>(keeper::run(dir, spec, parts).await)
-    });
-    // A file call may still wait for a store that is away; the machine is not kept from its next keeper.
-    runtime.shutdown_timeout(STRAGGLERS);
-    match last?.error {
-        None => Ok(0),
-        Some((kind, message)) => Err(Failure::new(kind, message)),
+    let mut process = Process { hypervisors: None, hold: None };
+    loop {
+        let last = process.live(&dir)?;
+        if !process.parks(&dir, &last)? {
+            return match last.error {
+                None => Ok(0),
+                Some((kind, message)) => Err(Failure::new(kind, message)),
+            };
+        }
     }
+}
+
+/// What goes on from one life as keeper to the next.
+struct Process {
+    hypervisors: Option<(KeeperSpec, Arc<Qemu>)>,
+    hold: Option<Hold>,
+}
+
+impl Process {
+    /// One life as keeper.
+    fn live(&mut self, dir: &MachineDir) -> Result<LastWords, Failure> {
+        let clock = SystemClock::new();
+        let begun = KeeperSpec::load(dir).and_then(|spec| {
+            let keys = KeySource::from_env().map(Option::unwrap_or_default);
+            let opened = tokio_runtime().and_then(|runtime| {
+                let store = runtime.block_on(store::reopen(&spec.store_url, &keys?))?;
+                Ok((store, runtime))
+            });
+            let (store, runtime) =
+                opened.map_err(|failure| keeper::Failure::new(failure.kind, failure.message))?;
+            Ok((spec, store, runtime))
+        });
+        let hold = self.hold.take();
+        let (spec, store, runtime) = match begun {
+            Ok(begun) => begun,
+            Err(failure) => {
+                keeper::refuse(dir, hold, &failure, clock.now());
+                return Err(Failure::new(failure.kind, failure.message));
+            }
+        };
+        let qemu = self.qemu(&spec);
+        let ended = runtime.block_on(async {
+            let parts = Parts {
+                store,
+                runtime: qemu,
+                clock: Arc::new(clock),
+                entropy: Arc::new(SystemEntropy),
+                terminate: terminated()?,
+            };
+            Ok::<_, Failure>(keeper::run(dir.clone(), spec, parts, hold).await)
+        });
+        // A file call may still wait for a store that is away; the machine is not kept from its next keeper.
+        runtime.shutdown_timeout(STRAGGLERS);
+        let Ended { words, hold } = ended?;
+        self.hold = hold;
+        Ok(words)
+    }
+
+    /// What has a guest parked goes on, where it is still what is wanted.
+    fn qemu(&mut self, spec: &KeeperSpec) -> Arc<Qemu> {
+        let kept = self.hypervisors.take().filter(|(was, _)| was.hypervisor == spec.hypervisor);
+        let new = || Arc::new(Qemu::new(qemu_settings(spec.hypervisor.clone())));
+        let qemu = kept.map_or_else(new, |(_, qemu)| qemu);
+        self.hypervisors = Some((spec.clone(), qemu.clone()));
+        qemu
+    }
+
+    /// Stays with a guest that is parked. True where the process is to be the machine's keeper again.
+    fn parks(&mut self, dir: &MachineDir, last: &LastWords) -> Result<bool, Failure> {
+        let Some(hold) = self.hold.take() else { return Ok(false) };
+        let (spec, qemu) = match &self.hypervisors {
+            Some((spec, qemu)) if qemu.parked() => (spec, qemu),
+            _ => {
+                hold.keep_for_life();
+                return Ok(false);
+            }
+        };
+        let identity = dirs::variable(launch::IDENTITY_VARIABLE).unwrap_or_default();
+        let is_well = last.released && last.error.is_none() && !identity.is_empty();
+        if !is_well || !parked::is_over(SUPERVISOR) {
+            hold.keep_for_life();
+            qemu.end_parked();
+            return Ok(false);
+        }
+        let patience = Duration::from_secs(spec.park_seconds);
+        let roused = tokio_runtime_small()?.block_on(async {
+            let terminate = terminated()?;
+            tokio::select! {
+                roused = parked::wait(dir, hold, &identity, patience, || qemu.parked()) => {
+                    roused.map_err(|failure| Failure::new(failure.kind, failure.message))
+                }
+                () = terminate.cancelled() => Ok(None),
+            }
+        })?;
+        self.hold = roused;
+        if self.hold.is_none() {
+            qemu.end_parked();
+        }
+        Ok(self.hold.is_some())
+    }
+}
+
+/// Cancelled when the process is asked to end.
+fn terminated() -> Result<CancellationToken, Failure> {
+    let token = CancellationToken::new();
+    let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .map_err(|error| {
+            Failure::new(ErrorKind::Internal, format!("watch for signals: {error}"))
+        })?;
+    let signal = token.clone();
+    tokio::spawn(async move {
+        term.recv().await;
+        signal.cancel();
+    });
+    Ok(token)
+}
+
+/// For a process that does nothing but wait.
+fn tokio_runtime_small() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+        Failure::new(ErrorKind::Internal, format!("start the runtime: {error}"))
+    })
 }
 
 /// The hypervisor that was configured, or the one in `PATH`.

@@ -5,13 +5,15 @@
 //! directory's lock and adopts keepers that are running; the listener; then the one line on stdout. At
 //! SIGTERM: stop taking requests, let open ones end, leave awake machines to their keepers.
 
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{Clock, Entropy, ErrorKind, ServerId, SystemClock, SystemEntropy};
+use base::{Clock, Digest, Entropy, ErrorKind, ServerId, SystemClock, SystemEntropy};
 use clap::Args;
 use control::{Control, Settings, SizeLimits};
+use keeper::launch;
 use local_host::{LocalHomes, LocalHomesSettings, LocalHost, LocalHostSettings};
 use objstore::ObjectStore;
 use tokio::net::TcpListener;
@@ -181,9 +183,9 @@ fn host(
         store_url: config.store.clone(),
         store,
         stored_memory_bytes_max: config.stored_memory_bytes_max,
-        keeper_env: config.keys.keeper_env(),
         images_dir: config.images.clone(),
-        program,
+        keeper: keeper_program(program, config),
+        park_seconds: config.park_seconds,
         network: config.network,
         private_ranges: config.private_ranges.clone(),
         hypervisor: config.qemu.clone(),
@@ -191,6 +193,23 @@ fn host(
         entropy: Arc::new(SystemEntropy),
         templates: config.templates,
     }))
+}
+
+/// What keepers are started as. Those of one program in one environment are just like one another.
+fn keeper_program(path: PathBuf, config: &Config) -> launch::Program {
+    let env = config.keys.keeper_env();
+    let mut told = format!("{path:?} {:?}\n", std::fs::metadata(&path).map(|meta| {
+        (meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec())
+    }));
+    let mut variables: Vec<_> = std::env::vars_os().collect();
+    variables.sort();
+    for variable in &variables {
+        told.push_str(&format!("{variable:?}\n"));
+    }
+    told.push_str(&format!("{env:?}"));
+    // A digest, since secrets may be among them.
+    let identity = Digest::of(told.as_bytes()).to_string();
+    launch::Program { path, env, identity }
 }
 
 pub(crate) fn make_data_dir(path: &Path) -> Result<(), Failure> {

@@ -1,11 +1,14 @@
 //! Starting keepers, telling whether one lives, ending them.
 //!
-//! A keeper lives as long as it holds `keeper.lock`, which is until its process is gone.
+//! A keeper lives as long as it holds `keeper.lock`, which is until its process is gone, or waits with a guest that is
+//! [parked].
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
+use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -14,8 +17,8 @@ use nix::sys::signal::Signal;
 
 use crate::asleep::SleepRecord;
 use crate::layout::MachineDir;
-use crate::lock::Lock;
-use crate::{Client, Failure, LastWords, Result};
+use crate::lock::{Lock, Watch};
+use crate::{Client, Failure, LastWords, Result, parked};
 
 /// How long a keeper may take to listen on its socket.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -28,27 +31,66 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A log past this size starts anew with the next keeper.
 const LOG_BYTES_MAX: u64 = 8 << 20;
 
-/// Starts `PROGRAM keeper --dir DIR`, and waits until it listens. `env`: variables it gets, or does not
-/// get, whatever this process has.
+/// What is started as `PROGRAM keeper`.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// The program.
+    pub path: PathBuf,
+    /// Variables it gets, or does not get, whatever this process has.
+    pub env: Vec<(String, Option<OsString>)>,
+    /// The same for keepers that are just like one another. One word.
+    pub identity: String,
+}
+
+/// The variable in which a keeper is told its [identity](Program::identity).
+pub const IDENTITY_VARIABLE: &str = "DORMOUSE_KEEPER_IDENTITY";
+
+/// Starts `PROGRAM keeper --dir DIR`, or rouses the process that the guest is [parked] with, and waits until it listens.
 ///
 /// # Errors
 /// What the keeper said where it ended at once.
-pub async fn start(
-    program: &Path,
-    dir: &MachineDir,
-    env: &[(String, Option<OsString>)],
-) -> Result<Client> {
+pub async fn start(program: &Program, dir: &MachineDir) -> Result<Client> {
     LastWords::clear(dir);
+    if let Some(process) = roused(program, dir).await {
+        match until_listens(dir, || Ok(has_ended(&process).then(|| "it ended".to_owned()))).await {
+            // Whatever it was of, a process that is begun anew does not have it.
+            Err(error) if !is_alive(dir) => tracing::warn!(%error, "a parked guest's process"),
+            done => return done,
+        }
+    }
+    let mut child = spawn(program, dir)?;
+    let done = until_listens(dir, || Ok(child.try_wait()?.map(|status| status.to_string()))).await;
+    // Whoever started it reaps it; if we end first, init does.
+    tokio::spawn(async move { child.wait().await });
+    done
+}
+
+/// The process that the guest was parked with, which is the machine's keeper now.
+async fn roused(program: &Program, dir: &MachineDir) -> Option<UnixStream> {
+    let (identity, parked) = (program.identity.clone(), dir.clone());
+    let roused = tokio::task::spawn_blocking(move || parked::rouse(&parked, &identity)).await;
+    let roused = roused.map_err(std::io::Error::other).flatten();
+    let roused = roused.inspect_err(|error| tracing::warn!(%error, "rouse a parked guest"));
+    roused.ok().flatten().filter(|stream| stream.set_nonblocking(true).is_ok())
+}
+
+/// It says nothing more.
+fn has_ended(mut process: &UnixStream) -> bool {
+    !matches!(process.read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+fn spawn(program: &Program, dir: &MachineDir) -> Result<tokio::process::Child> {
     let log = log_file(dir).map_err(|error| Failure::internal("open keeper.log", error))?;
     let err = log.try_clone().map_err(|error| Failure::internal("open keeper.log", error))?;
-    let mut command = tokio::process::Command::new(program);
-    for (name, value) in env {
+    let mut command = tokio::process::Command::new(&program.path);
+    for (name, value) in &program.env {
         match value {
             Some(value) => command.env(name, value),
             None => command.env_remove(name),
         };
     }
-    let mut child = command
+    command
+        .env(IDENTITY_VARIABLE, &program.identity)
         .arg("keeper")
         .arg("--dir")
         .arg(dir.path())
@@ -56,7 +98,14 @@ pub async fn start(
         .stdout(log)
         .stderr(err)
         .spawn()
-        .map_err(|error| Failure::internal("start the keeper", error))?;
+        .map_err(|error| Failure::internal("start the keeper", error))
+}
+
+/// Waits until the keeper listens, or `ended`: how it did.
+async fn until_listens(
+    dir: &MachineDir,
+    mut ended: impl FnMut() -> std::io::Result<Option<String>>,
+) -> Result<Client> {
     let client = Client::new(dir);
     let listening = async {
         let mut pause = POLL_FIRST;
@@ -64,8 +113,8 @@ pub async fn start(
             if client.status().await.is_ok() {
                 return Ok(());
             }
-            if let Ok(Some(status)) = child.try_wait() {
-                return Err(ended_early(dir, &status.to_string()));
+            if let Ok(Some(status)) = ended() {
+                return Err(ended_early(dir, &status));
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(POLL);
@@ -77,8 +126,6 @@ pub async fn start(
             "the keeper does not listen; see keeper.log in the machine's directory",
         ))
     });
-    // Whoever started it reaps it; if we end first, init does.
-    tokio::spawn(async move { child.wait().await });
     done.map(|()| client)
 }
 
@@ -96,6 +143,7 @@ pub fn is_alive(dir: &MachineDir) -> bool {
 pub fn forget_memory(dir: &MachineDir) -> Result<()> {
     // Held, so that no keeper begins meanwhile.
     let _lock = Lock::take(dir)?;
+    parked::end(dir)?;
     // There may be memory in the store, too.
     upper::file::replace(&dir.cold(), b"")
         .map_err(|error| Failure::internal("note that the machine is to boot", error))?;
@@ -110,9 +158,9 @@ pub fn forget_memory(dir: &MachineDir) -> Result<()> {
 /// Returns once no keeper of this machine lives.
 pub async fn ended(dir: &MachineDir) {
     while is_alive(dir) {
-        match Lock::watch(dir) {
+        match Watch::of(dir) {
             // It cannot fail but for want of memory; then the lock is asked again, a little later.
-            Some(process) if process.readable().await.is_ok() => (),
+            Some(holder) if holder.over().await.is_ok() => (),
             _ => tokio::time::sleep(POLL).await,
         }
     }

@@ -38,6 +38,18 @@ impl MachineDir {
         self.0.join("keeper.sock")
     }
 
+    /// Held open by a living keeper: who reads from it hears of its end.
+    #[must_use]
+    pub fn life(&self) -> PathBuf {
+        self.0.join("keeper.life")
+    }
+
+    /// Where a keeper that stays with a parked guest is found.
+    #[must_use]
+    pub fn parked(&self) -> PathBuf {
+        self.0.join("parked.sock")
+    }
+
     /// What the keeper logs.
     #[must_use]
     pub fn log(&self) -> PathBuf {

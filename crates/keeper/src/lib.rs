@@ -5,7 +5,8 @@
 //! socket in the machine's directory ([`server`]); [`Client`] is the only thing that speaks to it.
 //!
 //! # Invariants
-//! - One keeper per machine directory: it holds `keeper.lock` for its whole life.
+//! - One keeper per machine directory: it holds `keeper.lock` for its whole life. The process may have another one
+//!   ([`parked`]).
 //! - It outlives `serve` and needs nothing of it. Its guest does not outlive it.
 //! - A fenced home stops the guest: a guest whose writes can no longer be kept must not go on.
 //! - Only the keeper writes below its machine's directory while it lives; but for the note of the upper, which
@@ -32,6 +33,7 @@ pub mod layout;
 mod lock;
 pub mod meanwhile;
 pub mod mounted;
+pub mod parked;
 mod run;
 pub mod server;
 mod spec;
@@ -41,6 +43,6 @@ pub mod template;
 
 pub use client::Client;
 pub use error::{Failure, Result};
-pub use run::{Parts, refuse, run};
+pub use run::{Ended, Hold, Parts, refuse, run};
 pub use spec::{KeeperSpec, UpperSpec, has_room_for_memory, room_lacking};
 pub use status::{KeeperState, LastWords, Sizes, Stage, Status};

@@ -4,22 +4,25 @@
 //! take the lock, so it never stands in a keeper's way.
 //!
 //! # Crash
-//! The kernel gives the lock up with the process, whatever ends it.
+//! The kernel gives the lock up with the process, whatever ends it. A process may give it up before.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use base::ErrorKind;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
 
 use crate::layout::MachineDir;
 use crate::{Failure, Result};
@@ -31,6 +34,8 @@ const READ_BYTES_MAX: u64 = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Lock {
     file: File,
+    /// Closed after the lock is given up, for who waits for that ([`Watch`]).
+    life: Option<File>,
 }
 
 impl Lock {
@@ -40,7 +45,7 @@ impl Lock {
     /// `Conflict` where another keeper has it; `Internal` where the disk refuses.
     pub(crate) fn take(dir: &MachineDir) -> Result<Self> {
         match take_file(&dir.lock()) {
-            Ok(Some(file)) => Ok(Self { file }),
+            Ok(Some(file)) => Ok(Self { file, life: open_life(&dir.life()) }),
             Ok(None) => {
                 Err(Failure::new(ErrorKind::Conflict, "another keeper of this machine is running"))
             }
@@ -51,24 +56,12 @@ impl Lock {
     /// Keeps the lock until the process has ended: whoever waits for that may rely on nothing being
     /// written any more, also by calls that are still under way.
     pub(crate) fn keep_for_life(self) {
-        std::mem::forget(self.file);
+        std::mem::forget((self.file, self.life));
     }
 
     /// True where somebody holds the lock of `dir`.
     pub(crate) fn is_held(dir: &MachineDir) -> bool {
         is_file_held(&dir.lock())
-    }
-
-    /// What becomes readable when the process that holds the lock of `dir` has ended; `None` where it has
-    /// not written its number down yet. Waiting for it costs nothing, however long it lives.
-    pub(crate) fn watch(dir: &MachineDir) -> Option<AsyncFd<OwnedFd>> {
-        let pid = Self::holder(dir)?;
-        let process = pidfd_open(Pid::from_raw(pid.as_raw())?, PidfdFlags::NONBLOCK).ok()?;
-        // Its number could have become another's just before; then that one is not the holder.
-        if Self::holder(dir) != Some(pid) {
-            return None;
-        }
-        watched(process)
     }
 
     /// The process that holds the lock of `dir`, where it has written its number down.
@@ -83,6 +76,54 @@ impl Lock {
             && Self::is_held(dir))
         .then(|| nix::unistd::Pid::from_raw(pid))
     }
+}
+
+/// Waits for a holder of a lock to give it up: with its process, or before that.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    process: AsyncFd<OwnedFd>,
+    life: Option<pipe::Receiver>,
+}
+
+impl Watch {
+    /// Of who holds the lock of `dir`; `None` where that is nobody, or somebody who has not written its number down yet.
+    /// Waiting costs nothing, however long it lives.
+    pub(crate) fn of(dir: &MachineDir) -> Option<Self> {
+        // First: what is given up from here on is heard of, and what was given up before is seen below.
+        let life = pipe::OpenOptions::new().open_receiver(dir.life()).ok();
+        let pid = Lock::holder(dir)?;
+        let process = pidfd_open(Pid::from_raw(pid.as_raw())?, PidfdFlags::NONBLOCK).ok()?;
+        // Its number could have become another's just before; then that one is not the holder.
+        if Lock::holder(dir) != Some(pid) {
+            return None;
+        }
+        Some(Self { process: watched(process)?, life })
+    }
+
+    /// Returns once the lock is given up, as far as that can be told: it is to be asked then.
+    pub(crate) async fn over(&self) -> std::io::Result<()> {
+        let life = async {
+            match &self.life {
+                Some(life) => life.readable().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = self.process.readable() => ended.map(drop),
+            given_up = life => given_up,
+        }
+    }
+}
+
+/// A pipe that is held open by who has the lock. Where there can be none, its end is heard of with its process.
+fn open_life(path: &Path) -> Option<File> {
+    let open = || {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path)
+    };
+    let is_pipe = |file: &File| file.metadata().is_ok_and(|meta| meta.file_type().is_fifo());
+    mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR).ok();
+    open().ok().filter(is_pipe)
 }
 
 /// True where both name one directory: a data directory may be given by another name next time.

@@ -28,6 +28,7 @@ mod standing;
 mod start;
 mod upper;
 
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -84,26 +85,58 @@ enum Ending {
     Fenced(String),
 }
 
-/// Runs the keeper of one machine to its end, and says how it went. The machine's directory stays
-/// locked until the process has ended.
-pub async fn run(dir: MachineDir, spec: KeeperSpec, parts: Parts) -> LastWords {
-    let lock = match Lock::take(&dir) {
-        Ok(lock) => lock,
+/// Says that a machine has its keeper, as long as it is there.
+#[derive(Debug)]
+pub struct Hold {
+    lock: Lock,
+    /// Who had this process be the keeper; it hears of its end.
+    caller: Option<UnixStream>,
+}
+
+impl Hold {
+    pub(crate) fn take(dir: &MachineDir) -> Result<Self> {
+        Lock::take(dir).map(|lock| Self { lock, caller: None })
+    }
+
+    pub(crate) fn new(lock: Lock, caller: UnixStream) -> Self {
+        Self { lock, caller: Some(caller) }
+    }
+
+    /// Keeps it until the process has ended: whoever waits for that may rely on nothing being written any more, also by
+    /// calls that are still under way.
+    pub fn keep_for_life(self) {
+        self.lock.keep_for_life();
+        std::mem::forget(self.caller);
+    }
+}
+
+/// What a keeper leaves.
+#[derive(Debug)]
+pub struct Ended {
+    /// How it went.
+    pub words: LastWords,
+    /// To be kept until nothing of it can write any more; none where another keeper lives.
+    pub hold: Option<Hold>,
+}
+
+/// Runs the keeper of one machine to its end. `hold`: where this process has it already.
+pub async fn run(dir: MachineDir, spec: KeeperSpec, parts: Parts, hold: Option<Hold>) -> Ended {
+    let hold = match hold.map_or_else(|| Hold::take(&dir), Ok) {
+        Ok(hold) => hold,
         // Another keeper lives here: its last words are not ours to write.
-        Err(error) => return words(&parts, false, 0, Some(&error)),
+        Err(error) => return Ended { words: words(&parts, false, 0, Some(&error)), hold: None },
     };
     let last = Keeper::new(dir.clone(), spec, parts).live().await;
     if let Err(error) = last.write(&dir) {
         tracing::error!(%error, "the last words could not be written");
     }
-    lock.keep_for_life();
-    last
+    Ended { words: last, hold: Some(hold) }
 }
 
-/// Says the last words of a keeper that cannot even begin: its store cannot be opened, say.
-pub fn refuse(dir: &MachineDir, failure: &Failure, at: Timestamp) {
+/// Says the last words of a keeper that cannot even begin: its store cannot be opened, say. `hold`: as for [`run`].
+pub fn refuse(dir: &MachineDir, hold: Option<Hold>, failure: &Failure, at: Timestamp) {
     // One that lives speaks for itself.
-    let Ok(_lock) = Lock::take(dir) else { return };
+    let Ok(_hold) = hold.map_or_else(|| Hold::take(dir), Ok) else { return };
     let words = words_at(at, false, 0, Some(failure));
     if let Err(error) = words.write(dir) {
         tracing::error!(%error, "the last words could not be written");

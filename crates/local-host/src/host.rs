@@ -1,7 +1,6 @@
 //! Machines on this host: their directories, their keepers, their images.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,12 +43,12 @@ pub struct LocalHostSettings {
     pub store: Arc<dyn ObjectStore>,
     /// Memory of a sleeping machine that takes more on the disk than so many bytes is not stored.
     pub stored_memory_bytes_max: u64,
-    /// What a keeper's environment has beside, or in place of, what it inherits; `None`: not at all.
-    pub keeper_env: Vec<(String, Option<OsString>)>,
     /// Where images are.
     pub images_dir: PathBuf,
-    /// The program to start as `PROGRAM keeper`.
-    pub program: PathBuf,
+    /// What is started for each machine that wakes.
+    pub keeper: launch::Program,
+    /// Seconds that a guest stays loaded once it sleeps; 0: not at all.
+    pub park_seconds: u64,
     /// How machines reach the network.
     pub network: runtime::Network,
     /// Private ranges that egress policies may name.
@@ -160,6 +159,7 @@ impl Directories {
             fsync_local: spec.fsync_local,
             take_over_from: spec.take_over_from,
             keep_memory: true,
+            park_seconds: self.settings.park_seconds,
             boot_timeout_seconds: self.settings.boot_timeout_seconds,
             hypervisor: self.settings.hypervisor.clone(),
             instance,
@@ -240,8 +240,7 @@ impl Host for LocalHost {
             tokio::task::spawn_blocking(move || directories.prepare(&spec))
                 .await
                 .map_err(|error| Error::internal(format!("prepare the machine: {error}")))??;
-        let LocalHostSettings { program, keeper_env, .. } = &self.directories.settings;
-        let client = launch::start(program, &dir, keeper_env)
+        let client = launch::start(&self.directories.settings.keeper, &dir)
             .await
             .map_err(|failure| not_started(&dir, failure))?;
         if let Some((templates, begun)) = self.directories.templates.as_ref().zip(begun) {
@@ -406,6 +405,11 @@ impl Host for LocalHost {
         if launch::is_alive(&dir) {
             return Err(Error::new(ErrorKind::Conflict, "the machine's keeper is still running"));
         }
+        let parked = dir.clone();
+        tokio::task::spawn_blocking(move || keeper::parked::end(&parked))
+            .await
+            .map_err(|error| Error::internal(format!("end a parked guest: {error}")))?
+            .map_err(convert::failure)?;
         match tokio::fs::remove_dir_all(dir.path()).await {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(Error::internal(format!("remove the machine's directory: {error}")))

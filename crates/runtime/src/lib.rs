@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use limits::ROOM_MIN;
-pub use qemu::{Accelerator, Qemu, QemuSettings};
+pub use qemu::{Accelerator, Qemu, QemuSettings, SUPERVISOR};
 
 /// What an instance is made of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -192,7 +192,13 @@ impl Keeper {
         guest.agent().close().await;
         // A request that waits for the store would hold it up.
         self.hold_disk();
-        let saved = instance.suspend(&self.dir.devices()).await;
+        let devices = self.dir.devices();
+        let saved = if self.spec.park_seconds > 0 {
+            channel.leave_port();
+            instance.park(&devices).await.map(drop)
+        } else {
+            instance.suspend(&devices).await
+        };
         if saved.is_ok() {
             self.note_pause(held, since.elapsed());
         }

@@ -181,12 +181,13 @@ impl Machine {
             fsync_local: false,
             take_over_from: None,
             keep_memory: false,
+            park_seconds: 0,
             boot_timeout_seconds: BOOT_TIMEOUT.as_secs(),
             hypervisor: None,
             upper: UpperSpec { bytes: images::UPPER_BYTES_MIN, root, images_dir },
         };
         let client = Client::new(&dir);
-        let keeper = tokio::spawn(keeper::run(dir, spec, parts));
+        let keeper = tokio::spawn(async { keeper::run(dir, spec, parts, None).await.words });
         Self { client, keeper, waits_for_room, home, of_homes, folder }
     }
 

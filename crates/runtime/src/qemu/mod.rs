@@ -57,6 +57,9 @@ const INSTALL: &str = "apt-get install --no-install-recommends qemu-system-x86 i
 const PROGRAM_DIRS: [&str; 6] =
     ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
+/// The name of the thread that each instance has, for as long as its hypervisor lives.
+pub const SUPERVISOR: &str = "qemu";
+
 /// How to run QEMU.
 #[derive(Debug, Clone)]
 pub struct QemuSettings {

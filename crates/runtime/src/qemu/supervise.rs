@@ -29,7 +29,7 @@ use super::parked::{Ends, Parked};
 use super::qmp::{Line, Qmp};
 use super::room::Watch;
 use super::spawn::{Confinement, end_of, spawn};
-use super::start_error;
+use super::{SUPERVISOR, start_error};
 use crate::{Error, Exit, Instance, Spec};
 
 /// How long a QEMU whose guest is saved may take to end before it is killed.
@@ -160,7 +160,7 @@ impl QemuInstance {
         let suspended = Arc::new(AtomicBool::new(false));
         let (is_suspended, place) = (suspended.clone(), Arc::downgrade(&process.place));
         let thread = thread::Builder::new()
-            .name("qemu".to_owned())
+            .name(SUPERVISOR.to_owned())
             .spawn(move || {
                 supervise(process, console, killed, logs, started_in, &ended_in, &is_suspended);
             })
