@@ -55,6 +55,9 @@ pub(crate) struct ServeArgs {
     /// Boot new machines, too: make no templates and use none.
     #[arg(long)]
     pub(crate) no_templates: bool,
+    /// How long machines stay warm once they sleep, while the host has memory to spare; 0: not at all.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) warm_seconds: Option<u64>,
     /// At the end (SIGTERM), put every machine to sleep first.
     #[arg(long)]
     pub(crate) shutdown_machines: bool,
@@ -76,7 +79,7 @@ struct File {
     qemu: Option<PathBuf>,
     shutdown_machines: Option<bool>,
     templates: Option<bool>,
-    park_seconds: Option<u64>,
+    warm_seconds: Option<u64>,
     boot_timeout_seconds: Option<u64>,
     store_memory: Option<bool>,
     store_memory_after_seconds: Option<u64>,
@@ -113,7 +116,7 @@ pub(crate) struct Config {
     /// New machines begin with templates.
     pub(crate) templates: bool,
     /// How long guests stay loaded once they sleep; 0: not at all.
-    pub(crate) park_seconds: u64,
+    pub(crate) warm_seconds: u64,
     pub(crate) boot_timeout_seconds: u64,
     /// How long a machine has slept before its memory is stored; never where it is not given.
     pub(crate) store_memory_after: Option<Duration>,
@@ -123,7 +126,7 @@ pub(crate) struct Config {
 }
 
 /// Seconds that a guest stays loaded once it sleeps: who writes to an agent does so again within two minutes, or later.
-const PARK_SECONDS: u64 = 120;
+const WARM_SECONDS: u64 = 120;
 
 /// Seconds that a machine sleeps before its memory is stored: one that wakes every minute is spared that.
 const STORE_MEMORY_AFTER_SECONDS: u64 = 60;
@@ -211,7 +214,7 @@ impl Config {
             qemu: file.qemu,
             shutdown_machines: args.shutdown_machines || file.shutdown_machines.unwrap_or(false),
             templates: !args.no_templates && file.templates.unwrap_or(true),
-            park_seconds: file.park_seconds.unwrap_or(PARK_SECONDS),
+            warm_seconds: args.warm_seconds.or(file.warm_seconds).unwrap_or(WARM_SECONDS),
             boot_timeout_seconds: file.boot_timeout_seconds.unwrap_or(BOOT_TIMEOUT_SECONDS),
             store_memory_after: file.store_memory.unwrap_or(true).then(|| {
                 let seconds = file.store_memory_after_seconds;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use base::{Clock, ErrorKind, SystemClock, SystemEntropy};
 use clap::Args;
 use keeper::layout::MachineDir;
-use keeper::{Ended, Hold, KeeperSpec, LastWords, Parts, launch, parked};
-use runtime::{Qemu, QemuSettings, Runtime as _, SUPERVISOR};
+use keeper::{Ended, Hold, KeeperSpec, LastWords, Parts, launch, warm};
+use runtime::{Qemu, QemuSettings, Runtime as _, THREADS};
 use tokio_util::sync::CancellationToken;
 
 use crate::store::{self, KeySource};
@@ -34,7 +34,7 @@ pub(crate) fn main(args: &KeeperArgs) -> Result<u8, Failure> {
     let mut process = Process { hypervisors: None, hold: None };
     loop {
         let last = process.live(&dir)?;
-        if !process.parks(&dir, &last)? {
+        if !process.stays_warm(&dir, &last)? {
             return match last.error {
                 None => Ok(0),
                 Some((kind, message)) => Err(Failure::new(kind, message)),
@@ -89,7 +89,7 @@ impl Process {
         Ok(words)
     }
 
-    /// What has a guest parked goes on, where it is still what is wanted.
+    /// What has a guest loaded goes on, where it is still what is wanted.
     fn qemu(&mut self, spec: &KeeperSpec) -> Arc<Qemu> {
         let kept = self.hypervisors.take().filter(|(was, _)| was.hypervisor == spec.hypervisor);
         let new = || Arc::new(Qemu::new(qemu_settings(spec.hypervisor.clone())));
@@ -98,11 +98,11 @@ impl Process {
         qemu
     }
 
-    /// Stays with a guest that is parked. True where the process is to be the machine's keeper again.
-    fn parks(&mut self, dir: &MachineDir, last: &LastWords) -> Result<bool, Failure> {
+    /// Stays with a guest that is warm. True where the process is to be the machine's keeper again.
+    fn stays_warm(&mut self, dir: &MachineDir, last: &LastWords) -> Result<bool, Failure> {
         let Some(hold) = self.hold.take() else { return Ok(false) };
         let (spec, qemu) = match &self.hypervisors {
-            Some((spec, qemu)) if qemu.parked() => (spec, qemu),
+            Some((spec, qemu)) if qemu.warm() => (spec, qemu),
             _ => {
                 hold.keep_for_life();
                 return Ok(false);
@@ -110,16 +110,16 @@ impl Process {
         };
         let identity = dirs::variable(launch::IDENTITY_VARIABLE).unwrap_or_default();
         let is_well = last.released && last.error.is_none() && !identity.is_empty();
-        if !is_well || !parked::is_over(SUPERVISOR) {
+        if !is_well || !warm::is_over(&THREADS) {
             hold.keep_for_life();
-            qemu.end_parked();
+            qemu.end_warm();
             return Ok(false);
         }
-        let patience = Duration::from_secs(spec.park_seconds);
+        let patience = Duration::from_secs(spec.warm_seconds);
         let roused = tokio_runtime_small()?.block_on(async {
             let terminate = terminated()?;
             tokio::select! {
-                roused = parked::wait(dir, hold, &identity, patience, || qemu.parked()) => {
+                roused = warm::wait(dir, hold, &identity, patience, || qemu.warm()) => {
                     roused.map_err(|failure| Failure::new(failure.kind, failure.message))
                 }
                 () = terminate.cancelled() => Ok(None),
@@ -127,7 +127,7 @@ impl Process {
         })?;
         self.hold = roused;
         if self.hold.is_none() {
-            qemu.end_parked();
+            qemu.end_warm();
         }
         Ok(self.hold.is_some())
     }
@@ -150,9 +150,10 @@ fn terminated() -> Result<CancellationToken, Failure> {
 
 /// For a process that does nothing but wait.
 fn tokio_runtime_small() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
-        Failure::new(ErrorKind::Internal, format!("start the runtime: {error}"))
-    })
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(ErrorKind::Internal, format!("start the runtime: {error}")))
 }
 
 /// The hypervisor that was configured, or the one in `PATH`.

@@ -185,7 +185,7 @@ fn host(
         stored_memory_bytes_max: config.stored_memory_bytes_max,
         images_dir: config.images.clone(),
         keeper: keeper_program(program, config),
-        park_seconds: config.park_seconds,
+        warm_seconds: config.warm_seconds,
         network: config.network,
         private_ranges: config.private_ranges.clone(),
         hypervisor: config.qemu.clone(),
@@ -198,9 +198,11 @@ fn host(
 /// What keepers are started as. Those of one program in one environment are just like one another.
 fn keeper_program(path: PathBuf, config: &Config) -> launch::Program {
     let env = config.keys.keeper_env();
-    let mut told = format!("{path:?} {:?}\n", std::fs::metadata(&path).map(|meta| {
-        (meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec())
-    }));
+    let mut told = format!(
+        "{path:?} {:?}\n",
+        std::fs::metadata(&path)
+            .map(|meta| { (meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()) })
+    );
     let mut variables: Vec<_> = std::env::vars_os().collect();
     variables.sort();
     for variable in &variables {

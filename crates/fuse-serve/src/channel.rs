@@ -46,7 +46,10 @@ impl Channel {
         threads: Threads,
     ) -> Result<Self, Error> {
         let link = Arc::new(GuestLink::new(port, memory).map_err(Error::Setup)?);
-        Ok(Self { server: Server::start(session, Arc::clone(&link) as Arc<dyn Link>, threads)?, link })
+        Ok(Self {
+            server: Server::start(session, Arc::clone(&link) as Arc<dyn Link>, threads)?,
+            link,
+        })
     }
 
     /// The way to tell the guest's kernel about changes made elsewhere.

@@ -1,7 +1,7 @@
 //! Starting keepers, telling whether one lives, ending them.
 //!
 //! A keeper lives as long as it holds `keeper.lock`, which is until its process is gone, or waits with a guest that is
-//! [parked].
+//! [warm](crate::warm).
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -18,7 +18,7 @@ use nix::sys::signal::Signal;
 use crate::asleep::SleepRecord;
 use crate::layout::MachineDir;
 use crate::lock::{Lock, Watch};
-use crate::{Client, Failure, LastWords, Result, parked};
+use crate::{Client, Failure, LastWords, Result, warm};
 
 /// How long a keeper may take to listen on its socket.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -45,7 +45,7 @@ pub struct Program {
 /// The variable in which a keeper is told its [identity](Program::identity).
 pub const IDENTITY_VARIABLE: &str = "DORMOUSE_KEEPER_IDENTITY";
 
-/// Starts `PROGRAM keeper --dir DIR`, or rouses the process that the guest is [parked] with, and waits until it listens.
+/// Starts `PROGRAM keeper --dir DIR`, or rouses the one that has its guest loaded still ([`warm`]), and waits until it listens.
 ///
 /// # Errors
 /// What the keeper said where it ended at once.
@@ -54,7 +54,7 @@ pub async fn start(program: &Program, dir: &MachineDir) -> Result<Client> {
     if let Some(process) = roused(program, dir).await {
         match until_listens(dir, || Ok(has_ended(&process).then(|| "it ended".to_owned()))).await {
             // Whatever it was of, a process that is begun anew does not have it.
-            Err(error) if !is_alive(dir) => tracing::warn!(%error, "a parked guest's process"),
+            Err(error) if !is_alive(dir) => tracing::warn!(%error, "the process of a warm guest"),
             done => return done,
         }
     }
@@ -65,12 +65,12 @@ pub async fn start(program: &Program, dir: &MachineDir) -> Result<Client> {
     done
 }
 
-/// The process that the guest was parked with, which is the machine's keeper now.
+/// The process that has the guest loaded, which is the machine's keeper now.
 async fn roused(program: &Program, dir: &MachineDir) -> Option<UnixStream> {
-    let (identity, parked) = (program.identity.clone(), dir.clone());
-    let roused = tokio::task::spawn_blocking(move || parked::rouse(&parked, &identity)).await;
+    let (identity, warm) = (program.identity.clone(), dir.clone());
+    let roused = tokio::task::spawn_blocking(move || warm::rouse(&warm, &identity)).await;
     let roused = roused.map_err(std::io::Error::other).flatten();
-    let roused = roused.inspect_err(|error| tracing::warn!(%error, "rouse a parked guest"));
+    let roused = roused.inspect_err(|error| tracing::warn!(%error, "rouse a warm guest"));
     roused.ok().flatten().filter(|stream| stream.set_nonblocking(true).is_ok())
 }
 
@@ -143,7 +143,7 @@ pub fn is_alive(dir: &MachineDir) -> bool {
 pub fn forget_memory(dir: &MachineDir) -> Result<()> {
     // Held, so that no keeper begins meanwhile.
     let _lock = Lock::take(dir)?;
-    parked::end(dir)?;
+    warm::end(dir)?;
     // There may be memory in the store, too.
     upper::file::replace(&dir.cold(), b"")
         .map_err(|error| Failure::internal("note that the machine is to boot", error))?;

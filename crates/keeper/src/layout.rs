@@ -44,10 +44,10 @@ impl MachineDir {
         self.0.join("keeper.life")
     }
 
-    /// Where a keeper that stays with a parked guest is found.
+    /// Where a keeper that is none any more and has its guest loaded still is found.
     #[must_use]
-    pub fn parked(&self) -> PathBuf {
-        self.0.join("parked.sock")
+    pub fn warm(&self) -> PathBuf {
+        self.0.join("warm.sock")
     }
 
     /// What the keeper logs.

@@ -6,7 +6,7 @@
 //!
 //! # Invariants
 //! - One keeper per machine directory: it holds `keeper.lock` for its whole life. The process may have another one
-//!   ([`parked`]).
+//!   ([`warm`]).
 //! - It outlives `serve` and needs nothing of it. Its guest does not outlive it.
 //! - A fenced home stops the guest: a guest whose writes can no longer be kept must not go on.
 //! - Only the keeper writes below its machine's directory while it lives; but for the note of the upper, which
@@ -33,13 +33,13 @@ pub mod layout;
 mod lock;
 pub mod meanwhile;
 pub mod mounted;
-pub mod parked;
 mod run;
 pub mod server;
 mod spec;
 mod status;
 pub mod stored;
 pub mod template;
+pub mod warm;
 
 pub use client::Client;
 pub use error::{Failure, Result};

@@ -37,7 +37,7 @@ pub struct KeeperSpec {
     pub keep_memory: bool,
     /// Seconds that the guest stays loaded once it sleeps with its memory; 0: not at all.
     #[serde(default)]
-    pub park_seconds: u64,
+    pub warm_seconds: u64,
     /// Seconds the guest may take from power-on to its agent's first answer.
     pub boot_timeout_seconds: u64,
     /// The hypervisor's program; the usual one where it is not given.

@@ -48,7 +48,7 @@ pub struct LocalHostSettings {
     /// What is started for each machine that wakes.
     pub keeper: launch::Program,
     /// Seconds that a guest stays loaded once it sleeps; 0: not at all.
-    pub park_seconds: u64,
+    pub warm_seconds: u64,
     /// How machines reach the network.
     pub network: runtime::Network,
     /// Private ranges that egress policies may name.
@@ -159,7 +159,7 @@ impl Directories {
             fsync_local: spec.fsync_local,
             take_over_from: spec.take_over_from,
             keep_memory: true,
-            park_seconds: self.settings.park_seconds,
+            warm_seconds: self.settings.warm_seconds,
             boot_timeout_seconds: self.settings.boot_timeout_seconds,
             hypervisor: self.settings.hypervisor.clone(),
             instance,
@@ -405,10 +405,10 @@ impl Host for LocalHost {
         if launch::is_alive(&dir) {
             return Err(Error::new(ErrorKind::Conflict, "the machine's keeper is still running"));
         }
-        let parked = dir.clone();
-        tokio::task::spawn_blocking(move || keeper::parked::end(&parked))
+        let warm = dir.clone();
+        tokio::task::spawn_blocking(move || keeper::warm::end(&warm))
             .await
-            .map_err(|error| Error::internal(format!("end a parked guest: {error}")))?
+            .map_err(|error| Error::internal(format!("end a warm guest: {error}")))?
             .map_err(convert::failure)?;
         match tokio::fs::remove_dir_all(dir.path()).await {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

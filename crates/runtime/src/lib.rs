@@ -5,7 +5,7 @@
 //!
 //! # Invariants
 //! - The guest reaches nothing of the host but the channels and disks of its [`Spec`].
-//! - `stop`, `suspend` and `Drop` leave no process, no namespace, no socket and no nftables table behind; `park` leaves
+//! - `stop`, `suspend` and `Drop` leave no process, no namespace, no socket and no nftables table behind; `suspend_warm` leaves
 //!   them to the runtime, and goes with it.
 
 mod limits;
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use limits::ROOM_MIN;
-pub use qemu::{Accelerator, Qemu, QemuSettings, SUPERVISOR};
+pub use qemu::{Accelerator, Qemu, QemuSettings, THREADS};
 
 /// What an instance is made of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -202,13 +202,13 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
     /// `NotSuspended`, and the guest goes on; `Suspend`, and it is gone, as in a loss of power. An
     /// instance whose memory is [anonymous](Memory::Anonymous) is never suspended.
     async fn suspend(&self, state: &Path) -> Result<(), Error>;
-    /// The same, but where it can the hypervisor stays, for the [runtime](Runtime::parked) that started it to have it go
+    /// The same, but where it can the hypervisor stays, for the [runtime](Runtime::warm) that started it to have it go
     /// on when the same is loaded again. True where it did: the instance has ended all the same, as one that was suspended.
     /// What serves its channels may leave, but not close them, and sends nothing more.
     ///
     /// # Errors
     /// As [`Instance::suspend`].
-    async fn park(&self, state: &Path) -> Result<bool, Error> {
+    async fn suspend_warm(&self, state: &Path) -> Result<bool, Error> {
         self.suspend(state).await.map(|()| false)
     }
     /// Has another egress policy in force when this returns, for connections that are open too. The guest goes on.
@@ -242,12 +242,12 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// `Spec` where the memory is not a saved one; else as [`Runtime::start`].
     async fn load(&self, spec: &Spec) -> Result<Box<dyn Loaded>, Error>;
-    /// Whether a guest is [parked](Instance::park) here.
-    fn parked(&self) -> bool {
+    /// Whether a [suspended](Instance::suspend_warm) guest is still loaded here.
+    fn warm(&self) -> bool {
         false
     }
-    /// Ends the one that is parked, if one is: it can be loaded from its files still. Blocks for some 50 ms.
-    fn end_parked(&self) {}
+    /// Ends it, if there is one: it can be loaded from its files still. Blocks for some 50 ms.
+    fn end_warm(&self) {}
     /// What is missing on this host; empty where everything is there.
     fn missing(&self) -> Vec<Missing>;
     /// What an instance of `spec` runs on, by name. Saved memory goes on only where all of it is the same.

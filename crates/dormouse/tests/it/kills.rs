@@ -16,7 +16,7 @@ use crate::support::{
 };
 
 /// Processes of a hypervisor that runs this machine, of whichever server.
-fn hypervisors(machine: &str) -> Vec<u32> {
+pub(crate) fn hypervisors(machine: &str) -> Vec<u32> {
     let processes = std::fs::read_dir("/proc").expect("list processes").flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| {

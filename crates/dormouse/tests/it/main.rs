@@ -34,3 +34,4 @@ mod snapshots;
 mod start_and_stop;
 mod templates;
 mod trouble;
+mod warm;

@@ -193,9 +193,9 @@ impl Keeper {
         // A request that waits for the store would hold it up.
         self.hold_disk();
         let devices = self.dir.devices();
-        let saved = if self.spec.park_seconds > 0 {
+        let saved = if self.spec.warm_seconds > 0 {
             channel.leave_port();
-            instance.park(&devices).await.map(drop)
+            instance.suspend_warm(&devices).await.map(drop)
         } else {
             instance.suspend(&devices).await
         };

@@ -181,7 +181,7 @@ impl Machine {
             fsync_local: false,
             take_over_from: None,
             keep_memory: false,
-            park_seconds: 0,
+            warm_seconds: 0,
             boot_timeout_seconds: BOOT_TIMEOUT.as_secs(),
             hypervisor: None,
             upper: UpperSpec { bytes: images::UPPER_BYTES_MIN, root, images_dir },

@@ -30,7 +30,6 @@ mod jail;
 mod log;
 mod memory;
 mod network;
-mod parked;
 mod place;
 mod qmp;
 mod room;
@@ -39,6 +38,7 @@ mod spawn;
 mod start;
 mod supervise;
 mod tsc;
+mod warm;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -46,8 +46,8 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 
 pub use self::accel::Accelerator;
-use self::parked::Parking;
 use self::slot::Registry;
+use self::warm::Shelf;
 use crate::{Error, Loaded, Memory, Missing, Runtime, Spec, Started};
 
 /// Debian's command for what this runtime runs.
@@ -57,8 +57,11 @@ const INSTALL: &str = "apt-get install --no-install-recommends qemu-system-x86 i
 const PROGRAM_DIRS: [&str; 6] =
     ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
-/// The name of the thread that each instance has, for as long as its hypervisor lives.
-pub const SUPERVISOR: &str = "qemu";
+/// What threads are called that an instance has for as long as its hypervisor lives.
+pub const THREADS: [&str; 2] = [SUPERVISOR, EGRESS];
+
+const SUPERVISOR: &str = "qemu";
+const EGRESS: &str = "egress";
 
 /// How to run QEMU.
 #[derive(Debug, Clone)]
@@ -79,14 +82,14 @@ impl Default for QemuSettings {
 #[derive(Debug)]
 pub struct Qemu {
     settings: QemuSettings,
-    parking: Parking,
+    shelf: Shelf,
 }
 
 impl Qemu {
     /// A runtime; touches nothing yet.
     #[must_use]
     pub fn new(settings: QemuSettings) -> Self {
-        Self { settings, parking: Parking::default() }
+        Self { settings, shelf: Shelf::default() }
     }
 
     /// What runs the guest's instructions on this host.
@@ -135,10 +138,10 @@ impl Runtime for Qemu {
     async fn start(&self, spec: &Spec) -> Result<Started, Error> {
         let (spec, settings, accelerator) =
             (spec.clone(), self.settings.clone(), self.accelerator());
-        let parking = self.parking.clone();
+        let shelf = self.shelf.clone();
         blocking(move || {
-            drop(parking.take());
-            start::begin(&spec, &settings, accelerator, &parking)?.go_on()
+            drop(shelf.take());
+            start::begin(&spec, &settings, accelerator, &shelf)?.go_on()
         })
         .await
     }
@@ -149,26 +152,26 @@ impl Runtime for Qemu {
         }
         let (spec, settings, accelerator) =
             (spec.clone(), self.settings.clone(), self.accelerator());
-        let parking = self.parking.clone();
+        let shelf = self.shelf.clone();
         blocking(move || {
-            if let Some(parked) = parking.take() {
-                match parked.fits(&spec) {
-                    Ok(()) => return Ok(Box::new(parked) as Box<dyn Loaded>),
-                    Err(why) => tracing::info!(why, "the guest that is parked is not used"),
+            if let Some(warm) = shelf.take() {
+                match warm.fits(&spec) {
+                    Ok(()) => return Ok(Box::new(warm) as Box<dyn Loaded>),
+                    Err(why) => tracing::info!(why, "the guest that stayed warm is not used"),
                 }
             }
-            let begun = start::begin(&spec, &settings, accelerator, &parking)?;
+            let begun = start::begin(&spec, &settings, accelerator, &shelf)?;
             Ok(Box::new(begun) as Box<dyn Loaded>)
         })
         .await
     }
 
-    fn parked(&self) -> bool {
-        self.parking.is_taken()
+    fn warm(&self) -> bool {
+        self.shelf.is_taken()
     }
 
-    fn end_parked(&self) {
-        drop(self.parking.take());
+    fn end_warm(&self) {
+        drop(self.shelf.take());
     }
 
     fn missing(&self) -> Vec<Missing> {

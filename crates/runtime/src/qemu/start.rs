@@ -21,10 +21,10 @@ use super::cgroup::Shares;
 use super::command_line::{Descriptors, arguments, vcpus};
 use super::jail::{self, Jail};
 use super::network::Link;
-use super::parked::{Ends, Parking};
 use super::place::Place;
 use super::spawn::Confinement;
 use super::supervise::{Process, QemuInstance};
+use super::warm::{Ends, Shelf};
 use super::{Accelerator, INSTALL, QemuSettings, blocking, find_program, memory, start_error, tsc};
 use crate::limits::{MEMORY_MIB_MAX, MEMORY_MIB_MIN, VCPU_MAX};
 use crate::{Error, Loaded, Memory, Network, Spec, Started};
@@ -103,7 +103,7 @@ pub(super) fn begin(
     spec: &Spec,
     settings: &QemuSettings,
     accelerator: Accelerator,
-    parking: &Parking,
+    shelf: &Shelf,
 ) -> Result<Begun, Error> {
     check(spec)?;
     let program = find_program(&settings.program).ok_or_else(|| Error::Missing {
@@ -156,8 +156,8 @@ pub(super) fn begin(
     // Only now: QEMU has its own copies.
     drop((inherited, doors));
     let instance = instance?;
-    let ends = Ends::of(spec, (&control, &fuse), memory.as_ref(), &grows.0, parking);
-    instance.can_be_parked(ends.map_err(start_error("keep its channels"))?);
+    let ends = Ends::of(spec, (&control, &fuse), memory.as_ref(), &grows.0, shelf);
+    instance.can_stay_warm(ends.map_err(start_error("keep its channels"))?);
     let memory = memory.map(|file| GuestMemory::new(file, memory::arrangement(spec.memory_mib)));
     let count = vcpus(spec.vcpu, accelerator);
     let hold = move |place: &Place| place.hold_vcpus(count);

@@ -25,10 +25,10 @@ use tokio::sync::{oneshot, watch};
 use super::log::{RingLog, Tail};
 use super::memory::{self, Stopped};
 use super::place::Place;
-use super::parked::{Ends, Parked};
 use super::qmp::{Line, Qmp};
 use super::room::Watch;
 use super::spawn::{Confinement, end_of, spawn};
+use super::warm::{Ends, Warm};
 use super::{SUPERVISOR, start_error};
 use crate::{Error, Exit, Instance, Spec};
 
@@ -54,9 +54,9 @@ pub(crate) struct QemuInstance {
     memory: Option<PathBuf>,
     /// Whether the guest waits for room on its host's disk.
     waits_for_room: watch::Receiver<bool>,
-    /// What it takes to park it, where it can be.
+    /// What it takes to have it stay warm, where it can.
     ends: Mutex<Option<Ends>>,
-    parked: watch::Sender<bool>,
+    warm: watch::Sender<bool>,
 }
 
 /// The process, and what goes with it. Killed when it is dropped.
@@ -173,20 +173,25 @@ impl QemuInstance {
         Ok(Self::of(shell, Line::New(monitor), memory, None))
     }
 
-    /// One that was parked and runs again.
-    pub(crate) fn again(shell: Shell, monitor: Line, memory: Option<&Path>, ends: Option<Ends>) -> Self {
+    /// One that stayed warm and runs again.
+    pub(crate) fn again(
+        shell: Shell,
+        monitor: Line,
+        memory: Option<&Path>,
+        ends: Option<Ends>,
+    ) -> Self {
         Self::of(shell, monitor, memory.map(Path::to_owned), ends)
     }
 
     fn of(shell: Shell, monitor: Line, memory: Option<PathBuf>, ends: Option<Ends>) -> Self {
         let (waits, waits_for_room) = watch::channel(false);
         let monitor = Mutex::new(Some(Monitor::Idle(monitor, waits)));
-        let (ends, parked) = (Mutex::new(ends), watch::Sender::new(false));
-        Self { shell, monitor, memory, waits_for_room, ends, parked }
+        let (ends, warm) = (Mutex::new(ends), watch::Sender::new(false));
+        Self { shell, monitor, memory, waits_for_room, ends, warm }
     }
 
-    /// What it takes to park it later.
-    pub(crate) fn can_be_parked(&self, ends: Option<Ends>) {
+    /// What it takes to have it stay warm later.
+    pub(crate) fn can_stay_warm(&self, ends: Option<Ends>) {
         *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = ends;
     }
 
@@ -204,7 +209,7 @@ impl QemuInstance {
         Ok(())
     }
 
-    /// What can be changed while it runs was changed, or it is not known what is in force: then it is not parked.
+    /// What can be changed while it runs was changed, or it is not known what is in force: then it does not stay warm.
     fn changed(&self, done: bool, change: impl FnOnce(&mut Spec)) {
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         match ends.as_mut() {
@@ -252,16 +257,16 @@ impl Instance for QemuInstance {
     }
 
     async fn wait(&self) -> Exit {
-        let (mut ended, mut parked) = (self.shell.ended.clone(), self.parked.subscribe());
+        let (mut ended, mut warm) = (self.shell.ended.clone(), self.warm.subscribe());
         let ended = async {
             match ended.wait_for(Option::is_some).await.map(|exit| exit.clone()) {
                 Ok(Some(exit)) => exit,
                 _ => Exit::Crashed("the thread that watched it ended".to_owned()),
             }
         };
-        let parked = async { parked.wait_for(|is| *is).await.is_ok() };
+        let warm = async { warm.wait_for(|is| *is).await.is_ok() };
         tokio::select! {
-            _ = parked => Exit::Suspended,
+            _ = warm => Exit::Suspended,
             exit = ended => exit,
         }
     }
@@ -279,21 +284,21 @@ impl Instance for QemuInstance {
         self.quit(stopped, memory).await
     }
 
-    async fn park(&self, state: &Path) -> Result<bool, Error> {
+    async fn suspend_warm(&self, state: &Path) -> Result<bool, Error> {
         let (stopped, memory) = self.save(state).await?;
         let Some(ends) = self.ends.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return self.quit(stopped, memory).await.map(|()| false);
         };
         let shell = self.shell.hand_on();
-        let parked = blocking(move || {
+        let warm = blocking(move || {
             stopped.sync(&memory)?;
-            let parking = ends.parking.clone();
+            let shelf = ends.shelf.clone();
             let (qmp, state) = stopped.into_parts();
-            parking.put(Parked::new(shell, qmp, ends, &state)?);
+            shelf.put(Warm::new(shell, qmp, ends, &state)?);
             Ok(())
         });
-        parked.await.map_err(not_on_the_disk)?;
-        self.parked.send_replace(true);
+        warm.await.map_err(not_on_the_disk)?;
+        self.warm.send_replace(true);
         Ok(true)
     }
 

@@ -7,8 +7,8 @@
 mod boot;
 mod guest;
 mod jail;
-mod parked;
 mod room;
 mod served;
 mod shares;
 mod suspend;
+mod warm;

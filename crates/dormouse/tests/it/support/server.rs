@@ -20,6 +20,8 @@ pub(crate) struct Options {
     pub(crate) args: Vec<String>,
     /// New machines begin with templates; else each boots, and nothing runs beside it.
     pub(crate) templates: bool,
+    /// Machines stay warm for a while once they sleep; else each wake is one from its files.
+    pub(crate) warm: bool,
 }
 
 impl Options {
@@ -154,6 +156,9 @@ impl Server {
             .stderr(log);
         if !self.options.templates {
             command.arg("--no-templates");
+        }
+        if !self.options.warm {
+            command.args(["--warm-seconds", "0"]);
         }
         if let Some(store) = &self.options.store {
             command.args(["--store", store]);

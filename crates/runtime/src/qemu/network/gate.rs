@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use base::{Egress, is_public};
 use tokio::sync::oneshot;
 
+use super::super::EGRESS;
 use super::filter::{self, Grant, Surroundings, Ways};
 use super::run;
 use crate::limits::{GRANT_GRACE, GRANT_MAX, GRANTS_MAX, GRANTS_WAITING_MAX, NAMES_OF_ADDRESS_MAX};
@@ -60,7 +61,7 @@ impl Gate {
         let policy = Arc::new(Mutex::new(Arc::new(egress)));
         let (ready, begun) = sync_channel(1);
         let shared = policy.clone();
-        thread::Builder::new().name("egress".to_owned()).spawn(move || {
+        thread::Builder::new().name(EGRESS.to_owned()).spawn(move || {
             let egress = shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let mut filter = Filter { egress, around, generation: 0, held: HashMap::new(), shared };
             let loaded = enter().and_then(|()| filter.load(filter.egress.clone()));

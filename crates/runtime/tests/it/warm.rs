@@ -1,4 +1,4 @@
-//! A guest that is parked goes on in the process that it was in, or from its files, and never in both.
+//! A guest that is warm goes on in the process that it was in, or from its files, and never in both.
 
 use std::fs;
 use std::path::Path;
@@ -21,25 +21,25 @@ async fn processes_go_on_where_they_are() {
     let (fresh, saved) = specs(spec(&image, dir.path(), Network::Isolated), dir.path());
     let state = dir.path().join("devices");
     let qemu = Qemu::new(QemuSettings::default());
-    assert!(!qemu.parked());
+    assert!(!qemu.warm());
     let mut guest = Guest::of(qemu.start(&fresh).await.unwrap(), &fresh);
     guest.is_ready();
     count(&mut guest);
     let pid = guest.instance.pid();
     let mut before = 0;
     for _ in 0..5 {
-        assert!(guest.instance.park(&state).await.unwrap());
+        assert!(guest.instance.suspend_warm(&state).await.unwrap());
         assert_eq!(guest.instance.wait().await, Exit::Suspended);
         assert_eq!(guest.instance.stop(Duration::ZERO).await, Exit::Suspended);
         drop(guest);
-        assert!(qemu.parked() && lives(pid));
+        assert!(qemu.warm() && lives(pid));
         let rests = fs::metadata(dir.path().join("memory")).unwrap().modified().unwrap();
         tokio::time::sleep(Duration::from_millis(200)).await;
         let now = fs::metadata(dir.path().join("memory")).unwrap().modified().unwrap();
         assert_eq!(now, rests, "somebody writes to memory that rests");
         let begun = Instant::now();
         let loaded = qemu.load(&saved).await.unwrap();
-        assert!(!qemu.parked());
+        assert!(!qemu.warm());
         guest = Guest::of(loaded.go_on().await.unwrap(), &saved);
         let counted = counted(&mut guest);
         eprintln!("first answer after {:?}", begun.elapsed());
@@ -65,17 +65,17 @@ async fn it_goes_on_from_its_files_once_it_is_gone() {
     guest.is_ready();
     count(&mut guest);
     let pid = guest.instance.pid();
-    let park = async |guest: Guest| {
-        assert!(guest.instance.park(&state).await.unwrap());
+    let rest = async |guest: Guest| {
+        assert!(guest.instance.suspend_warm(&state).await.unwrap());
     };
     // Another is asked for: it is ended before that one begins.
     guest.instance.set_egress(&Egress::None).await.unwrap();
-    park(guest).await;
+    rest(guest).await;
     guest = Guest::of(qemu.load(&saved).await.unwrap().go_on().await.unwrap(), &saved);
     let second = guest.instance.pid();
-    assert!(!lives(pid) && second != pid && !qemu.parked());
+    assert!(!lives(pid) && second != pid && !qemu.warm());
     // Its files are other ones.
-    park(guest).await;
+    rest(guest).await;
     let copy = dir.path().join("copy");
     fs::copy(&state, &copy).unwrap();
     fs::rename(&copy, &state).unwrap();
@@ -83,19 +83,19 @@ async fn it_goes_on_from_its_files_once_it_is_gone() {
     let third = guest.instance.pid();
     assert!(!lives(second) && third != second);
     // It is given up when it was taken.
-    park(guest).await;
+    rest(guest).await;
     drop(qemu.load(&saved).await.unwrap());
-    assert!(!lives(third) && !qemu.parked());
+    assert!(!lives(third) && !qemu.warm());
     guest = Guest::of(qemu.load(&saved).await.unwrap().go_on().await.unwrap(), &saved);
     // It is ended, and killed by somebody.
-    park(guest).await;
-    qemu.end_parked();
-    assert!(!qemu.parked());
+    rest(guest).await;
+    qemu.end_warm();
+    assert!(!qemu.warm());
     guest = Guest::of(qemu.load(&saved).await.unwrap().go_on().await.unwrap(), &saved);
     let fifth = guest.instance.pid();
-    park(guest).await;
+    rest(guest).await;
     kill(fifth);
-    while qemu.parked() {
+    while qemu.warm() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     guest = Guest::of(qemu.load(&saved).await.unwrap().go_on().await.unwrap(), &saved);
@@ -112,11 +112,11 @@ async fn one_that_boots_takes_its_place() {
     let mut guest = Guest::of(qemu.start(&fresh).await.unwrap(), &fresh);
     guest.is_ready();
     let pid = guest.instance.pid();
-    assert!(guest.instance.park(&dir.path().join("devices")).await.unwrap());
+    assert!(guest.instance.suspend_warm(&dir.path().join("devices")).await.unwrap());
     drop(guest);
     let again = Spec { log_dir: dir.path().join("again"), ..fresh };
     let mut guest = Guest::of(qemu.start(&again).await.unwrap(), &again);
-    assert!(!lives(pid) && !qemu.parked());
+    assert!(!lives(pid) && !qemu.warm());
     guest.is_ready();
 }
 

@@ -1,6 +1,6 @@
 //! A guest that was suspended and whose hypervisor is still there, for whoever wakes it soon.
 //!
-//! All that a suspend writes is on the disk, as if the hypervisor were gone: a parked one is a copy of it in memory, which
+//! All that a suspend writes is on the disk, as if the hypervisor were gone: a warm one is a copy of it in memory, which
 //! may be lost at any time. What it saves is the start of a hypervisor and, under emulation, that all code is translated
 //! anew, which is most of a wake.
 //!
@@ -25,32 +25,32 @@ use super::qmp::{Line, Qmp};
 use super::supervise::{QemuInstance, Shell};
 use crate::{Error, Loaded, Memory, Purpose, Spec, Started};
 
-/// Where the parked guest of a runtime is.
+/// Where the warm guest of a runtime is.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Parking(Arc<Mutex<Option<Parked>>>);
+pub(crate) struct Shelf(Arc<Mutex<Option<Warm>>>);
 
-impl Parking {
-    pub(crate) fn put(&self, parked: Parked) {
-        drop(self.swap(Some(parked)));
+impl Shelf {
+    pub(crate) fn put(&self, warm: Warm) {
+        drop(self.swap(Some(warm)));
     }
 
     /// Takes it out. Whoever drops it ends it, and blocks for that.
-    pub(crate) fn take(&self) -> Option<Parked> {
+    pub(crate) fn take(&self) -> Option<Warm> {
         self.swap(None)
     }
 
     /// Whether there is one that has not ended.
     pub(crate) fn is_taken(&self) -> bool {
-        let parked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        parked.as_ref().is_some_and(|parked| !parked.shell.has_ended())
+        let warm = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        warm.as_ref().is_some_and(|warm| !warm.shell.has_ended())
     }
 
-    fn swap(&self, parked: Option<Parked>) -> Option<Parked> {
-        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), parked)
+    fn swap(&self, warm: Option<Warm>) -> Option<Warm> {
+        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), warm)
     }
 }
 
-/// What it takes to have an instance go on once it is parked; kept beside it while it runs.
+/// What it takes to have an instance go on once it was warm; kept beside it while it runs.
 #[derive(Debug)]
 pub(crate) struct Ends {
     control: UnixStream,
@@ -60,7 +60,7 @@ pub(crate) struct Ends {
     disk: File,
     spec: Spec,
     upper: Id,
-    pub(crate) parking: Parking,
+    pub(crate) shelf: Shelf,
 }
 
 /// A file, whatever its name.
@@ -81,14 +81,14 @@ impl Id {
 }
 
 impl Ends {
-    /// Those of an instance of `spec`; `None` where it is none that can be parked: one without a file for its memory, one
+    /// Those of an instance of `spec`; `None` where it is none that can stay so: one without a file for its memory, one
     /// whose disk is served by somebody who may leave, a template.
     pub(crate) fn of(
         spec: &Spec,
         (control, fuse): (&UnixStream, &UnixStream),
         memory: Option<&File>,
         disk: &File,
-        parking: &Parking,
+        shelf: &Shelf,
     ) -> io::Result<Option<Self>> {
         let (Some(memory), None, Purpose::Machine) = (memory, &spec.upper_server, spec.purpose)
         else {
@@ -101,7 +101,7 @@ impl Ends {
             disk: disk.try_clone()?,
             spec: spec.clone(),
             upper: Id::of(&std::fs::metadata(&spec.upper_image)?),
-            parking: parking.clone(),
+            shelf: shelf.clone(),
         }))
     }
 
@@ -113,7 +113,7 @@ impl Ends {
             disk: self.disk.try_clone()?,
             spec: self.spec.clone(),
             upper: self.upper,
-            parking: self.parking.clone(),
+            shelf: self.shelf.clone(),
         })
     }
 
@@ -125,14 +125,14 @@ impl Ends {
 
 /// See the module. Ends when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Parked {
+pub(crate) struct Warm {
     shell: Shell,
     qmp: Qmp,
     ends: Ends,
     state: Id,
 }
 
-impl Parked {
+impl Warm {
     /// A guest that was saved into `state`, which is on the disk as its memory is.
     pub(crate) fn new(shell: Shell, qmp: Qmp, ends: Ends, state: &File) -> io::Result<Self> {
         let state = Id::of(&state.metadata()?);
@@ -150,7 +150,9 @@ impl Parked {
         if self.shell.has_ended() {
             return Err("its hypervisor has ended");
         }
-        if !memory.is_at(file) || !self.state.is_at(state) || !self.ends.upper.is_at(&spec.upper_image)
+        if !memory.is_at(file)
+            || !self.state.is_at(state)
+            || !self.ends.upper.is_at(&spec.upper_image)
         {
             return Err("its files are other ones now");
         }
@@ -184,7 +186,7 @@ impl Parked {
 }
 
 #[async_trait]
-impl Loaded for Parked {
+impl Loaded for Warm {
     async fn go_on(self: Box<Self>) -> Result<Started, Error> {
         super::blocking(|| self.let_run()).await
     }

@@ -17,8 +17,12 @@ fn machine() -> Machine {
     Machine { _folder: folder, dir }
 }
 
-/// Waits as the process of a parked guest does, until that is over; what it took.
-fn park(machine: &Machine, patience: Duration, is_of_use: Arc<AtomicBool>) -> std::thread::JoinHandle<Option<Hold>> {
+/// Waits as the process of a warm guest does, until that is over; what it took.
+fn stay(
+    machine: &Machine,
+    patience: Duration,
+    is_of_use: Arc<AtomicBool>,
+) -> std::thread::JoinHandle<Option<Hold>> {
     let dir = machine.dir.clone();
     let hold = Hold::take(&dir).unwrap();
     let begun = dir.clone();
@@ -40,12 +44,12 @@ fn of_use() -> Arc<AtomicBool> {
 #[test]
 fn it_is_roused_by_who_would_start_the_same_and_holds_the_lock_then() {
     let machine = machine();
-    let parked = park(&machine, LONG, of_use());
+    let warm = stay(&machine, LONG, of_use());
     let roused = rouse(&machine.dir, "me").unwrap();
     assert!(roused.is_some());
-    let hold = parked.join().unwrap();
+    let hold = warm.join().unwrap();
     assert!(hold.is_some() && Lock::is_held(&machine.dir));
-    assert!(!machine.dir.parked().exists());
+    assert!(!machine.dir.warm().exists());
     drop(hold);
     assert!(!Lock::is_held(&machine.dir));
     assert!(rouse(&machine.dir, "me").unwrap().is_none(), "there is none");
@@ -56,10 +60,11 @@ fn it_is_roused_by_who_would_start_the_same_and_holds_the_lock_then() {
 fn it_is_of_no_use_to_others() {
     for word in ["wake another", "wake", "end", "", "garbage", &"x".repeat(1000)] {
         let machine = machine();
-        let parked = park(&machine, LONG, of_use());
-        let stream = through_directory(&machine.dir.parked(), |short| Stream::connect(short)).unwrap();
+        let warm = stay(&machine, LONG, of_use());
+        let stream =
+            through_directory(&machine.dir.warm(), |short| Stream::connect(short)).unwrap();
         (&stream).write_all(format!("{word}\n").as_bytes()).ok();
-        assert!(parked.join().unwrap().is_none(), "{word:?}");
+        assert!(warm.join().unwrap().is_none(), "{word:?}");
         assert!(!Lock::is_held(&machine.dir));
     }
 }
@@ -67,36 +72,36 @@ fn it_is_of_no_use_to_others() {
 #[test]
 fn who_gave_it_up_does_not_rouse_it() {
     let machine = machine();
-    let parked = park(&machine, LONG, of_use());
+    let warm = stay(&machine, LONG, of_use());
     // It asks, and is gone before the answer.
     drop(call(&machine.dir, "wake me").unwrap());
-    assert!(parked.join().unwrap().is_none());
+    assert!(warm.join().unwrap().is_none());
     assert!(!Lock::is_held(&machine.dir));
 }
 
 #[test]
 fn one_that_finds_another_keeper_is_none() {
     let machine = machine();
-    let parked = park(&machine, LONG, of_use());
+    let warm = stay(&machine, LONG, of_use());
     let other = Lock::take(&machine.dir).unwrap();
-    let stream = through_directory(&machine.dir.parked(), |short| Stream::connect(short)).unwrap();
+    let stream = through_directory(&machine.dir.warm(), |short| Stream::connect(short)).unwrap();
     (&stream).write_all(b"wake me\n").unwrap();
-    assert!(parked.join().unwrap().is_none());
+    assert!(warm.join().unwrap().is_none());
     drop(other);
 }
 
 #[test]
 fn it_leaves_when_its_time_is_over_and_when_it_is_of_no_use_any_more() {
     let short = Duration::from_millis(1);
-    assert!(park(&machine(), short, of_use()).join().unwrap().is_none());
+    assert!(stay(&machine(), short, of_use()).join().unwrap().is_none());
     let (machine_here, of_use_here) = (machine(), of_use());
-    let parked = park(&machine_here, LONG, of_use_here.clone());
+    let warm = stay(&machine_here, LONG, of_use_here.clone());
     of_use_here.store(false, Ordering::SeqCst);
-    assert!(parked.join().unwrap().is_none());
+    assert!(warm.join().unwrap().is_none());
     let machine_here = machine();
-    let parked = park(&machine_here, LONG, of_use());
+    let warm = stay(&machine_here, LONG, of_use());
     std::fs::remove_file(machine_here.dir.asleep()).unwrap();
-    assert!(parked.join().unwrap().is_none(), "nothing to wake from");
+    assert!(warm.join().unwrap().is_none(), "nothing to wake from");
 }
 
 #[test]

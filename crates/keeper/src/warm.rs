@@ -60,13 +60,13 @@ pub async fn wait(
     is_of_use: impl Fn() -> bool,
 ) -> Result<Option<Hold>> {
     // Before the lock is given up: who sees that the machine sleeps finds the door.
-    let listener = bind(&dir.parked())?;
+    let listener = bind(&dir.warm())?;
     drop(hold);
-    tracing::info!("the guest is parked: a wake that comes soon finds it loaded");
+    tracing::info!("the guest stays warm: a wake that comes soon finds it loaded");
     let roused = until_roused(dir, &listener, identity, patience, is_of_use).await;
     // Nobody else may find it: it is ours, unless there is another keeper by now.
     if roused.is_some() || !Lock::is_held(dir) {
-        std::fs::remove_file(dir.parked()).ok();
+        std::fs::remove_file(dir.warm()).ok();
     }
     Ok(roused)
 }
@@ -91,7 +91,7 @@ async fn until_roused(
             }
             _ = looks.tick() => {
                 let stays = since.elapsed() < stays_for(patience, &memory_free());
-                if !stays || !dir.asleep().exists() || !dir.parked().exists() || !is_of_use() {
+                if !stays || !dir.asleep().exists() || !dir.warm().exists() || !is_of_use() {
                     return None;
                 }
             }
@@ -158,23 +158,26 @@ fn free_of(told: &str) -> Free {
 }
 
 /// True where nothing of a life as keeper goes on in this process, so that nothing can be written any more: its threads
-/// are the first one and those that are named `known`.
+/// are the first one and those with names that are `known`.
 #[must_use]
-pub fn is_over(known: &str) -> bool {
+pub fn is_over(known: &[&str]) -> bool {
     let deadline = std::time::Instant::now() + STRAGGLERS;
     loop {
         match others(known) {
-            Ok(0) => return true,
+            Ok(others) if others.is_empty() => return true,
             Ok(_) if std::time::Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            _ => return false,
+            others => {
+                tracing::warn!(?others, "the guest does not stay warm: something goes on");
+                return false;
+            }
         }
     }
 }
 
-fn others(known: &str) -> io::Result<usize> {
-    let mut others = 0;
+fn others(known: &[&str]) -> io::Result<Vec<String>> {
+    let mut others = Vec::new();
     for thread in std::fs::read_dir("/proc/self/task")? {
         let thread = thread?;
         if thread.file_name().to_str() == Some(&std::process::id().to_string()) {
@@ -182,12 +185,14 @@ fn others(known: &str) -> io::Result<usize> {
         }
         // One that is gone by now is no other.
         let name = std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
-        others += usize::from(!name.is_empty() && name.trim_end() != known);
+        if !name.is_empty() && !known.contains(&name.trim_end()) {
+            others.push(name.trim_end().to_owned());
+        }
     }
     Ok(others)
 }
 
-/// Has the process that the guest is parked with, if there is one, become the machine's keeper; the connection lasts as
+/// Has the process that has the guest loaded, if there is one, become the machine's keeper; the connection lasts as
 /// long as it lives. `None` where there is none, or none any more. Blocks.
 ///
 /// # Errors
@@ -203,7 +208,7 @@ pub(crate) fn rouse(dir: &MachineDir, identity: &str) -> io::Result<Option<Strea
     Ok(Some(stream))
 }
 
-/// Ends the process that the guest is parked with, if there is one, and returns once it is gone. The machine sleeps as it
+/// Ends the process that has the guest loaded, if there is one, and returns once it is gone. The machine sleeps as it
 /// did. Blocks, for some 50 ms where there is one.
 ///
 /// # Errors
@@ -213,20 +218,23 @@ pub fn end(dir: &MachineDir) -> Result<()> {
         Ok(_) => Ok(()),
         Err(error) => Err(Failure::new(
             base::ErrorKind::Timeout,
-            format!("the process that the guest is parked with does not end ({error}); look for it with ps"),
+            format!(
+                "the process that has the guest loaded does not end ({error}); look for it with ps"
+            ),
         )),
     }
 }
 
 /// What it says; nothing where it ended. `None`: there is none.
 fn call(dir: &MachineDir, word: &str) -> io::Result<Option<(Stream, String)>> {
-    let Ok(stream) = through_directory(&dir.parked(), |short| Stream::connect(short)) else {
+    let Ok(stream) = through_directory(&dir.warm(), |short| Stream::connect(short)) else {
         return Ok(None);
     };
     stream.set_read_timeout(Some(ANSWER_PATIENCE))?;
     let told = (&stream).write_all(format!("{word}\n").as_bytes());
     let mut said = String::new();
-    let heard = told.and_then(|()| BufReader::new((&stream).take(LINE_BYTES_MAX)).read_line(&mut said));
+    let heard =
+        told.and_then(|()| BufReader::new((&stream).take(LINE_BYTES_MAX)).read_line(&mut said));
     match heard {
         Ok(_) => Ok(Some((stream, said.trim_end().to_owned()))),
         Err(error) if is_gone(&error) => Ok(Some((stream, String::new()))),
