@@ -17,6 +17,12 @@ use crate::{Failure, dirs, telemetry, tokio_runtime};
 /// How long calls that are still under way have at the end.
 const STRAGGLERS: Duration = Duration::from_millis(500);
 
+/// A process begins anew after so many lives, whatever has come together in it: the next wake takes a little longer.
+const LIVES_MAX: u32 = 64;
+
+/// The thread that listens for signals.
+const SIGNALS: &str = "signals";
+
 /// Flags of `keeper`.
 #[derive(Debug, Args)]
 pub(crate) struct KeeperArgs {
@@ -31,20 +37,24 @@ pub(crate) fn main(args: &KeeperArgs) -> Result<u8, Failure> {
     nix::unistd::setsid().ok();
     telemetry::init_logs();
     let dir = MachineDir::new(&args.dir);
-    let mut process = Process { hypervisors: None, hold: None };
-    loop {
+    let terminate = terminations()?;
+    let mut process = Process { terminate, hypervisors: None, hold: None };
+    for life in 1.. {
         let last = process.live(&dir)?;
-        if !process.stays_warm(&dir, &last)? {
+        if life >= LIVES_MAX || !process.stays_warm(&dir, &last)? {
             return match last.error {
                 None => Ok(0),
                 Some((kind, message)) => Err(Failure::new(kind, message)),
             };
         }
     }
+    Ok(0)
 }
 
 /// What goes on from one life as keeper to the next.
 struct Process {
+    /// Cancelled when the process is asked to end.
+    terminate: CancellationToken,
     hypervisors: Option<(KeeperSpec, Arc<Qemu>)>,
     hold: Option<Hold>,
 }
@@ -78,7 +88,7 @@ impl Process {
                 runtime: qemu,
                 clock: Arc::new(clock),
                 entropy: Arc::new(SystemEntropy),
-                terminate: terminated()?,
+                terminate: self.terminate.child_token(),
             };
             Ok::<_, Failure>(keeper::run(dir.clone(), spec, parts, hold).await)
         });
@@ -109,42 +119,44 @@ impl Process {
             }
         };
         let identity = dirs::variable(launch::IDENTITY_VARIABLE).unwrap_or_default();
-        let is_well = last.released && last.error.is_none() && !identity.is_empty();
-        if !is_well || !warm::is_over(&THREADS) {
+        let is_well = last.released && last.error.is_none() && !self.terminate.is_cancelled();
+        let can = hold.can_be_given_up() && !identity.is_empty();
+        if !is_well || !can || !warm::is_over(&[&THREADS[..], &[SIGNALS]].concat()) {
             hold.keep_for_life();
             qemu.end_warm();
             return Ok(false);
         }
-        let patience = Duration::from_secs(spec.warm_seconds);
-        let roused = tokio_runtime_small()?.block_on(async {
-            let terminate = terminated()?;
-            tokio::select! {
-                roused = warm::wait(dir, hold, &identity, patience, || qemu.warm()) => {
-                    roused.map_err(|failure| Failure::new(failure.kind, failure.message))
-                }
-                () = terminate.cancelled() => Ok(None),
-            }
-        })?;
-        self.hold = roused;
+        let waits = warm::Waits {
+            identity: &identity,
+            patience: Duration::from_secs(spec.warm_seconds),
+            terminate: &self.terminate,
+        };
+        let waiting = warm::wait(dir, hold, &waits, || qemu.warm());
+        let roused = tokio_runtime_small()?.block_on(waiting);
+        self.hold = roused.map_err(|failure| Failure::new(failure.kind, failure.message))?;
         if self.hold.is_none() {
             qemu.end_warm();
+            warm::leave(dir);
         }
         Ok(self.hold.is_some())
     }
 }
 
-/// Cancelled when the process is asked to end.
-fn terminated() -> Result<CancellationToken, Failure> {
+/// Cancelled when the process is asked to end, at whatever time: a thread listens for it as long as the process lives.
+fn terminations() -> Result<CancellationToken, Failure> {
+    let failed = |error| Failure::new(ErrorKind::Internal, format!("watch for signals: {error}"));
+    let runtime = tokio_runtime_small()?;
+    let mut term = {
+        let _context = runtime.enter();
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(failed)?
+    };
     let token = CancellationToken::new();
-    let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-        .map_err(|error| {
-            Failure::new(ErrorKind::Internal, format!("watch for signals: {error}"))
-        })?;
     let signal = token.clone();
-    tokio::spawn(async move {
-        term.recv().await;
+    let listen = move || {
+        runtime.block_on(term.recv());
         signal.cancel();
-    });
+    };
+    std::thread::Builder::new().name(SIGNALS.to_owned()).spawn(listen).map_err(failed)?;
     Ok(token)
 }
 

@@ -5,6 +5,7 @@
 //! directory's lock and adopts keepers that are running; the listener; then the one line on stdout. At
 //! SIGTERM: stop taking requests, let open ones end, leave awake machines to their keepers.
 
+use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -112,6 +113,9 @@ async fn serve(config: Config) -> Result<(), Failure> {
     stop.cancel();
     serving.await.ok();
     control.close().await;
+    // Where nobody serves a machine, nothing of one that sleeps is left.
+    let machines = local_host::machines_dir(&config.data);
+    tokio::task::spawn_blocking(move || keeper::warm::end_all(&machines)).await.ok();
     ServerFile::remove(&config.data);
     Ok(())
 }
@@ -195,6 +199,10 @@ fn host(
     }))
 }
 
+/// Variables that a service manager sets anew each time, by how their names begin. They mean nothing to keepers.
+const OF_EACH_START: [&str; 6] =
+    ["INVOCATION_ID", "JOURNAL_STREAM", "NOTIFY_SOCKET", "LISTEN_", "WATCHDOG_", "SYSTEMD_"];
+
 /// What keepers are started as. Those of one program in one environment are just like one another.
 fn keeper_program(path: PathBuf, config: &Config) -> launch::Program {
     let env = config.keys.keeper_env();
@@ -203,7 +211,11 @@ fn keeper_program(path: PathBuf, config: &Config) -> launch::Program {
         std::fs::metadata(&path)
             .map(|meta| { (meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()) })
     );
-    let mut variables: Vec<_> = std::env::vars_os().collect();
+    let of_this_start = |name: &OsStr| {
+        OF_EACH_START.iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
+    };
+    let mut variables: Vec<_> =
+        std::env::vars_os().filter(|(name, _)| !of_this_start(name)).collect();
     variables.sort();
     for variable in &variables {
         told.push_str(&format!("{variable:?}\n"));

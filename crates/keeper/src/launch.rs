@@ -26,6 +26,8 @@ const LISTEN_TIMEOUT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(50);
 /// The first pause of a wait for a keeper that starts; it listens after some 10 ms. Doubles up to [`POLL`].
 const POLL_FIRST: Duration = Duration::from_millis(2);
+/// How long one that is seen to end may take to be gone.
+const GONE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a killed keeper may take to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A log past this size starts anew with the next keeper.
@@ -54,7 +56,9 @@ pub async fn start(program: &Program, dir: &MachineDir) -> Result<Client> {
     if let Some(process) = roused(program, dir).await {
         match until_listens(dir, || Ok(has_ended(&process).then(|| "it ended".to_owned()))).await {
             // Whatever it was of, a process that is begun anew does not have it.
-            Err(error) if !is_alive(dir) => tracing::warn!(%error, "the process of a warm guest"),
+            Err(error) if is_gone_soon(dir).await => {
+                tracing::warn!(%error, "the process of a warm guest");
+            }
             done => return done,
         }
     }
@@ -72,6 +76,16 @@ async fn roused(program: &Program, dir: &MachineDir) -> Option<UnixStream> {
     let roused = roused.map_err(std::io::Error::other).flatten();
     let roused = roused.inspect_err(|error| tracing::warn!(%error, "rouse a warm guest"));
     roused.ok().flatten().filter(|stream| stream.set_nonblocking(true).is_ok())
+}
+
+/// Whether there is no keeper. The last that is heard of one that ends may be a moment before that.
+async fn is_gone_soon(dir: &MachineDir) -> bool {
+    let gone = async {
+        while is_alive(dir) {
+            tokio::time::sleep(POLL_FIRST).await;
+        }
+    };
+    tokio::time::timeout(GONE_TIMEOUT, gone).await.is_ok()
 }
 
 /// It says nothing more.

@@ -13,6 +13,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use base::ErrorKind;
 use nix::errno::Errno;
@@ -30,6 +31,9 @@ use crate::{Failure, Result};
 /// Longest process id that is believed, and longest command line that is compared, in bytes.
 const READ_BYTES_MAX: u64 = 64 << 10;
 
+/// How often it is looked again where an end could go unheard.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Held by a living keeper.
 #[derive(Debug)]
 pub(crate) struct Lock {
@@ -44,13 +48,20 @@ impl Lock {
     /// # Errors
     /// `Conflict` where another keeper has it; `Internal` where the disk refuses.
     pub(crate) fn take(dir: &MachineDir) -> Result<Self> {
+        // First: who sees the number below finds it.
+        let life = open_life(&dir.life());
         match take_file(&dir.lock()) {
-            Ok(Some(file)) => Ok(Self { file, life: open_life(&dir.life()) }),
+            Ok(Some(file)) => Ok(Self { file, life }),
             Ok(None) => {
                 Err(Failure::new(ErrorKind::Conflict, "another keeper of this machine is running"))
             }
             Err(error) => Err(Failure::internal("lock keeper.lock", error)),
         }
+    }
+
+    /// Whether who waits for it hears of it where it is given up before its process ends.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.life.is_some()
     }
 
     /// Keeps the lock until the process has ended: whoever waits for that may rely on nothing being
@@ -105,7 +116,11 @@ impl Watch {
         let life = async {
             match &self.life {
                 Some(life) => life.readable().await,
-                None => std::future::pending().await,
+                // It may be made just now.
+                None => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    Ok(())
+                }
             }
         };
         tokio::select! {

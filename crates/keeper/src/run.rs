@@ -102,6 +102,12 @@ impl Hold {
         Self { lock, caller: Some(caller) }
     }
 
+    /// Whether it can be given up while the process lives on, and who waits for that hears of it.
+    #[must_use]
+    pub fn can_be_given_up(&self) -> bool {
+        self.lock.is_heard()
+    }
+
     /// Keeps it until the process has ended: whoever waits for that may rely on nothing being written any more, also by
     /// calls that are still under way.
     pub fn keep_for_life(self) {

@@ -18,8 +18,9 @@ use std::os::unix::net::UnixStream as Stream;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::layout::MachineDir;
 use crate::lock::Lock;
@@ -33,6 +34,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const CALLER_PATIENCE: Duration = Duration::from_secs(5);
 /// How long one that is called may take: to end its guest is some 50 ms.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+/// How many are waited for at once: each is a descriptor.
+const ENDED_AT_ONCE_MAX: usize = 500;
 /// Longest line that is read, in bytes.
 const LINE_BYTES_MAX: u64 = 256;
 /// Threads of a life that is over may take so long to end.
@@ -47,81 +50,94 @@ const END: &str = "end";
 const YES: &str = "yes";
 const GO: &str = "go";
 
-/// Waits to be roused, for `patience` at most, and as long as `is_of_use`. `identity`: which keepers are just like this
-/// one. `hold` is given up meanwhile.
+/// Who rouses a keeper.
+#[derive(Debug)]
+pub struct Waits<'a> {
+    /// Which keepers are just like this one.
+    pub identity: &'a str,
+    /// For how long it waits at most.
+    pub patience: Duration,
+    /// Cancelled when the process is asked to end.
+    pub terminate: &'a CancellationToken,
+}
+
+/// Waits to be roused, as long as that `is_of_use`. `hold` is given up meanwhile. Where nobody rouses it, the process
+/// [leaves](leave) next.
 ///
 /// # Errors
 /// `Internal` where it cannot be heard; there is no lock then.
 pub async fn wait(
     dir: &MachineDir,
     hold: Hold,
-    identity: &str,
-    patience: Duration,
+    waits: &Waits<'_>,
     is_of_use: impl Fn() -> bool,
 ) -> Result<Option<Hold>> {
     // Before the lock is given up: who sees that the machine sleeps finds the door.
     let listener = bind(&dir.warm())?;
     drop(hold);
     tracing::info!("the guest stays warm: a wake that comes soon finds it loaded");
-    let roused = until_roused(dir, &listener, identity, patience, is_of_use).await;
-    // Nobody else may find it: it is ours, unless there is another keeper by now.
-    if roused.is_some() || !Lock::is_held(dir) {
+    let since = Instant::now();
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    let roused = loop {
+        tokio::select! {
+            called = listener.accept() => break match called {
+                Ok((caller, _)) => answer(dir, caller, waits.identity).await,
+                Err(_) => None,
+            },
+            () = waits.terminate.cancelled() => break None,
+            _ = looks.tick() => {
+                let stays = since.elapsed() < stays_for(waits.patience, &memory_free());
+                if !stays || !dir.asleep().exists() || !dir.warm().exists() || !is_of_use() {
+                    break None;
+                }
+            }
+        }
+    };
+    if roused.is_some() {
+        // It is ours: nobody keeps the machine but us.
         std::fs::remove_file(dir.warm()).ok();
+    } else {
+        // Who calls now hears of our end, and not before it.
+        listener.into_std().map(std::mem::forget).ok();
     }
     Ok(roused)
 }
 
-async fn until_roused(
-    dir: &MachineDir,
-    listener: &UnixListener,
-    identity: &str,
-    patience: Duration,
-    is_of_use: impl Fn() -> bool,
-) -> Option<Hold> {
-    let since = Instant::now();
-    let mut looks = tokio::time::interval(LOOK_EVERY);
-    loop {
-        tokio::select! {
-            called = listener.accept() => {
-                let Ok((caller, _)) = called else { return None };
-                return match tokio::time::timeout(CALLER_PATIENCE, answer(dir, caller, identity)).await {
-                    Ok(Ok(hold)) => hold,
-                    _ => None,
-                };
-            }
-            _ = looks.tick() => {
-                let stays = since.elapsed() < stays_for(patience, &memory_free());
-                if !stays || !dir.asleep().exists() || !dir.warm().exists() || !is_of_use() {
-                    return None;
-                }
-            }
-        }
+/// The last that a process does which nobody has roused: its guest is gone.
+pub fn leave(dir: &MachineDir) {
+    // Else another has its own there.
+    if !Lock::is_held(dir) {
+        std::fs::remove_file(dir.warm()).ok();
     }
 }
 
 /// What comes of a call. The caller hears of the end of it: the connection lasts as long as the process.
-async fn answer(dir: &MachineDir, caller: UnixStream, identity: &str) -> io::Result<Option<Hold>> {
+async fn answer(dir: &MachineDir, caller: UnixStream, identity: &str) -> Option<Hold> {
     let mut caller = tokio::io::BufReader::new(caller);
-    let wanted = line(&mut caller).await?;
-    let lock = match wanted.strip_prefix(WAKE) {
-        Some(wanted) if wanted == identity => Lock::take(dir).ok(),
-        _ => None,
-    };
-    let mut goes = false;
-    if lock.is_some() {
-        caller.get_mut().write_all(format!("{YES}\n").as_bytes()).await?;
-        // One that has given us up has started another keeper, or nobody wants the machine awake.
-        goes = line(&mut caller).await? == GO;
-    }
-    let caller = caller.into_inner().into_std()?;
-    match lock.filter(|_| goes) {
-        Some(lock) => Ok(Some(Hold::new(lock, caller))),
-        None => {
+    let agreed = tokio::time::timeout(CALLER_PATIENCE, agree(dir, &mut caller, identity)).await;
+    let lock = agreed.ok().and_then(io::Result::ok).flatten();
+    match (lock, caller.into_inner().into_std().ok()) {
+        (Some(lock), Some(caller)) => Some(Hold::new(lock, caller)),
+        (_, caller) => {
             // Not closed on the way: that it is is the caller's word that nothing is left of us.
             std::mem::forget(caller);
-            Ok(None)
+            None
         }
     }
+}
+
+async fn agree(
+    dir: &MachineDir,
+    caller: &mut tokio::io::BufReader<UnixStream>,
+    identity: &str,
+) -> io::Result<Option<Lock>> {
+    if line(caller).await?.strip_prefix(WAKE) != Some(identity) {
+        return Ok(None);
+    }
+    let Ok(lock) = Lock::take(dir) else { return Ok(None) };
+    caller.get_mut().write_all(format!("{YES}\n").as_bytes()).await?;
+    // One that has given us up has started another keeper, or nobody wants the machine awake.
+    Ok((line(caller).await? == GO).then_some(lock))
 }
 
 async fn line(from: &mut tokio::io::BufReader<UnixStream>) -> io::Result<String> {
@@ -222,6 +238,27 @@ pub fn end(dir: &MachineDir) -> Result<()> {
                 "the process that has the guest loaded does not end ({error}); look for it with ps"
             ),
         )),
+    }
+}
+
+/// Ends those of all machines below `machines`, side by side. Returns once they are gone, or some have taken too long: those
+/// end by themselves. Blocks.
+pub fn end_all(machines: &std::path::Path) {
+    let entries = std::fs::read_dir(machines).into_iter().flatten().flatten();
+    let told = entries.filter_map(|entry| {
+        let dir = MachineDir::new(entry.path());
+        let stream = through_directory(&dir.warm(), |short| Stream::connect(short)).ok()?;
+        (&stream).write_all(format!("{END}\n").as_bytes()).ok()?;
+        Some(stream)
+    });
+    let told: Vec<Stream> = told.take(ENDED_AT_ONCE_MAX).collect();
+    let deadline = std::time::Instant::now() + CALLER_PATIENCE;
+    for stream in told {
+        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        if left.is_zero() || stream.set_read_timeout(Some(left)).is_err() {
+            return;
+        }
+        (&stream).read(&mut [0]).ok();
     }
 }
 

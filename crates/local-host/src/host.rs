@@ -175,8 +175,14 @@ impl Directories {
     }
 }
 
+/// Where a data directory has its machines.
+#[must_use]
+pub fn machines_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("machines")
+}
+
 pub(crate) fn machine_dir(data_dir: &Path, machine: &MachineId) -> MachineDir {
-    MachineDir::new(data_dir.join("machines").join(machine.as_str()))
+    MachineDir::new(machines_dir(data_dir).join(machine.as_str()))
 }
 
 fn templates(settings: &LocalHostSettings) -> Templates {

@@ -24,4 +24,4 @@ mod templates;
 mod uppers;
 
 pub use homes::{LocalHomes, LocalHomesSettings};
-pub use host::{LocalHost, LocalHostSettings};
+pub use host::{LocalHost, LocalHostSettings, machines_dir};

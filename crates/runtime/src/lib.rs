@@ -178,6 +178,10 @@ pub enum Exit {
 /// its files are as they were.
 #[async_trait]
 pub trait Loaded: Send + Sync + std::fmt::Debug {
+    /// False where it has ended since, and can be loaded again: it was there for some time before it was.
+    fn is_there(&self) -> bool {
+        true
+    }
     /// Lets it run. Its memory is used up then.
     ///
     /// # Errors

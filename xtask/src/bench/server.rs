@@ -96,6 +96,11 @@ impl Server {
         self.restart(&[])
     }
 
+    /// The same so that nothing of a machine stays loaded once it sleeps: a keeper is told when it is started.
+    pub(crate) fn restart_without_warmth(&self) -> anyhow::Result<Endpoint> {
+        self.restart(&["--warm-seconds", "0"])
+    }
+
     /// The same so that the memory of machines goes to the store as soon as they sleep.
     pub(crate) fn restart_storing_memory(&self) -> anyhow::Result<Endpoint> {
         let config = self.root.join("storing.toml");

@@ -60,8 +60,8 @@ fn it_goes_on_in_the_process_that_it_was_in() {
             api.post(&format!("/v1/machines/{machine}/fs/publish"), "").ok();
         }
         if cycle % 4 == 2 {
-            // It needs no server, and goes on with the next.
-            server.terminate();
+            // It needs no server.
+            server.kill();
             server.restart();
             api = server.api();
         }
@@ -149,4 +149,19 @@ fn it_stays_for_as_long_as_it_was_told() {
     eventually("its process ends", SOON, || server.keeper(&machine).is_none());
     api.wake(&machine);
     assert_eq!(how(&api, &machine), resumed());
+}
+
+#[test]
+fn a_server_that_ends_leaves_nothing_of_those_that_sleep() {
+    let mut server = server();
+    let api = server.api();
+    let (asleep, awake) = (api.create("asleep"), api.create("awake"));
+    api.sleep(&asleep);
+    hypervisor(&asleep);
+    server.terminate();
+    assert!(hypervisors(&asleep).is_empty());
+    assert_eq!(hypervisors(&awake).len(), 1);
+    server.restart();
+    server.api().wake(&asleep);
+    assert_eq!(how(&server.api(), &asleep), resumed());
 }

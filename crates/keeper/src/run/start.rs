@@ -180,6 +180,13 @@ impl Keeper {
                 self.parts.runtime.load(&self.saved(&self.spec.instance)).await
             }
         };
+        let loaded = match loaded {
+            Ok(gone) if !gone.is_there() => {
+                tokio::task::spawn_blocking(move || drop(gone)).await.ok();
+                self.parts.runtime.load(&self.saved(&self.spec.instance)).await
+            }
+            loaded => loaded,
+        };
         // From here on the memory is used up, also where it could not be loaded.
         SleepRecord::remove(&self.dir)
             .map_err(|error| format!("take its sleep record away: {error}"))?;

@@ -29,7 +29,9 @@ fn stay(
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let of_use = || is_of_use.load(Ordering::SeqCst);
-        runtime.block_on(wait(&dir, hold, "me", patience, of_use)).unwrap()
+        let terminate = CancellationToken::new();
+        let waits = Waits { identity: "me", patience, terminate: &terminate };
+        runtime.block_on(wait(&dir, hold, &waits, of_use)).unwrap()
     });
     while Lock::is_held(&begun) {
         std::thread::sleep(Duration::from_millis(1));

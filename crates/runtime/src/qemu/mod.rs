@@ -154,8 +154,8 @@ impl Runtime for Qemu {
             (spec.clone(), self.settings.clone(), self.accelerator());
         let shelf = self.shelf.clone();
         blocking(move || {
-            if let Some(warm) = shelf.take() {
-                match warm.fits(&spec) {
+            if let Some(mut warm) = shelf.take() {
+                match warm.ready(&spec) {
                     Ok(()) => return Ok(Box::new(warm) as Box<dyn Loaded>),
                     Err(why) => tracing::info!(why, "the guest that stayed warm is not used"),
                 }

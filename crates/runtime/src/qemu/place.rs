@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 
 use base::Egress;
+use tokio::runtime::Handle;
 
 use super::cgroup::{self, Cgroup, Shares};
 use super::network::{self, Link};
@@ -76,6 +77,19 @@ impl Place {
             return Ok(());
         }
         self.link.as_ref().map_or(Ok(()), Link::connect)
+    }
+
+    /// Has tasks of the runtime that this is called in serve the guest; those that did so are gone.
+    pub(crate) fn serve_again(&self) -> io::Result<()> {
+        match (&self.link, Handle::try_current()) {
+            (Some(link), Ok(runtime)) => link.serve_names_again(&runtime),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it would be made in the same way now.
+    pub(crate) fn is_up_to_date(&self) -> bool {
+        self.link.as_ref().is_none_or(Link::is_up_to_date)
     }
 
     /// Has another egress policy in force when this returns. Where there is no network, any is.

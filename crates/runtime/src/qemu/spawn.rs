@@ -7,7 +7,7 @@
 #![allow(unsafe_code, reason = "code between fork and exec; each use says why it is sound")]
 
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
@@ -147,6 +147,17 @@ fn drop_bounding_set() {
 pub(crate) fn end_of(child: &Child) -> io::Result<OwnedFd> {
     // It is not yet waited for, so its id is still its own.
     pidfd(child.id())
+}
+
+/// Has a process stand still, or go on.
+pub(crate) fn signal(process: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
+    let (none, flags) = (std::ptr::null::<nix::libc::siginfo_t>(), 0);
+    let (process, signal) = (process.as_raw_fd(), signal as i32);
+    // SAFETY: takes integers, and no information beside them.
+    let sent = unsafe {
+        nix::libc::syscall(nix::libc::SYS_pidfd_send_signal, process, signal, none, flags)
+    };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// A descriptor of the process with this id.

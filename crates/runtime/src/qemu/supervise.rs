@@ -20,6 +20,7 @@ use async_trait::async_trait;
 use base::Egress;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
 use tokio::sync::{oneshot, watch};
 
 use super::log::{RingLog, Tail};
@@ -27,7 +28,7 @@ use super::memory::{self, Stopped};
 use super::place::Place;
 use super::qmp::{Line, Qmp};
 use super::room::Watch;
-use super::spawn::{Confinement, end_of, spawn};
+use super::spawn::{Confinement, end_of, signal, spawn};
 use super::warm::{Ends, Warm};
 use super::{SUPERVISOR, start_error};
 use crate::{Error, Exit, Instance, Spec};
@@ -63,6 +64,8 @@ pub(crate) struct QemuInstance {
 #[derive(Debug)]
 pub(crate) struct Shell {
     pid: u32,
+    /// The same, but nobody else's once it is gone.
+    process: Arc<OwnedFd>,
     ended: watch::Receiver<Option<Exit>>,
     console: Arc<Mutex<Tail>>,
     hold: Mutex<Hold>,
@@ -89,11 +92,22 @@ impl Shell {
         self.suspended.store(false, Ordering::SeqCst);
     }
 
+    /// Has the hypervisor stand still, whatever it would like to do, or go on.
+    pub(crate) fn hold(&self, still: bool) -> io::Result<()> {
+        signal(self.process.as_fd(), if still { Signal::SIGSTOP } else { Signal::SIGCONT })
+    }
+
+    /// What it has of this host, until it ends.
+    pub(crate) fn place(&self) -> Option<Arc<Place>> {
+        self.place.upgrade()
+    }
+
     /// Hands it on: this one is nothing any more.
     fn hand_on(&self) -> Self {
         let hold = std::mem::take(&mut *self.hold.lock().unwrap_or_else(PoisonError::into_inner));
         Self {
             pid: self.pid,
+            process: self.process.clone(),
             ended: self.ended.clone(),
             console: self.console.clone(),
             hold: Mutex::new(hold),
@@ -165,11 +179,12 @@ impl QemuInstance {
                 supervise(process, console, killed, logs, started_in, &ended_in, &is_suspended);
             })
             .map_err(start_error("start a thread"))?;
-        let pid = started
+        let (pid, process) = started
             .blocking_recv()
             .map_err(|_| Error::Start("its thread ended early".to_owned()))??;
         let hold = Mutex::new(Hold { kill: Some(kill), thread: Some(thread) });
-        let shell = Shell { pid, ended, console: tail, hold, suspended, place };
+        let process = Arc::new(process);
+        let shell = Shell { pid, process, ended, console: tail, hold, suspended, place };
         Ok(Self::of(shell, Line::New(monitor), memory, None))
     }
 
@@ -292,9 +307,8 @@ impl Instance for QemuInstance {
         let shell = self.shell.hand_on();
         let warm = blocking(move || {
             stopped.sync(&memory)?;
-            let shelf = ends.shelf.clone();
             let (qmp, state) = stopped.into_parts();
-            shelf.put(Warm::new(shell, qmp, ends, &state)?);
+            Warm::new(shell, qmp, ends, state)?.put_away();
             Ok(())
         });
         warm.await.map_err(not_on_the_disk)?;
@@ -348,7 +362,7 @@ fn supervise(
     console: UnixStream,
     killed: UnixStream,
     mut logs: Logs,
-    started: oneshot::Sender<Result<u32, Error>>,
+    started: oneshot::Sender<Result<(u32, OwnedFd), Error>>,
     ended: &watch::Sender<Option<Exit>>,
     suspended: &AtomicBool,
 ) {
@@ -366,11 +380,11 @@ fn supervise(
         .as_ref()
         .map_or(Ok(()), |link| link.enter(confinement.jail.is_some()))
         .and_then(|()| spawn(&mut command, &confinement))
-        .and_then(|mut child| match end_of(&child) {
-            Ok(end) => Ok((child, end)),
+        .and_then(|mut child| match end_of(&child).and_then(|end| Ok((end.try_clone()?, end))) {
+            Ok((process, end)) => Ok((child, process, end)),
             Err(error) => child.kill().and_then(|()| child.wait()).and(Err(error)),
         });
-    let (mut child, end) = match born {
+    let (mut child, process, end) = match born {
         Ok(born) => born,
         Err(error) => {
             drop(place);
@@ -379,7 +393,7 @@ fn supervise(
             return;
         }
     };
-    if started.send(Ok(child.id())).is_err() {
+    if started.send(Ok((child.id(), process))).is_err() {
         // The start was given up. `killed` is closed then, and the loop below sees it.
         tracing::debug!("nobody wants this instance any more");
     }

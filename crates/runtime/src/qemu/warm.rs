@@ -6,7 +6,7 @@
 //!
 //! # Invariants
 //! - It goes on only for the very files that it was suspended into, and for a [`Spec`] that is the same in all else.
-//! - Nothing runs in it, and nothing is sent to it: its channels are kept open, so that the guest sees nobody leave.
+//! - Nothing runs in it, the hypervisor neither, and nothing is sent to it: its channels are kept open, so that the guest sees nobody leave.
 //! - One runtime has one of them at most. Whatever else the runtime starts or loads takes its place.
 
 use std::fs::{File, Metadata};
@@ -14,7 +14,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use guest_ring::GuestMemory;
@@ -25,15 +26,14 @@ use super::qmp::{Line, Qmp};
 use super::supervise::{QemuInstance, Shell};
 use crate::{Error, Loaded, Memory, Purpose, Spec, Started};
 
-/// Where the warm guest of a runtime is.
+/// How long a hypervisor that stood still may take to say how it is. One that was swapped out may take longer than it is worth.
+const READY_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where the warm guest of a runtime is. It ends with the runtime.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Shelf(Arc<Mutex<Option<Warm>>>);
 
 impl Shelf {
-    pub(crate) fn put(&self, warm: Warm) {
-        drop(self.swap(Some(warm)));
-    }
-
     /// Takes it out. Whoever drops it ends it, and blocks for that.
     pub(crate) fn take(&self) -> Option<Warm> {
         self.swap(None)
@@ -60,7 +60,8 @@ pub(crate) struct Ends {
     disk: File,
     spec: Spec,
     upper: Id,
-    pub(crate) shelf: Shelf,
+    /// Its own, which it is not to keep alive.
+    shelf: Weak<Mutex<Option<Warm>>>,
 }
 
 /// A file, whatever its name.
@@ -101,7 +102,7 @@ impl Ends {
             disk: disk.try_clone()?,
             spec: spec.clone(),
             upper: Id::of(&std::fs::metadata(&spec.upper_image)?),
-            shelf: shelf.clone(),
+            shelf: Arc::downgrade(&shelf.0),
         }))
     }
 
@@ -129,50 +130,68 @@ pub(crate) struct Warm {
     shell: Shell,
     qmp: Qmp,
     ends: Ends,
-    state: Id,
+    /// Kept open: nobody else's file has its number as long as it is.
+    state: File,
 }
 
 impl Warm {
-    /// A guest that was saved into `state`, which is on the disk as its memory is.
-    pub(crate) fn new(shell: Shell, qmp: Qmp, ends: Ends, state: &File) -> io::Result<Self> {
-        let state = Id::of(&state.metadata()?);
+    /// A guest that was saved into `state`, which is on the disk as its memory is. Its hypervisor stands still: one that a
+    /// guest has broken into does nothing while the machine sleeps.
+    pub(crate) fn new(shell: Shell, qmp: Qmp, ends: Ends, state: File) -> io::Result<Self> {
+        shell.hold(true)?;
         Ok(Self { shell, qmp, ends, state })
     }
 
-    /// Whether it is what `spec` would be loaded from.
+    /// Puts it where its runtime finds it; where that is gone it ends.
+    pub(crate) fn put_away(self) {
+        let shelf = self.ends.shelf.upgrade().map(Shelf);
+        if let Some(shelf) = shelf {
+            drop(shelf.swap(Some(self)));
+        }
+    }
+
+    /// Has it ready to go on, as what `spec` would be loaded from.
     ///
     /// # Errors
-    /// What is another one, for people.
-    pub(crate) fn fits(&self, spec: &Spec) -> Result<(), &'static str> {
+    /// Why that is another one, for people.
+    pub(crate) fn ready(&mut self, spec: &Spec) -> Result<(), String> {
+        self.fits(spec)?;
+        let not = |error: io::Error| format!("its hypervisor: {error}");
+        self.shell.hold(false).map_err(not)?;
+        self.qmp.begin_within(READY_PATIENCE);
+        let seen = self.qmp.execute("query-status", json!({})).map_err(not)?;
+        match seen.get("status").and_then(Value::as_str) {
+            Some("postmigrate") => Ok(()),
+            other => Err(format!("its hypervisor is {other:?}")),
+        }
+    }
+
+    fn fits(&self, spec: &Spec) -> Result<(), &'static str> {
         let Memory::Saved { file, state } = &spec.memory else { return Err("it is to boot") };
-        let memory = self.ends.memory.metadata().map(|meta| Id::of(&meta));
-        let memory = memory.map_err(|_| "its memory cannot be looked at")?;
         if self.shell.has_ended() {
             return Err("its hypervisor has ended");
         }
-        if !memory.is_at(file)
-            || !self.state.is_at(state)
-            || !self.ends.upper.is_at(&spec.upper_image)
-        {
+        let is_at =
+            |file: &File, path: &Path| file.metadata().is_ok_and(|meta| Id::of(&meta).is_at(path));
+        let files = is_at(&self.ends.memory, file) && is_at(&self.state, state);
+        if !files || !self.ends.upper.is_at(&spec.upper_image) {
             return Err("its files are other ones now");
         }
         let (memory, upper_image) = (spec.memory.clone(), spec.upper_image.clone());
         if *spec != (Spec { memory, upper_image, ..self.ends.spec.clone() }) {
             return Err("it is to be another one now");
         }
-        Ok(())
+        let place = self.shell.place().ok_or("its hypervisor has ended")?;
+        if place.is_up_to_date() { Ok(()) } else { Err("the host's name servers are other ones") }
     }
 
     /// Lets it run. Where that fails it is gone.
     fn let_run(self) -> Result<Started, Error> {
         let Self { shell, mut qmp, ends, .. } = self;
         let resume = |error: io::Error| Error::Resume(error.to_string());
+        let place = shell.place();
+        place.map_or(Ok(()), |place| place.serve_again()).map_err(resume)?;
         qmp.begin_anew();
-        let seen = qmp.execute("query-status", json!({})).map_err(resume)?;
-        let status = seen.get("status").and_then(Value::as_str);
-        if status != Some("postmigrate") {
-            return Err(Error::Resume(format!("its hypervisor is {status:?}")));
-        }
         let again = ends.try_clone().map_err(resume)?;
         shell.goes_on();
         qmp.execute("cont", json!({})).map_err(resume)?;
@@ -187,6 +206,10 @@ impl Warm {
 
 #[async_trait]
 impl Loaded for Warm {
+    fn is_there(&self) -> bool {
+        !self.shell.has_ended()
+    }
+
     async fn go_on(self: Box<Self>) -> Result<Started, Error> {
         super::blocking(|| self.let_run()).await
     }

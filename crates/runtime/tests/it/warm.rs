@@ -10,8 +10,15 @@ use runtime::{Exit, Network, Qemu, QemuSettings, Runtime, Spec};
 use crate::guest::{Guest, image, spec};
 use crate::suspend::{count, counted, specs};
 
+const SOON: Duration = Duration::from_secs(20);
+
 fn lives(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
+}
+
+fn stands_still(pid: u32) -> bool {
+    let told = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    told.rsplit(')').next().unwrap().split_whitespace().next() == Some("T")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,6 +40,7 @@ async fn processes_go_on_where_they_are() {
         assert_eq!(guest.instance.stop(Duration::ZERO).await, Exit::Suspended);
         drop(guest);
         assert!(qemu.warm() && lives(pid));
+        assert!(stands_still(pid), "it could do something while it is nobody's");
         let rests = fs::metadata(dir.path().join("memory")).unwrap().modified().unwrap();
         tokio::time::sleep(Duration::from_millis(200)).await;
         let now = fs::metadata(dir.path().join("memory")).unwrap().modified().unwrap();
@@ -123,4 +131,47 @@ async fn one_that_boots_takes_its_place() {
 fn kill(pid: u32) {
     let pid = nix::unistd::Pid::from_raw(pid.try_into().unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+#[test]
+fn names_are_served_by_the_tasks_of_each_life() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (fresh, saved) = specs(spec(&image, dir.path(), Network::Isolated), dir.path());
+    let state = dir.path().join("devices");
+    let qemu = Qemu::new(QemuSettings::default());
+    // Each life as a keeper has a runtime of its own.
+    let life = || tokio::runtime::Runtime::new().unwrap();
+    let pid = life().block_on(async {
+        let mut guest = Guest::of(qemu.start(&fresh).await.unwrap(), &fresh);
+        guest.is_ready();
+        assert!(is_answered(guest.instance.pid(), SOON), "in the first life");
+        assert!(guest.instance.suspend_warm(&state).await.unwrap());
+        guest.instance.pid()
+    });
+    assert!(!is_answered(pid, Duration::from_secs(1)), "by nobody");
+    let second = life();
+    second.block_on(async {
+        let started = qemu.load(&saved).await.unwrap().go_on().await.unwrap();
+        assert_eq!(started.instance.pid(), pid);
+        assert!(is_answered(pid, SOON), "in the second life");
+        started.instance.stop(Duration::ZERO).await;
+    });
+}
+
+/// Whether somebody answers to a question for a name in the network of an instance.
+fn is_answered(pid: u32, patience: Duration) -> bool {
+    let question = b"\x01\x02\x01\0\0\x01\0\0\0\0\0\0\x01a\x01b\0\0\x01\0\x01";
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| {
+            let namespace = fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
+            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.set_read_timeout(Some(patience)).unwrap();
+            socket.connect("127.0.0.1:53").unwrap();
+            socket.send(question).unwrap();
+            socket.recv(&mut [0; 512]).is_ok()
+        });
+        asked.join().unwrap()
+    })
 }

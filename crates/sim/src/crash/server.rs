@@ -49,7 +49,7 @@ impl Server {
         let dir = tempfile::tempdir().context("make a directory")?;
         let log = std::fs::File::create(dir.path().join("log")).context("make the log")?;
         let mut child = Command::new(program)
-            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+            .args(["serve", "--warm-seconds", "0", "--listen", "127.0.0.1:0", "--data"])
             .arg(dir.path().join("data"))
             .arg("--no-templates")
             .env_remove("DORMOUSE_API_KEY")

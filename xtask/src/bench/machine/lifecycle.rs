@@ -17,8 +17,10 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// Without a boot.
 pub(super) const FROM_TEMPLATE: &str = "create from a template → first output";
-/// With its memory, on the same host.
+/// With its memory, on the same host, a moment after it went to sleep: it is still warm.
 pub(super) const WAKE: &str = "wake → first output";
+/// The same once nothing of it is loaded any more.
+pub(super) const WAKE_FROM_FILES: &str = "wake → first output, not warm";
 /// With its memory, of which 100 MB were touched.
 pub(super) const SLEEP: &str = "sleep → `sleeping`";
 /// From the first step that holds the guest's processes until its memory and devices are on the disk; of the same
@@ -88,21 +90,44 @@ pub(super) fn create_from_template(bench: &mut Bench) -> anyhow::Result<()> {
 pub(super) fn sleep_and_wake(bench: &mut Bench) -> anyhow::Result<()> {
     commands::output_of(bench, &["sh", "-c", TOUCH])?;
     let (mut sleeps, mut pauses) = (Samples::default(), Samples::default());
-    let wakes = Samples::take(RUNS, 2 * BUDGET, |_| {
+    let mut asleep = |bench: &mut Bench| {
         sleeps.push(sleep(bench)?);
         pauses.push(bench.server.paused_ms(bench.machine()?)?);
-        let started = Instant::now();
-        bench.ask("POST", &bench.path("/wake")?)?;
-        commands::first_output(bench)?;
-        let took = ms_since(started);
-        let status = &bench.ask("GET", &bench.path("")?)?["status"];
-        ensure!(status["reason"] == "resumed", "it did not go on from its memory: {status}");
-        Ok(took)
-    })?;
-    bench.report.push(Row::new(WAKE, Unit::Milliseconds, &wakes));
+        Ok(())
+    };
+    let warm = wakes(bench, &mut asleep)?;
+    bench.endpoint = bench.server.restart_without_warmth()?;
+    let from_files = wakes(bench, |bench| sleep(bench).map(drop))?;
+    bench.endpoint = bench.server.restart_with_templates()?;
+    bench.report.push(Row::new(WAKE, Unit::Milliseconds, &warm));
+    bench.report.push(Row::new(WAKE_FROM_FILES, Unit::Milliseconds, &from_files));
     bench.report.push(Row::new(SLEEP, Unit::Milliseconds, &sleeps));
     bench.report.push(Row::new(PAUSE, Unit::Milliseconds, &pauses));
     Ok(())
+}
+
+/// What it takes to wake it, each time that it was put to sleep. Not the first time: a keeper that is there already has
+/// been told by the server before.
+fn wakes(
+    bench: &mut Bench,
+    mut asleep: impl FnMut(&mut Bench) -> anyhow::Result<()>,
+) -> anyhow::Result<Samples> {
+    wake(bench, |bench| sleep(bench).map(drop))?;
+    Samples::take(RUNS, 2 * BUDGET, |_| wake(bench, &mut asleep))
+}
+
+fn wake(
+    bench: &mut Bench,
+    asleep: impl FnOnce(&mut Bench) -> anyhow::Result<()>,
+) -> anyhow::Result<f64> {
+    asleep(bench)?;
+    let started = Instant::now();
+    bench.ask("POST", &bench.path("/wake")?)?;
+    commands::first_output(bench)?;
+    let took = ms_since(started);
+    let status = &bench.ask("GET", &bench.path("")?)?["status"];
+    ensure!(status["reason"] == "resumed", "it did not go on from its memory: {status}");
+    Ok(took)
 }
 
 /// Of machines that take the place of the one that there is; the last one stays for the other sections.

@@ -44,6 +44,7 @@ const TARGETS: &[Target] = &[
     Target { row: commands::WARM, against: None, must: 20.0, goal: 8.0 },
     Target { row: lifecycle::FROM_TEMPLATE, against: None, must: 400.0, goal: 150.0 },
     Target { row: lifecycle::WAKE, against: None, must: 250.0, goal: 100.0 },
+    Target { row: lifecycle::WAKE_FROM_FILES, against: None, must: 250.0, goal: 100.0 },
     Target { row: lifecycle::SLEEP, against: None, must: 1_500.0, goal: 500.0 },
     Target { row: lifecycle::PAUSE, against: None, must: 300.0, goal: 100.0 },
     Target { row: lifecycle::STORED, against: None, must: 40.0, goal: 20.0 },

@@ -129,15 +129,31 @@ impl Link {
         });
         let gate = gate.map_err(failed("keep a machine's egress policy"))?;
         ruled.and_then(|()| self.plug(subnet)).map_err(failed("connect a network namespace"))?;
-        if let Some(runtime) = &self.runtime {
-            let serve = || {
-                let sockets = self.inside(Sockets::bind)?;
-                Names::serve(runtime, sockets, gate.clone(), self.upstream.clone())
-            };
-            kept.names = Some(serve().map_err(failed("serve names to a machine"))?);
-        }
         kept.gate = Some(gate);
+        if let Some(runtime) = &self.runtime {
+            self.serve_names(&mut kept, runtime).map_err(failed("serve names to a machine"))?;
+        }
         Ok(())
+    }
+
+    /// Serves names with tasks of another runtime: the one that did so is gone.
+    pub(crate) fn serve_names_again(&self, runtime: &Handle) -> io::Result<()> {
+        self.serve_names(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner), runtime)
+    }
+
+    fn serve_names(&self, kept: &mut Kept, runtime: &Handle) -> io::Result<()> {
+        let Some(gate) = kept.gate.clone() else { return Ok(()) };
+        let sockets = match &kept.names {
+            Some(names) => names.sockets()?,
+            None => self.inside(Sockets::bind)?,
+        };
+        kept.names = Some(Names::serve(runtime, sockets, gate, self.upstream.clone())?);
+        Ok(())
+    }
+
+    /// Whether it would be made for the same name servers now.
+    pub(crate) fn is_up_to_date(&self) -> bool {
+        self.resolvers == resolvers::of_host()
     }
 
     /// Moves the calling thread into the namespace. There is no way back for it. Its children find the

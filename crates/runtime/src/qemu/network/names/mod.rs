@@ -41,6 +41,7 @@ pub(crate) const ADDRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 
 /// A name server; it ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Names {
+    sockets: Sockets,
     tasks: [AbortHandle; 2],
 }
 
@@ -66,6 +67,10 @@ impl Sockets {
         tcp.set_nonblocking(true)?;
         Ok(Self { udp, tcp })
     }
+
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { udp: self.udp.try_clone()?, tcp: self.tcp.try_clone()? })
+    }
 }
 
 impl Names {
@@ -77,13 +82,19 @@ impl Names {
         upstream: Arc<Upstream>,
     ) -> io::Result<Self> {
         let _context = runtime.enter();
-        let udp = Arc::new(tokio::net::UdpSocket::from_std(sockets.udp)?);
-        let tcp = tokio::net::TcpListener::from_std(sockets.tcp)?;
+        let served = sockets.try_clone()?;
+        let udp = Arc::new(tokio::net::UdpSocket::from_std(served.udp)?);
+        let tcp = tokio::net::TcpListener::from_std(served.tcp)?;
         let at_once = Arc::new(Semaphore::new(QUESTIONS_AT_ONCE_MAX));
         let server = Arc::new(Server { gate, upstream, at_once, pace: Mutex::new(Pace::new()) });
         let packets = runtime.spawn(packets(server.clone(), udp)).abort_handle();
         let connections = runtime.spawn(connections(server, tcp)).abort_handle();
-        Ok(Self { tasks: [packets, connections] })
+        Ok(Self { sockets, tasks: [packets, connections] })
+    }
+
+    /// Its sockets, for tasks of another runtime.
+    pub(crate) fn sockets(&self) -> io::Result<Sockets> {
+        self.sockets.try_clone()
     }
 }
 
