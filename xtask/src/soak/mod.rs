@@ -44,11 +44,13 @@ impl Options {
 /// Something that a machine has to endure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// A process counts on over sleeps and wakes: same pid, no gap, no lost line, the tree unchanged.
+    /// A process counts on over sleeps and wakes: same pid, no gap, no lost line, the tree unchanged. Half of the rounds while
+    /// it is warm.
     Sleeps,
-    /// kill -9 of QEMU, keeper and server at random moments of a sleep and a wake.
+    /// kill -9 of QEMU, keeper and server at random moments of a sleep and a wake; in half of the rounds it stays warm.
     Kills,
-    /// Two servers wake one machine at once; half of the rounds with its memory in their store.
+    /// Two servers wake one machine at once; a third of the rounds with its memory in their store, and one while it is warm
+    /// on one of them.
     Races,
     /// Cold boots in a row while every core is busy.
     Boots,
@@ -74,12 +76,17 @@ impl Part {
     /// The tests that share its rounds.
     const fn tests(self) -> &'static [&'static str] {
         match self {
-            Self::Sleeps => &["sleep::a_counter_goes_on_over_sleeps_as_if_it_had_blinked"],
-            Self::Kills => {
-                &["kills::whoever_is_killed_at_any_point_of_a_sleep_or_a_wake_nothing_is_lost"]
-            }
+            Self::Sleeps => &[
+                "sleep::a_counter_goes_on_over_sleeps_as_if_it_had_blinked",
+                "warm::it_goes_on_in_the_process_that_it_was_in",
+            ],
+            Self::Kills => &[
+                "kills::whoever_is_killed_at_any_point_of_a_sleep_or_a_wake_nothing_is_lost",
+                "kills::whoever_is_killed_of_a_machine_that_stays_warm_nothing_is_lost",
+            ],
             Self::Races => &[
                 "kills::of_two_servers_that_wake_a_machine_at_once_one_does",
+                "kills::of_two_servers_one_of_which_has_it_warm_one_wakes_it",
                 "kills::of_two_servers_that_race_for_stored_memory_one_has_it",
             ],
             Self::Boots => &["boots::cold_boots_in_a_row_under_load_are_all_good"],

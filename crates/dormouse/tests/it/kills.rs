@@ -2,6 +2,7 @@
 //!
 //! The tests do a few rounds; `cargo xtask soak` has them do more.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -30,16 +31,29 @@ pub(crate) fn hypervisors(machine: &str) -> Vec<u32> {
     .collect()
 }
 
-/// Whether its guest has run. One that is loaded and waits for its home has a processor, which has done nothing:
-/// half a millisecond of getting ready. One that goes on is at 5 ms long before anybody could hear of it.
-fn has_run(hypervisor: u32) -> bool {
+/// For how long its guest has run.
+fn ran(hypervisor: u32) -> Duration {
     let threads = std::fs::read_dir(format!("/proc/{hypervisor}/task")).into_iter().flatten();
-    threads.flatten().map(|thread| thread.path()).any(|thread| {
+    let times = threads.flatten().map(|thread| thread.path()).filter_map(|thread| {
         let name = std::fs::read_to_string(thread.join("comm")).unwrap_or_default();
         let times = std::fs::read_to_string(thread.join("schedstat")).unwrap_or_default();
-        let ran = times.split(' ').next().and_then(|nanos| nanos.parse::<u64>().ok()).unwrap_or(0);
-        name.starts_with("CPU ") && Duration::from_nanos(ran) > Duration::from_millis(5)
-    })
+        let ran = times.split(' ').next().and_then(|nanos| nanos.parse::<u64>().ok());
+        ran.filter(|_| name.starts_with("CPU "))
+    });
+    Duration::from_nanos(times.max().unwrap_or(0))
+}
+
+/// Whether it is held: it is that of a warm machine.
+fn stands_still(hypervisor: u32) -> bool {
+    let told = std::fs::read_to_string(format!("/proc/{hypervisor}/stat")).unwrap_or_default();
+    told.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+}
+
+/// Whether its guest runs. One that is loaded and waits for its home has a processor, which has done nothing since it
+/// stood still: half a millisecond of getting ready. One that goes on is at 5 ms long before anybody could hear of it.
+fn runs(hypervisor: u32, stood_still: &HashMap<u32, Duration>) -> bool {
+    let before = stood_still.get(&hypervisor).copied().unwrap_or_default();
+    ran(hypervisor) > before + Duration::from_millis(5) && !stands_still(hypervisor)
 }
 
 /// Looks all the time how many copies of a machine run, until it is dropped.
@@ -54,10 +68,13 @@ impl Drop for Watch<'_> {
 /// Runs `work` while somebody counts the copies of a machine that run; the most that there were at once.
 fn most_copies(machine: &str, work: impl FnOnce()) -> usize {
     let (done, most) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let still = hypervisors(machine).into_iter().filter(|pid| stands_still(*pid));
+    let stood_still = still.map(|pid| (pid, ran(pid))).collect();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::SeqCst) {
-                let copies = hypervisors(machine).into_iter().filter(|pid| has_run(*pid)).count();
+                let copies =
+                    hypervisors(machine).into_iter().filter(|pid| runs(*pid, &stood_still)).count();
                 most.fetch_max(copies, Ordering::SeqCst);
                 std::thread::sleep(Duration::from_millis(3));
             }
@@ -145,9 +162,18 @@ impl Living {
 
 #[test]
 fn whoever_is_killed_at_any_point_of_a_sleep_or_a_wake_nothing_is_lost() {
-    let (rounds, mut chance) = (Rounds::usually(12), Chance::new());
+    kill(Rounds::usually(12), Options::default());
+}
+
+#[test]
+fn whoever_is_killed_of_a_machine_that_stays_warm_nothing_is_lost() {
+    kill(Rounds::usually(9), Options { warm: true, ..Options::default() });
+}
+
+fn kill(rounds: Rounds, options: Options) {
+    let mut chance = Chance::new();
     let count = rounds.count;
-    let mut server = Server::start(Options::default());
+    let mut server = Server::start(options);
     let machine = server.api().create("killed");
     let at = |n: u64| format!("/v1/machines/{machine}/fs/put-{n}");
     let mut process = Living::begin(&server.api(), &machine);
@@ -217,6 +243,12 @@ fn whoever_is_killed_at_any_point_of_a_sleep_or_a_wake_nothing_is_lost() {
 fn of_two_servers_that_wake_a_machine_at_once_one_does() {
     let store = tempfile::tempdir().expect("make a directory");
     race(&Options::with_store(store.path()), |_, _| ());
+}
+
+#[test]
+fn of_two_servers_one_of_which_has_it_warm_one_wakes_it() {
+    let store = tempfile::tempdir().expect("make a directory");
+    race(&Options { warm: true, ..Options::with_store(store.path()) }, |_, _| ());
 }
 
 #[test]

@@ -48,8 +48,8 @@ fn it_goes_on_in_the_process_that_it_was_in() {
     let mut api = server.api();
     let machine = api.create("counter");
     let (boot, pid) = (boot_id(&api, &machine), api.shell(&machine, COUNTER).trim().to_owned());
-    let (qemu, keeper) = (hypervisor(&machine), server.keeper(&machine));
-    let mut before = 0;
+    let mut process = (hypervisor(&machine), server.keeper(&machine));
+    let (mut before, mut others) = (0, 0);
     for cycle in Rounds::usually(6) {
         api.sleep(&machine);
         assert!(is_nobody(&server, &machine), "cycle {cycle}");
@@ -69,11 +69,10 @@ fn it_goes_on_in_the_process_that_it_was_in() {
         api.wake(&machine);
         eprintln!("cycle {cycle}: awake after {:?}", begun.elapsed());
         assert_eq!(how(&api, &machine), resumed(), "cycle {cycle}");
-        assert_eq!(
-            (hypervisor(&machine), server.keeper(&machine)),
-            (qemu, keeper),
-            "cycle {cycle}"
-        );
+        // After many lives a process begins anew.
+        let now = (hypervisor(&machine), server.keeper(&machine));
+        others += u64::from(std::mem::replace(&mut process, now) != now);
+        assert!(others <= cycle / 60, "cycle {cycle}: {others} other processes");
         if cycle % 3 == 1 {
             assert_eq!(api.shell(&machine, "cat /root/meanwhile"), cycle.to_string());
         }
