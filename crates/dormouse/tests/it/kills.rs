@@ -172,7 +172,7 @@ fn whoever_is_killed_of_a_machine_that_stays_warm_nothing_is_lost() {
 
 fn kill(rounds: Rounds, options: Options) {
     let mut chance = Chance::new();
-    let count = rounds.count;
+    let (count, warm) = (rounds.count, options.warm);
     let mut server = Server::start(options);
     let machine = server.api().create("killed");
     let at = |n: u64| format!("/v1/machines/{machine}/fs/put-{n}");
@@ -185,7 +185,7 @@ fn kill(rounds: Rounds, options: Options) {
         let noted = api.shell(&machine, &NOTE.replace("$N", &round.to_string()));
         assert_eq!(noted.trim(), (round + 1).to_string(), "what the guest noted is all there");
         // From the first moment of a sleep to well into the wake after it.
-        let moment = chance.milliseconds(900);
+        let moment = chance.milliseconds(if warm { 200 } else { 900 });
         let serve = (victim == Victim::Server).then(|| server.pid());
         let killed = AtomicBool::new(false);
         let most = most_copies(&machine, || {
@@ -247,8 +247,10 @@ fn of_two_servers_that_wake_a_machine_at_once_one_does() {
 
 #[test]
 fn of_two_servers_one_of_which_has_it_warm_one_wakes_it() {
-    let store = tempfile::tempdir().expect("make a directory");
-    race(&Options { warm: true, ..Options::with_store(store.path()) }, |_, _| ());
+    let storing = Storing::new();
+    let options = Options { warm: true, ..storing.options.clone() };
+    let (resumed, wakes) = race(&options, until_stored);
+    assert_eq!(resumed, wakes, "whoever won had the memory");
 }
 
 #[test]
