@@ -41,7 +41,7 @@ pub(crate) fn main(args: &KeeperArgs) -> Result<u8, Failure> {
     let mut process = Process { terminate, hypervisors: None, hold: None };
     for life in 1.. {
         let last = process.live(&dir)?;
-        if life >= LIVES_MAX || !process.stays_warm(&dir, &last)? {
+        if !process.stays_warm(&dir, &last, life)? {
             return match last.error {
                 None => Ok(0),
                 Some((kind, message)) => Err(Failure::new(kind, message)),
@@ -77,6 +77,10 @@ impl Process {
         let (spec, store, runtime) = match begun {
             Ok(begun) => begun,
             Err(failure) => {
+                // It is gone when anybody hears of that.
+                if let Some((_, qemu)) = &self.hypervisors {
+                    qemu.end_warm();
+                }
                 keeper::refuse(dir, hold, &failure, clock.now());
                 return Err(Failure::new(failure.kind, failure.message));
             }
@@ -109,7 +113,12 @@ impl Process {
     }
 
     /// Stays with a guest that is warm. True where the process is to be the machine's keeper again.
-    fn stays_warm(&mut self, dir: &MachineDir, last: &LastWords) -> Result<bool, Failure> {
+    fn stays_warm(
+        &mut self,
+        dir: &MachineDir,
+        last: &LastWords,
+        life: u32,
+    ) -> Result<bool, Failure> {
         let Some(hold) = self.hold.take() else { return Ok(false) };
         let (spec, qemu) = match &self.hypervisors {
             Some((spec, qemu)) if qemu.warm() => (spec, qemu),
@@ -120,19 +129,27 @@ impl Process {
         };
         let identity = dirs::variable(launch::IDENTITY_VARIABLE).unwrap_or_default();
         let is_well = last.released && last.error.is_none() && !self.terminate.is_cancelled();
-        let can = hold.can_be_given_up() && !identity.is_empty();
+        let can = life < LIVES_MAX && hold.can_be_given_up() && !identity.is_empty();
         if !is_well || !can || !warm::is_over(&[&THREADS[..], &[SIGNALS]].concat()) {
             hold.keep_for_life();
             qemu.end_warm();
             return Ok(false);
         }
+        let runtime = match tokio_runtime_small() {
+            Ok(runtime) => runtime,
+            Err(failure) => {
+                qemu.end_warm();
+                hold.keep_for_life();
+                return Err(failure);
+            }
+        };
         let waits = warm::Waits {
             identity: &identity,
             patience: Duration::from_secs(spec.warm_seconds),
             terminate: &self.terminate,
         };
         let waiting = warm::wait(dir, hold, &waits, || qemu.warm());
-        let roused = tokio_runtime_small()?.block_on(waiting);
+        let roused = runtime.block_on(waiting);
         self.hold = roused.map_err(|failure| Failure::new(failure.kind, failure.message))?;
         if self.hold.is_none() {
             qemu.end_warm();

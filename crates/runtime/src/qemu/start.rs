@@ -156,7 +156,7 @@ pub(super) fn begin(
     // Only now: QEMU has its own copies.
     drop((inherited, doors));
     let instance = instance?;
-    let ends = Ends::of(spec, (&control, &fuse), memory.as_ref(), &grows.0, shelf);
+    let ends = Ends::of(spec, (&control, &fuse), memory.as_ref(), &grows.0, (accelerator, shelf));
     instance.can_stay_warm(ends.map_err(start_error("keep its channels"))?);
     let memory = memory.map(|file| GuestMemory::new(file, memory::arrangement(spec.memory_mib)));
     let count = vcpus(spec.vcpu, accelerator);

@@ -14,7 +14,7 @@ use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use base::Egress;
@@ -35,6 +35,10 @@ use crate::{Error, Exit, Instance, Spec};
 
 /// How long a QEMU whose guest is saved may take to end before it is killed.
 const QUIT_GRACE: Duration = Duration::from_secs(5);
+
+/// How long a hypervisor may take to stand still, and how often it is looked at meanwhile.
+const HOLD_PATIENCE: Duration = Duration::from_secs(2);
+const HOLD_LOOK: Duration = Duration::from_millis(1);
 
 /// What to run, and what goes when it ends.
 #[derive(Debug)]
@@ -83,8 +87,10 @@ struct Hold {
 }
 
 impl Shell {
+    /// Whether the process has; what it leaves may still be taken down.
     pub(crate) fn has_ended(&self) -> bool {
-        self.ended.borrow().is_some()
+        let mut process = [PollFd::new(self.process.as_fd(), PollFlags::POLLIN)];
+        self.ended.borrow().is_some() || poll(&mut process, PollTimeout::ZERO) != Ok(0)
     }
 
     /// Its guest runs again: an end is not that of a suspend any more.
@@ -92,9 +98,22 @@ impl Shell {
         self.suspended.store(false, Ordering::SeqCst);
     }
 
-    /// Has the hypervisor stand still, whatever it would like to do, or go on.
-    pub(crate) fn hold(&self, still: bool) -> io::Result<()> {
-        signal(self.process.as_fd(), if still { Signal::SIGSTOP } else { Signal::SIGCONT })
+    /// Has the hypervisor stand still, whatever it would like to do; it does when this returns.
+    pub(crate) fn hold(&self) -> io::Result<()> {
+        signal(self.process.as_fd(), Signal::SIGSTOP)?;
+        let deadline = Instant::now() + HOLD_PATIENCE;
+        while !stands_still(self.pid)? {
+            if self.has_ended() || Instant::now() > deadline {
+                return Err(io::Error::other("it does not stand still"));
+            }
+            thread::sleep(HOLD_LOOK);
+        }
+        Ok(())
+    }
+
+    /// Has it go on.
+    pub(crate) fn release(&self) -> io::Result<()> {
+        signal(self.process.as_fd(), Signal::SIGCONT)
     }
 
     /// What it has of this host, until it ends.
@@ -119,6 +138,20 @@ impl Shell {
     fn kill(&self) {
         drop(self.hold.lock().unwrap_or_else(PoisonError::into_inner).kill.take());
     }
+}
+
+/// Whether all threads of a process stand still.
+fn stands_still(pid: u32) -> io::Result<bool> {
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let told = std::fs::read_to_string(thread?.path().join("stat"));
+        let state =
+            told.as_deref().map(|told| told.rsplit(')').next().unwrap_or_default().trim_start());
+        // One that is gone does nothing.
+        if state.is_ok_and(|state| !state.starts_with('T')) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 impl Drop for Shell {
@@ -306,9 +339,10 @@ impl Instance for QemuInstance {
         };
         let shell = self.shell.hand_on();
         let warm = blocking(move || {
+            shell.hold()?;
             stopped.sync(&memory)?;
             let (qmp, state) = stopped.into_parts();
-            Warm::new(shell, qmp, ends, state)?.put_away();
+            Warm::new(shell, qmp, ends, state).put_away();
             Ok(())
         });
         warm.await.map_err(not_on_the_disk)?;

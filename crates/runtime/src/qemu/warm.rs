@@ -6,7 +6,7 @@
 //!
 //! # Invariants
 //! - It goes on only for the very files that it was suspended into, and for a [`Spec`] that is the same in all else.
-//! - Nothing runs in it, the hypervisor neither, and nothing is sent to it: its channels are kept open, so that the guest sees nobody leave.
+//! - Nothing runs in it, the hypervisor neither, and nothing is sent to it by its channels, which are kept open, so that the guest sees nobody leave.
 //! - One runtime has one of them at most. Whatever else the runtime starts or loads takes its place.
 
 use std::fs::{File, Metadata};
@@ -21,9 +21,9 @@ use async_trait::async_trait;
 use guest_ring::GuestMemory;
 use serde_json::{Value, json};
 
-use super::memory;
 use super::qmp::{Line, Qmp};
 use super::supervise::{QemuInstance, Shell};
+use super::{Accelerator, memory};
 use crate::{Error, Loaded, Memory, Purpose, Spec, Started};
 
 /// How long a hypervisor that stood still may take to say how it is. One that was swapped out may take longer than it is worth.
@@ -83,15 +83,17 @@ impl Id {
 
 impl Ends {
     /// Those of an instance of `spec`; `None` where it is none that can stay so: one without a file for its memory, one
-    /// whose disk is served by somebody who may leave, a template.
+    /// whose disk is served by somebody who may leave, a template; and one whose clock would go on while it sleeps, as that
+    /// of a processor that is not emulated does.
     pub(crate) fn of(
         spec: &Spec,
         (control, fuse): (&UnixStream, &UnixStream),
         memory: Option<&File>,
         disk: &File,
-        shelf: &Shelf,
+        (accelerator, shelf): (Accelerator, &Shelf),
     ) -> io::Result<Option<Self>> {
-        let (Some(memory), None, Purpose::Machine) = (memory, &spec.upper_server, spec.purpose)
+        let (Some(memory), None, (Purpose::Machine, Accelerator::Tcg)) =
+            (memory, &spec.upper_server, (spec.purpose, accelerator))
         else {
             return Ok(None);
         };
@@ -130,6 +132,8 @@ pub(crate) struct Warm {
     shell: Shell,
     qmp: Qmp,
     ends: Ends,
+    /// The same for the next time, once it is ready.
+    again: Option<Ends>,
     /// Kept open: nobody else's file has its number as long as it is.
     state: File,
 }
@@ -137,9 +141,8 @@ pub(crate) struct Warm {
 impl Warm {
     /// A guest that was saved into `state`, which is on the disk as its memory is. Its hypervisor stands still: one that a
     /// guest has broken into does nothing while the machine sleeps.
-    pub(crate) fn new(shell: Shell, qmp: Qmp, ends: Ends, state: File) -> io::Result<Self> {
-        shell.hold(true)?;
-        Ok(Self { shell, qmp, ends, state })
+    pub(crate) fn new(shell: Shell, qmp: Qmp, ends: Ends, state: File) -> Self {
+        Self { shell, qmp, ends, again: None, state }
     }
 
     /// Puts it where its runtime finds it; where that is gone it ends.
@@ -157,7 +160,9 @@ impl Warm {
     pub(crate) fn ready(&mut self, spec: &Spec) -> Result<(), String> {
         self.fits(spec)?;
         let not = |error: io::Error| format!("its hypervisor: {error}");
-        self.shell.hold(false).map_err(not)?;
+        self.again = Some(self.ends.try_clone().map_err(not)?);
+        self.shell.place().map_or(Ok(()), |place| place.serve_again()).map_err(not)?;
+        self.shell.release().map_err(not)?;
         self.qmp.begin_within(READY_PATIENCE);
         let seen = self.qmp.execute("query-status", json!({})).map_err(not)?;
         match seen.get("status").and_then(Value::as_str) {
@@ -187,17 +192,14 @@ impl Warm {
 
     /// Lets it run. Where that fails it is gone.
     fn let_run(self) -> Result<Started, Error> {
-        let Self { shell, mut qmp, ends, .. } = self;
+        let Self { shell, mut qmp, ends, again, .. } = self;
         let resume = |error: io::Error| Error::Resume(error.to_string());
-        let place = shell.place();
-        place.map_or(Ok(()), |place| place.serve_again()).map_err(resume)?;
         qmp.begin_anew();
-        let again = ends.try_clone().map_err(resume)?;
         shell.goes_on();
         qmp.execute("cont", json!({})).map_err(resume)?;
         let Ends { control, fuse, memory, disk, spec, .. } = ends;
         let file = memory.try_clone().map_err(resume)?;
-        let instance = QemuInstance::again(shell, Line::Met(qmp), spec.memory.file(), Some(again));
+        let instance = QemuInstance::again(shell, Line::Met(qmp), spec.memory.file(), again);
         instance.look_for_room(disk, Some(file))?;
         let memory = Some(GuestMemory::new(memory, memory::arrangement(spec.memory_mib)));
         Ok(Started { instance: Box::new(instance), control, fuse, memory })
