@@ -26,6 +26,8 @@ mod command_line;
 mod fingerprint;
 #[cfg(test)]
 mod fuzz;
+mod hypervisor;
+mod instance;
 mod jail;
 mod log;
 mod memory;

@@ -19,11 +19,14 @@ use guest_ring::GuestMemory;
 
 use super::cgroup::Shares;
 use super::command_line::{Descriptors, arguments, vcpus};
+use super::hypervisor::Hypervisor;
+use super::instance::QemuInstance;
 use super::jail::{self, Jail};
 use super::network::Link;
 use super::place::Place;
+use super::qmp::Line;
 use super::spawn::Confinement;
-use super::supervise::{Process, QemuInstance};
+use super::supervise::Process;
 use super::warm::{Ends, Shelf};
 use super::{Accelerator, INSTALL, QemuSettings, blocking, find_program, memory, start_error, tsc};
 use crate::limits::{MEMORY_MIB_MAX, MEMORY_MIB_MIN, VCPU_MAX};
@@ -149,15 +152,15 @@ pub(super) fn begin(
     let disk = File::open(&spec.log_dir).map_err(start_error("open the log folder"))?;
     let growing = memory.as_ref().map(File::try_clone).transpose();
     let grows = (disk, growing.map_err(start_error("share the guest's memory"))?);
-    let file = spec.memory.file().map(Path::to_owned);
     let process = Process { program, arguments, confinement, place: place.clone() };
     let connecting = Beside::begin("connect the network", place.clone(), Place::connect);
-    let instance = QemuInstance::spawn(process, console, &spec.log_dir, monitor, file);
+    let hypervisor = Hypervisor::spawn(process, console, &spec.log_dir);
     // Only now: QEMU has its own copies.
     drop((inherited, doors));
-    let instance = instance?;
+    let hypervisor = hypervisor?;
     let ends = Ends::of(spec, (&control, &fuse), memory.as_ref(), &grows.0, (accelerator, shelf));
-    instance.can_stay_warm(ends.map_err(start_error("keep its channels"))?);
+    let ends = ends.map_err(start_error("keep its channels"))?;
+    let instance = QemuInstance::of(hypervisor, Line::New(monitor), spec.memory.file(), ends);
     let memory = memory.map(|file| GuestMemory::new(file, memory::arrangement(spec.memory_mib)));
     let count = vcpus(spec.vcpu, accelerator);
     let hold = move |place: &Place| place.hold_vcpus(count);

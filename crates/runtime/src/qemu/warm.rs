@@ -21,8 +21,9 @@ use async_trait::async_trait;
 use guest_ring::GuestMemory;
 use serde_json::{Value, json};
 
+use super::hypervisor::Hypervisor;
+use super::instance::QemuInstance;
 use super::qmp::{Line, Qmp};
-use super::supervise::{QemuInstance, Shell};
 use super::{Accelerator, memory};
 use crate::{Error, Loaded, Memory, Purpose, Spec, Started};
 
@@ -42,7 +43,7 @@ impl Shelf {
     /// Whether there is one that has not ended.
     pub(crate) fn is_taken(&self) -> bool {
         let warm = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        warm.as_ref().is_some_and(|warm| !warm.shell.has_ended())
+        warm.as_ref().is_some_and(|warm| !warm.hypervisor.has_ended())
     }
 
     fn swap(&self, warm: Option<Warm>) -> Option<Warm> {
@@ -129,7 +130,7 @@ impl Ends {
 /// See the module. Ends when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Warm {
-    shell: Shell,
+    hypervisor: Hypervisor,
     qmp: Qmp,
     ends: Ends,
     /// The same for the next time, once it is ready.
@@ -141,8 +142,8 @@ pub(crate) struct Warm {
 impl Warm {
     /// A guest that was saved into `state`, which is on the disk as its memory is. Its hypervisor stands still: one that a
     /// guest has broken into does nothing while the machine sleeps.
-    pub(crate) fn new(shell: Shell, qmp: Qmp, ends: Ends, state: File) -> Self {
-        Self { shell, qmp, ends, again: None, state }
+    pub(crate) fn new(hypervisor: Hypervisor, qmp: Qmp, ends: Ends, state: File) -> Self {
+        Self { hypervisor, qmp, ends, again: None, state }
     }
 
     /// Puts it where its runtime finds it; where that is gone it ends.
@@ -161,8 +162,8 @@ impl Warm {
         self.fits(spec)?;
         let not = |error: io::Error| format!("its hypervisor: {error}");
         self.again = Some(self.ends.try_clone().map_err(not)?);
-        self.shell.place().map_or(Ok(()), |place| place.serve_again()).map_err(not)?;
-        self.shell.release().map_err(not)?;
+        self.hypervisor.place().map_or(Ok(()), |place| place.serve_again()).map_err(not)?;
+        self.hypervisor.release().map_err(not)?;
         self.qmp.begin_within(READY_PATIENCE);
         let seen = self.qmp.execute("query-status", json!({})).map_err(not)?;
         match seen.get("status").and_then(Value::as_str) {
@@ -173,7 +174,7 @@ impl Warm {
 
     fn fits(&self, spec: &Spec) -> Result<(), &'static str> {
         let Memory::Saved { file, state } = &spec.memory else { return Err("it is to boot") };
-        if self.shell.has_ended() {
+        if self.hypervisor.has_ended() {
             return Err("its hypervisor has ended");
         }
         let is_at =
@@ -186,20 +187,20 @@ impl Warm {
         if *spec != (Spec { memory, upper_image, ..self.ends.spec.clone() }) {
             return Err("it is to be another one now");
         }
-        let place = self.shell.place().ok_or("its hypervisor has ended")?;
+        let place = self.hypervisor.place().ok_or("its hypervisor has ended")?;
         if place.is_up_to_date() { Ok(()) } else { Err("the host's name servers are other ones") }
     }
 
     /// Lets it run. Where that fails it is gone.
     fn let_run(self) -> Result<Started, Error> {
-        let Self { shell, mut qmp, ends, again, .. } = self;
+        let Self { hypervisor, mut qmp, ends, again, .. } = self;
         let resume = |error: io::Error| Error::Resume(error.to_string());
         qmp.begin_anew();
-        shell.goes_on();
+        hypervisor.is_suspended(false);
         qmp.execute("cont", json!({})).map_err(resume)?;
         let Ends { control, fuse, memory, disk, spec, .. } = ends;
         let file = memory.try_clone().map_err(resume)?;
-        let instance = QemuInstance::again(shell, Line::Met(qmp), spec.memory.file(), again);
+        let instance = QemuInstance::of(hypervisor, Line::Met(qmp), spec.memory.file(), again);
         instance.look_for_room(disk, Some(file))?;
         let memory = Some(GuestMemory::new(memory, memory::arrangement(spec.memory_mib)));
         Ok(Started { instance: Box::new(instance), control, fuse, memory })
@@ -209,7 +210,7 @@ impl Warm {
 #[async_trait]
 impl Loaded for Warm {
     fn is_there(&self) -> bool {
-        !self.shell.has_ended()
+        !self.hypervisor.has_ended()
     }
 
     async fn go_on(self: Box<Self>) -> Result<Started, Error> {
