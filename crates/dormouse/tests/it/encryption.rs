@@ -19,10 +19,15 @@ fn with_file(file: &Path) -> Options {
     Options { args: vec!["--encryption-key-file".into(), file], ..Options::default() }
 }
 
+/// Sockets and pipes have no content, and who reads from a pipe waits for it.
 fn files_below(dir: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
-        if entry.is_dir() { files.extend(files_below(&entry)) } else { files.push(entry) }
+        if entry.is_dir() {
+            files.extend(files_below(&entry));
+        } else if entry.is_file() {
+            files.push(entry);
+        }
     }
     files
 }
