@@ -240,7 +240,7 @@ fn what_is_replaced_while_it_is_being_stored_goes_too() {
     let (home, _) = world.open("a");
     let other = put(&home, "other", b"x");
     world.store.chunk_millis.store(30, Ordering::SeqCst);
-    let done = AtomicBool::new(false);
+    let (begun, done) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut content = noise((4 << 20) + 500_000, 1);
@@ -253,9 +253,14 @@ fn what_is_replaced_while_it_is_being_stored_goes_too() {
                     content[at..at + 8].copy_from_slice(&n.to_le_bytes());
                 }
                 upload(&home, "chunked", &content);
+                begun.store(true, Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(5));
             }
         });
+        // On a busy host all would be synced before there is anything to replace.
+        while !begun.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let synced = (0..30_u64).try_for_each(|n| {
             home.write(other, 0, &n.to_le_bytes())?;
             home.sync(Some(other))
