@@ -27,6 +27,8 @@ const WITHOUT_END: u32 = 600;
 const PORTS_SECONDS: u32 = 8;
 /// How long it writes over the ring before nothing in that is right any more.
 const RING_SECONDS: u32 = 8;
+/// How long that may take where the host is slow to answer.
+const RING_MAX: Duration = Duration::from_secs(60);
 /// How often a neighbour is asked.
 const CALLS: usize = 20;
 
@@ -193,10 +195,13 @@ fn a_hostile_guest_harms_nobody_else_and_obeys_its_owner() {
     world.all_is_well("a ring that changes while it is read");
     let left = Duration::from_secs(u64::from(RING_SECONDS) + 2).saturating_sub(begun.elapsed());
     std::thread::sleep(left);
-    world.all_is_well("a ring that is broken");
     let log = world.server.data().join("machines").join(hostile).join("keeper.log");
-    let log = std::fs::read_to_string(log).expect("its keeper has said something");
-    assert!(log.contains("the ring is broken"), "{log}");
+    let log = || std::fs::read_to_string(&log).expect("its keeper has said something");
+    eventually("the ring is broken", RING_MAX, || log().contains("the ring is broken"));
+    // It still has to note what came of it.
+    std::thread::sleep(Duration::from_secs(u64::from(RING_SECONDS) / 2));
+    world.all_is_well("a ring that is broken");
+    let log = log();
     assert_eq!(log.matches("the channel closes").count(), 1, "{log}");
     api.sleep(hostile);
     api.wake(hostile);
