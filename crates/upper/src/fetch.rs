@@ -52,7 +52,7 @@ pub(crate) struct Fetched {
 impl Fetched {
     pub(crate) fn make(path: PathBuf, len: u64) -> Result<Self> {
         let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
+        options.read(true).write(true).create(true).truncate(true).mode(0o600);
         let doing = "make a file for what is fetched";
         let file = Arc::new(options.open(&path).map_err(Error::disk(doing))?);
         let made = Self { path, file };
@@ -161,15 +161,25 @@ impl Upper {
 
 /// The content of a chunk, or of a piece, which has this length and digest.
 pub(crate) fn unpack(key: &str, stored: &[u8], len: usize, digest: &Digest) -> Result<Vec<u8>> {
+    let content = unpack_any(key, stored, len)?;
+    has_digest(key, &content, digest)?;
+    Ok(content)
+}
+
+/// The same of whatever digest.
+pub(crate) fn unpack_any(key: &str, stored: &[u8], len: usize) -> Result<Vec<u8>> {
     let content = zstd::bulk::decompress(stored, len)
         .map_err(|_| Error::damaged(key, "it cannot be unpacked"))?;
     if content.len() != len {
         return Err(Error::damaged(key, "its content has another length"));
     }
-    if Digest::of(&content) != *digest {
-        return Err(Error::damaged(key, "its content has another digest"));
-    }
     Ok(content)
+}
+
+/// Whether that is what was stored.
+pub(crate) fn has_digest(key: &str, content: &[u8], digest: &Digest) -> Result<()> {
+    let same = Digest::of(content) == *digest;
+    same.then_some(()).ok_or_else(|| Error::damaged(key, "its content has another digest"))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use base::{Digest, Epoch};
 use fuzz::{Target, outcome};
 use sha2::{Digest as _, Sha256};
 
-use crate::keys::{Generation, Kind};
+use crate::keys::{Generation, Kind, TemplateId};
 use crate::limits::CHUNK_BYTES;
 use crate::manifest::{Chunk, Manifest};
 use crate::memory::{Image, Pack, Piece};
@@ -62,7 +62,13 @@ fn manifests() {
 fn image(pieces: u32) -> Image {
     let digest = |n: u32| Digest::of(&n.to_le_bytes());
     let pack = |n: u32| Pack { digest: digest(n), born: Epoch(u64::from(n % 9)), len: 10_000 };
-    let piece = |n: u32| Piece { digest: digest(n), pack: n / 7, at: n % 7 * 1_000, stored: 1_000 };
+    let piece = |n: u32| Piece {
+        digest: digest(n),
+        pack: n / 7,
+        at: n % 7 * 1_000,
+        stored: 1_000,
+        over: false,
+    };
     Image {
         epoch: Epoch(9),
         upper: Generation { epoch: Epoch(7), kind: Kind::Stored },
@@ -70,6 +76,7 @@ fn image(pieces: u32) -> Image {
         state_bytes: 300_000,
         about: b"{\"format\":1}".to_vec(),
         origins: Origins::default(),
+        template: None,
         packs: (0..pieces.div_ceil(7)).map(pack).collect(),
         pieces: (0..pieces).map(|n| (3 * n, piece(n))).collect(),
     }
@@ -82,9 +89,18 @@ fn memories() {
         bytes[..bytes.len() - 32].to_vec()
     };
     let forked = Image { origins: origins(), ..image(5) };
+    let template = Some(TemplateId(Digest::of(b"template")));
+    let mut over = Image { template, ..image(5) };
+    over.pieces.values_mut().for_each(|piece| piece.over = true);
     let target = Target {
         name: "upper-memory",
-        examples: vec![body(&image(0)), body(&image(3)), body(&image(40)), body(&forked)],
+        examples: vec![
+            body(&image(0)),
+            body(&image(3)),
+            body(&image(40)),
+            body(&forked),
+            body(&over),
+        ],
         words: &[b"DMMEMORY", b"dm-"],
         bytes_max: 64 << 10,
         memory_max: 1 << 20,

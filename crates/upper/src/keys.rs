@@ -4,6 +4,8 @@
 //! comes last), `chunks/<digest>-<epoch>`, `memory/<digest>-<epoch>`, `pins/<holder>` and `deleted`. An epoch in `log/` has 20 digits, so that the order of names is that of numbers;
 //! of one epoch, `begun` comes before `changed`, and that before `stored`. A name in another spelling is not
 //! one of ours.
+//!
+//! Below `templates/<template>/`, which no machine owns: `memory`, `packs/<digest>`, `users/<machine>` and `unused`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -188,6 +190,68 @@ impl Keys {
     fn id(&self, key: &str, below: &str) -> Option<(Digest, Epoch)> {
         let (digest, born) = key.strip_prefix(&self.0)?.strip_prefix(below)?.split_once('-')?;
         Some((digest.parse().ok()?, Epoch(born.parse().ok()?)))
+    }
+}
+
+/// A template, by the content of its memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct TemplateId(pub(crate) Digest);
+
+impl fmt::Display for TemplateId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Everything of all templates begins with it.
+pub(crate) const TEMPLATES: &str = "templates/";
+
+/// The names of one template's memory.
+#[derive(Debug, Clone)]
+pub(crate) struct TemplateKeys(String);
+
+impl TemplateKeys {
+    pub(crate) fn of(template: TemplateId) -> Self {
+        Self(format!("{TEMPLATES}{template}/"))
+    }
+
+    /// Everything of it begins with it.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.0
+    }
+
+    /// Its manifest.
+    pub(crate) fn memory(&self) -> String {
+        format!("{}memory", self.0)
+    }
+
+    pub(crate) fn pack(&self, digest: &Digest) -> String {
+        format!("{}packs/{digest}", self.0)
+    }
+
+    pub(crate) fn users(&self) -> String {
+        format!("{}users/", self.0)
+    }
+
+    /// Says that memory of this machine may lie over it.
+    pub(crate) fn user(&self, machine: &str) -> String {
+        format!("{}users/{machine}", self.0)
+    }
+
+    /// Says that it is being deleted.
+    pub(crate) fn unused(&self) -> String {
+        format!("{}unused", self.0)
+    }
+
+    /// The template that a name below [`TEMPLATES`] is of.
+    pub(crate) fn template(key: &str) -> Option<TemplateId> {
+        let (template, _) = key.strip_prefix(TEMPLATES)?.split_once('/')?;
+        Some(TemplateId(template.parse().ok()?))
+    }
+
+    /// The machine that a name below [`users`](Self::users) is of.
+    pub(crate) fn machine(&self, key: &str) -> Option<MachineId> {
+        key.strip_prefix(&self.users())?.parse().ok()
     }
 }
 

@@ -8,7 +8,8 @@
 //! *Wake*: the home is claimed, then [`Upper::begin`] decides upon which upper the guest runs, and makes a disk
 //! where this host has none, or an older one; its chunks come when they are wanted ([`LazyDisk`]). *Sleep*: [`Upper::leave`] notes that there is something new,
 //! the home is given up. *Asleep*: [`Upper::save`] stores it, and [`Upper::save_memory`] the memory that was saved with
-//! it; [`Upper::collect`] deletes what nobody needs. *Fork*: [`Upper::hold`] keeps a state, [`begin_fork`] begins another
+//! it; [`Upper::collect`] deletes what nobody needs,
+//! [`collect_templates`] what machines had in common that are gone. *Fork*: [`Upper::hold`] keeps a state, [`begin_fork`] begins another
 //! machine with it.
 //!
 //! # Invariants
@@ -68,7 +69,7 @@ pub use limits::{
     ABOUT_BYTES_MAX, COLLECT_GRACE, DISK_BYTES_MAX, DISK_LEFT_MIN, MEMORY_BYTES_MAX,
     MEMORY_STATE_BYTES_MAX,
 };
-pub use memory::{FetchedMemory, Memory, StoredMemory};
+pub use memory::{FetchedMemory, Memory, StoredMemory, collect_templates};
 pub use pins::{Hold, Holder, Kept};
 pub use place::{Files, Upper};
 pub use save::Saved;

@@ -88,6 +88,9 @@ pub const COLLECT_GRACE: Duration = Duration::from_secs(900);
 /// they were; the larger, the better they compress.
 pub(crate) const PIECE_BYTES: usize = 256 << 10;
 
+/// A page of a guest.
+pub(crate) const PAGE_BYTES: usize = 4096;
+
 /// The longest stored form of a piece.
 pub(crate) const PIECE_STORED_BYTES_MAX: u32 = (PIECE_BYTES + PIECE_BYTES / 64) as u32;
 

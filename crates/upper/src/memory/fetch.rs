@@ -2,7 +2,8 @@
 //!
 //! # Order
 //! Packs are fetched some at once; of each, the pieces that are wanted are unpacked, compared with their digests
-//! and written to a new sparse file, page by page: one of zeros is a hole. Whoever asked puts it in its place.
+//! and written to a new sparse file, page by page: one of zeros is a hole. What lies over a template's pieces comes after
+//! those. Whoever asked puts the file in its place.
 //!
 //! Nothing is synced: who goes on from it does so at once, and its memory is no more after a loss of power.
 
@@ -17,14 +18,13 @@ use parking_lot::Mutex;
 
 use super::StoredMemory;
 use super::manifest::{Image, Pack, Piece, len_of};
+use super::pack::lay_over;
 use crate::error::{Error, Result, blocking};
-use crate::fetch::{Fetched, Progress, unpack};
-use crate::limits::{PACK_FETCHES, PIECE_BYTES};
+use crate::fetch::{Fetched, Progress, has_digest, unpack, unpack_any};
+use crate::keys::TemplateKeys;
+use crate::limits::{PACK_FETCHES, PAGE_BYTES, PIECE_BYTES};
 use crate::place::Upper;
 use crate::scan;
-
-/// A page of a guest.
-const PAGE: usize = 4096;
 
 /// A memory that was fetched. The file goes with this, unless it was put somewhere.
 #[derive(Debug)]
@@ -43,6 +43,13 @@ impl FetchedMemory {
             .map_err(Error::disk("put the fetched memory in its place"))?;
         Ok(self.state)
     }
+}
+
+/// A pack, and what is wanted of it.
+struct Wanted {
+    key: String,
+    len: u32,
+    pieces: Vec<(u32, Piece)>,
 }
 
 /// What is being put together.
@@ -64,60 +71,61 @@ impl Upper {
     ) -> Result<FetchedMemory> {
         let begun = std::time::Instant::now();
         let image = &memory.0;
-        let mut wanted: BTreeMap<u32, Vec<(u32, Piece)>> = BTreeMap::new();
-        for (index, piece) in &image.pieces {
-            wanted.entry(piece.pack).or_default().push((*index, *piece));
+        let mut parts = Vec::new();
+        if let Some(id) = image.template {
+            let (template, keys) =
+                (self.template_image(id, image.file_bytes).await?, TemplateKeys::of(id));
+            let lies_below = |index| image.pieces.get(&index).is_some_and(|piece| piece.over);
+            parts.push(wanted(&template, |pack| keys.pack(&pack.digest), lies_below));
         }
-        let wanted: Vec<(Pack, Vec<(u32, Piece)>)> = wanted
-            .into_iter()
-            .filter_map(|(pack, pieces)| Some((*image.packs.get(pack as usize)?, pieces)))
-            .collect();
-        let bytes = wanted.iter().map(|(pack, _)| u64::from(pack.len)).sum();
+        // Below this machine's prefix, or of one that it was forked from.
+        let key =
+            |pack: &Pack| image.origins.keys(&self.keys, pack.born).pack(&pack.digest, pack.born);
+        parts.push(wanted(image, key, |_| true));
+        let packs = parts.iter().flatten();
+        let (packs, bytes) = (packs.clone().count(), packs.map(|pack| u64::from(pack.len)).sum());
         progress.begin(bytes);
-        let fetched = self.fetch_packs(memory, wanted, progress).await;
+        let fetched = self.fetch_packs(image, parts, progress).await;
         progress.begin(0);
         if fetched.is_ok() {
-            let (packs, ms) = (image.packs.len(), begun.elapsed().as_millis());
-            tracing::info!(epoch = %image.epoch, packs, bytes, ms, "fetched the guest's memory");
+            let ms = begun.elapsed().as_millis();
+            let template = image.template.is_some();
+            tracing::info!(epoch = %image.epoch, packs, bytes, template, ms, "fetched the guest's memory");
         }
         fetched
     }
 
     async fn fetch_packs(
         &self,
-        memory: &StoredMemory,
-        wanted: Vec<(Pack, Vec<(u32, Piece)>)>,
+        image: &Image,
+        parts: Vec<Vec<Wanted>>,
         progress: &Progress,
     ) -> Result<FetchedMemory> {
-        let (path, image) = (self.files.memory_fetched.clone(), &memory.0);
+        let path = self.files.memory_fetched.clone();
         let (file_bytes, state_bytes) = (image.file_bytes, image.state_bytes);
         let fetched = blocking(move || Fetched::make(path, file_bytes)).await?;
         let state = vec![0; usize::try_from(state_bytes).unwrap_or_default()];
         let target =
             Arc::new(Target { file: fetched.file(), file_bytes, state: Mutex::new(state) });
-        let each = wanted.into_iter().map(|(pack, pieces)| {
-            let target = target.clone();
-            async move {
-                self.fetch_pack(target, image, pack, pieces).await?;
-                progress.add(u64::from(pack.len));
-                Ok::<_, Error>(())
-            }
-        });
-        futures::stream::iter(each).buffer_unordered(PACK_FETCHES).try_collect::<()>().await?;
+        for part in parts {
+            let each = part.into_iter().map(|pack| {
+                let target = target.clone();
+                async move {
+                    let len = u64::from(pack.len);
+                    self.fetch_pack(target, pack).await?;
+                    progress.add(len);
+                    Ok::<_, Error>(())
+                }
+            });
+            futures::stream::iter(each).buffer_unordered(PACK_FETCHES).try_collect::<()>().await?;
+        }
         let state = std::mem::take(&mut *target.state.lock());
         Ok(FetchedMemory { fetched, state })
     }
 
-    async fn fetch_pack(
-        &self,
-        target: Arc<Target>,
-        image: &Image,
-        pack: Pack,
-        pieces: Vec<(u32, Piece)>,
-    ) -> Result<()> {
-        // Below this machine's prefix, or of one that it was forked from.
-        let key = image.origins.keys(&self.keys, pack.born).pack(&pack.digest, pack.born);
-        let stored = self.get_whole(&key, pack.len).await?;
+    async fn fetch_pack(&self, target: Arc<Target>, pack: Wanted) -> Result<()> {
+        let Wanted { key, len, pieces } = pack;
+        let stored = self.get_whole(&key, len).await?;
         blocking(move || {
             for (index, piece) in pieces {
                 let begin = piece.at as usize;
@@ -130,11 +138,44 @@ impl Upper {
     }
 }
 
+/// The packs of `image` in which pieces lie that are wanted.
+fn wanted(
+    image: &Image,
+    key: impl Fn(&Pack) -> String,
+    is_wanted: impl Fn(u32) -> bool,
+) -> Vec<Wanted> {
+    let mut by_pack: BTreeMap<u32, Vec<(u32, Piece)>> = BTreeMap::new();
+    for (index, piece) in image.pieces.iter().filter(|(index, _)| is_wanted(**index)) {
+        by_pack.entry(piece.pack).or_default().push((*index, *piece));
+    }
+    let pack = |(pack, pieces): (u32, _)| {
+        let pack = image.packs.get(pack as usize)?;
+        Some(Wanted { key: key(pack), len: pack.len, pieces })
+    };
+    by_pack.into_iter().filter_map(pack).collect()
+}
+
 impl Target {
     fn write(&self, key: &str, index: u32, piece: &Piece, stored: &[u8]) -> Result<()> {
         let state_bytes = self.state.lock().len() as u64;
         let (len, of_state) = len_of(self.file_bytes, state_bytes, index);
-        let content = unpack(key, stored, len, &piece.digest)?;
+        let at = u64::from(index) * PIECE_BYTES as u64;
+        let content = if piece.over && of_state.is_none() {
+            let mut content = unpack_any(key, stored, len)?;
+            let mut below = vec![0; len];
+            self.file
+                .read_exact_at(&mut below, at)
+                .map_err(Error::disk("read the fetched memory"))?;
+            lay_over(&mut content, &below);
+            has_digest(key, &content, &piece.digest)?;
+            // Where what is below has something, zeros are something too.
+            return self
+                .file
+                .write_all_at(&content, at)
+                .map_err(Error::disk("write the fetched memory"));
+        } else {
+            unpack(key, stored, len, &piece.digest)?
+        };
         if let Some(at) = of_state {
             let begin = at as usize * PIECE_BYTES;
             if let Some(place) = self.state.lock().get_mut(begin..begin + len) {
@@ -142,8 +183,8 @@ impl Target {
             }
             return Ok(());
         }
-        let mut at = u64::from(index) * PIECE_BYTES as u64;
-        for page in content.chunks(PAGE) {
+        let mut at = at;
+        for page in content.chunks(PAGE_BYTES) {
             if !scan::is_zeros(page) {
                 self.file
                     .write_all_at(page, at)

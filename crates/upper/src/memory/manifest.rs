@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::frame::{self, BEGINNING, Reader, SUM};
-use crate::keys::Generation;
+use crate::keys::{Generation, TemplateId};
 use crate::limits::{
     ABOUT_BYTES_MAX, MEMORY_BYTES_MAX, MEMORY_STATE_BYTES_MAX, ORIGINS_MAX, PACK_BYTES_MAX,
     PIECE_BYTES, PIECE_STORED_BYTES_MAX,
@@ -23,16 +23,23 @@ use crate::origins::{ORIGIN, Origins};
 const MAGIC: &[u8; 8] = b"DMMEMORY";
 /// The format of a machine that is no fork.
 const FORMAT: u32 = 1;
-/// The format of one that names where it was forked from: the largest that is read.
+/// The format of one that names where it was forked from.
 const FORMAT_FORKED: u32 = 2;
+/// The format of one that names a template too, fork or not: the largest that is read.
+const FORMAT_OVER: u32 = 3;
 const HEAD: usize = BEGINNING + 56;
 const PACK: usize = 44;
 const PIECE: usize = 48;
+/// Bytes of a template's name.
+const TEMPLATE: usize = 32;
+/// The bit of a piece's length that says that it lies over the template's.
+const OVER: u32 = 1 << 31;
 /// Most pieces of a memory.
 const PIECES_MAX: u64 =
     (MEMORY_BYTES_MAX + MEMORY_STATE_BYTES_MAX).div_ceil(PIECE_BYTES as u64) + 1;
 /// The longest manifest.
-pub(crate) const BYTES_MAX: u64 = (HEAD + ORIGINS_MAX * ORIGIN + ABOUT_BYTES_MAX + SUM) as u64
+pub(crate) const BYTES_MAX: u64 = (HEAD + ORIGINS_MAX * ORIGIN + TEMPLATE + ABOUT_BYTES_MAX + SUM)
+    as u64
     + PIECES_MAX * (PACK + PIECE) as u64;
 
 /// An object of pieces, one after the other.
@@ -57,6 +64,17 @@ pub(crate) struct Piece {
     pub(crate) at: u32,
     /// Bytes that it has there.
     pub(crate) stored: u32,
+    /// What is there is its difference from the same piece of the template.
+    pub(crate) over: bool,
+}
+
+/// What tells pieces apart that are to be stored: content, and for one that lies over the template's where that is.
+pub(crate) type Place = (Digest, Option<u32>);
+
+impl Piece {
+    pub(crate) fn place(&self, index: u32) -> Place {
+        (self.digest, self.over.then_some(index))
+    }
 }
 
 /// A memory in the store.
@@ -73,6 +91,8 @@ pub(crate) struct Image {
     pub(crate) about: Vec<u8>,
     /// The machines that stored the packs which this one did not.
     pub(crate) origins: Origins,
+    /// The template that pieces of it lie over.
+    pub(crate) template: Option<TemplateId>,
     pub(crate) packs: Vec<Pack>,
     /// By number; what is not there is zeros.
     pub(crate) pieces: BTreeMap<u32, Piece>,
@@ -96,7 +116,12 @@ impl Image {
     pub(crate) fn encode(&self) -> Bytes {
         let tables = self.packs.len() * PACK + self.pieces.len() * PIECE;
         let tables = tables + self.origins.len() * ORIGIN;
-        let format = if self.origins.is_empty() { FORMAT } else { FORMAT_FORKED };
+        let tables = tables + self.template.map_or(0, |_| TEMPLATE);
+        let format = match self.template {
+            Some(_) => FORMAT_OVER,
+            None if self.origins.is_empty() => FORMAT,
+            None => FORMAT_FORKED,
+        };
         let mut out = frame::begin(MAGIC, format, HEAD + self.about.len() + tables + SUM);
         let number = |len: usize| u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes();
         out.extend_from_slice(&kind(Some(self.upper)).to_le_bytes());
@@ -111,6 +136,7 @@ impl Image {
         // Zero in the format of those that have none.
         out.extend_from_slice(&number(self.origins.len()));
         self.origins.write(&mut out);
+        out.extend(self.template.iter().flat_map(|template| template.0.as_bytes()));
         for pack in &self.packs {
             out.extend_from_slice(&pack.len.to_le_bytes());
             out.extend_from_slice(&pack.born.0.to_le_bytes());
@@ -120,7 +146,8 @@ impl Image {
             out.extend_from_slice(&index.to_le_bytes());
             out.extend_from_slice(&piece.pack.to_le_bytes());
             out.extend_from_slice(&piece.at.to_le_bytes());
-            out.extend_from_slice(&piece.stored.to_le_bytes());
+            let over = if piece.over { OVER } else { 0 };
+            out.extend_from_slice(&(piece.stored | over).to_le_bytes());
             out.extend_from_slice(piece.digest.as_bytes());
         }
         out.extend_from_slice(&self.about);
@@ -139,7 +166,7 @@ impl Image {
 
     /// The same of whatever run it is.
     pub(crate) fn decode_any(key: &str, bytes: &[u8]) -> Result<Self> {
-        let (format, mut body) = frame::open(key, MAGIC, FORMAT_FORKED, bytes)?;
+        let (format, mut body) = frame::open(key, MAGIC, FORMAT_OVER, bytes)?;
         let bad = || Error::damaged(key, "its numbers cannot be");
         Self::read(format, &mut body).ok_or_else(bad)
     }
@@ -155,7 +182,8 @@ impl Image {
         let [about, packs, pieces] =
             [reader.u32()?, reader.u32()?, reader.u32()?].map(|n| n as usize);
         let origins = reader.u32()? as usize;
-        let fits = (origins == 0) == (format == FORMAT)
+        let template = if format == FORMAT_OVER { TEMPLATE } else { 0 };
+        let fits = (format == FORMAT_OVER || (origins == 0) == (format == FORMAT))
             && origins <= ORIGINS_MAX
             && file_bytes <= MEMORY_BYTES_MAX
             && state_bytes <= MEMORY_STATE_BYTES_MAX
@@ -167,17 +195,24 @@ impl Image {
                 .checked_mul(PACK)?
                 .checked_add(pieces.checked_mul(PIECE)?)?
                 .checked_add(about)?
-                .checked_add(origins * ORIGIN)?
+                .checked_add(origins * ORIGIN + template)?
                 == reader.left();
         if !fits {
             return None;
         }
         let origins = Origins::read(reader, origins, epoch)?;
+        let template = match format {
+            FORMAT_OVER => Some(TemplateId(Digest::from_bytes(reader.take::<TEMPLATE>()?))),
+            _ => None,
+        };
         let packs = (0..packs).map(|_| read_pack(reader, epoch)).collect::<Option<Vec<_>>>()?;
         let end = pieces_of(file_bytes) + pieces_of(state_bytes);
         let (mut found, mut next) = (BTreeMap::new(), 0);
         for _ in 0..pieces {
             let (index, piece) = read_piece(reader, &packs)?;
+            // The state is no template's.
+            let over_end = if template.is_some() { pieces_of(file_bytes) } else { 0 };
+            let end = if piece.over { over_end } else { end };
             if u64::from(index) < next || u64::from(index) >= end {
                 return None;
             }
@@ -185,7 +220,18 @@ impl Image {
             found.insert(index, piece);
         }
         let about = reader.bytes(about)?.to_vec();
-        Some(Self { epoch, upper, file_bytes, state_bytes, about, origins, packs, pieces: found })
+        let pieces = found;
+        Some(Self {
+            epoch,
+            upper,
+            file_bytes,
+            state_bytes,
+            about,
+            origins,
+            template,
+            packs,
+            pieces,
+        })
     }
 }
 
@@ -198,9 +244,10 @@ fn read_pack(reader: &mut Reader<'_>, epoch: Epoch) -> Option<Pack> {
 fn read_piece(reader: &mut Reader<'_>, packs: &[Pack]) -> Option<(u32, Piece)> {
     let (index, pack, at, stored) = (reader.u32()?, reader.u32()?, reader.u32()?, reader.u32()?);
     let digest = Digest::from_bytes(reader.take::<32>()?);
+    let (stored, over) = (stored & !OVER, stored & OVER != 0);
     let within = at.checked_add(stored)? <= packs.get(pack as usize)?.len;
     let fits = within && stored <= PIECE_STORED_BYTES_MAX;
-    fits.then_some((index, Piece { digest, pack, at, stored }))
+    fits.then_some((index, Piece { digest, pack, at, stored, over }))
 }
 
 #[cfg(test)]
@@ -221,6 +268,7 @@ mod tests {
             pack,
             at,
             stored: 100,
+            over: false,
         };
         Image {
             epoch: Epoch(9),
@@ -229,6 +277,7 @@ mod tests {
             state_bytes: 10,
             about: b"about".to_vec(),
             origins: Origins::default(),
+            template: None,
             packs: vec![pack("one", 9), pack("two", 3)],
             pieces: [(0, piece("a", 0, 0)), (3, piece("b", 1, 4_900)), (4, piece("c", 0, 100))]
                 .into(),
@@ -282,6 +331,39 @@ mod tests {
     }
 
     #[test]
+    fn one_over_a_template_names_it_in_another_format() {
+        let template = TemplateId(Digest::of(b"template"));
+        let mut over = Image { template: Some(template), ..sample() };
+        over.pieces.get_mut(&3).unwrap().over = true;
+        let (plain, bytes) = (sample().encode(), over.encode());
+        assert_eq!(bytes.len(), plain.len() + TEMPLATE);
+        assert_eq!(decode(&bytes).unwrap(), over);
+        assert_eq!(bytes[8..12], [3, 0, 0, 0]);
+        assert_eq!(bytes[64..68], [0; 4]);
+        assert_eq!(&bytes[68..100], Digest::of(b"template").as_bytes());
+        let pieces = HEAD + TEMPLATE + 2 * PACK;
+        assert_eq!(bytes[pieces + 12..pieces + 16], [100, 0, 0, 0]);
+        assert_eq!(bytes[pieces + PIECE + 12..pieces + PIECE + 16], [100, 0, 0, 0x80]);
+        let machine = "dm-01890000-0000-7000-8000-000000000001".parse().unwrap();
+        let forked = Image {
+            origins: Origins::default().forked(machine, Epoch(8)).unwrap(),
+            ..over.clone()
+        };
+        assert_eq!(decode(&forked.encode()).unwrap(), forked);
+        let of_state = bytes[pieces + 2 * PIECE..].to_vec();
+        assert_eq!(of_state[..4], [4, 0, 0, 0]);
+        let mut state_over = bytes[..bytes.len() - SUM].to_vec();
+        state_over[pieces + 2 * PIECE + 15] |= 0x80;
+        decode(&summed(state_over)).unwrap_err();
+        let mut none_named = plain[..plain.len() - SUM].to_vec();
+        none_named[HEAD + 2 * PACK + 15] |= 0x80;
+        decode(&summed(none_named)).unwrap_err();
+        for cut in 0..bytes.len() {
+            decode(&bytes[..cut]).unwrap_err();
+        }
+    }
+
+    #[test]
     fn the_bytes_are_those_of_the_document() {
         let bytes = sample().encode();
         assert_eq!(&bytes[..8], b"DMMEMORY");
@@ -320,13 +402,14 @@ mod tests {
             decode(&summed(changed))
         };
         with(0, b"DMMEMORY").unwrap();
-        let later = with(8, &3_u32.to_le_bytes()).unwrap_err();
+        let later = with(8, &4_u32.to_le_bytes()).unwrap_err();
         assert_eq!(later.kind(), base::ErrorKind::Unsupported);
         // No upper, one of a later run, lengths, another way to cut, counts.
         with(12, &0_u32.to_le_bytes()).unwrap_err();
         with(24, &10_u64.to_le_bytes()).unwrap_err();
         with(64, &1_u32.to_le_bytes()).unwrap_err();
         with(8, &2_u32.to_le_bytes()).unwrap_err();
+        with(8, &3_u32.to_le_bytes()).unwrap_err();
         with(32, &u64::MAX.to_le_bytes()).unwrap_err();
         with(32, &0_u64.to_le_bytes()).unwrap_err();
         with(40, &u64::MAX.to_le_bytes()).unwrap_err();

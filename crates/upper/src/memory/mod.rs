@@ -6,7 +6,7 @@
 //! # Order
 //! The upper is stored; the memory is cut into pieces, those that the memory before it has not are
 //! packed and stored; then the manifest, which names packs, the run that it is of and the generation of the upper
-//! that it was saved with. A wake elsewhere has created its own generation before it reads any of that.
+//! that it was saved with. Pieces that a template has too are stored as differences from it (`template`). A wake elsewhere has created its own generation before it reads any of that.
 //!
 //! # Invariants
 //! - A memory counts for the one claim of the home that follows directly on the run that left it, and beside the
@@ -22,6 +22,8 @@ mod fetch;
 mod manifest;
 mod pack;
 mod save;
+mod template;
+mod unused;
 
 use std::path::PathBuf;
 
@@ -31,6 +33,7 @@ pub use self::fetch::FetchedMemory;
 #[cfg(test)]
 pub(crate) use self::manifest::Piece;
 pub(crate) use self::manifest::{BYTES_MAX, Image, Pack};
+pub use self::unused::collect_templates;
 use crate::error::Result;
 use crate::keys::Generation;
 use crate::place::Upper;
@@ -45,6 +48,8 @@ pub struct Memory {
     /// What tells whether it fits; in the manifest, so that nothing else has to be read for that. At most
     /// [`ABOUT_BYTES_MAX`](crate::ABOUT_BYTES_MAX).
     pub about: Vec<u8>,
+    /// The memory of the template that the machine began with, where that is still here: a file that nobody writes to.
+    pub template: Option<PathBuf>,
 }
 
 /// A memory in the store.

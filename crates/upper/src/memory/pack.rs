@@ -1,15 +1,18 @@
 //! From pieces to packs and back.
+//!
+//! A machine that began with a template has most pages of that at the same place. A piece that does is stored as its
+//! difference from the template's (exclusive or, so that what is the same is zeros), which compresses to next to nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
 
 use base::Digest;
 use tokio_util::sync::CancellationToken;
 
-use super::manifest::{Image, Pack, Piece, len_of, pieces_of};
+use super::manifest::{Image, Pack, Piece, Place, len_of, pieces_of};
 use crate::error::{Error, Result};
-use crate::limits::{PACK_BYTES, PIECE_BYTES, SMALL_PACKS_MAX, ZSTD_LEVEL};
+use crate::limits::{PACK_BYTES, PAGE_BYTES, PIECE_BYTES, SMALL_PACKS_MAX, ZSTD_LEVEL};
 use crate::scan;
 
 /// The content of a memory.
@@ -18,6 +21,29 @@ pub(crate) struct Source {
     file: File,
     pub(crate) file_bytes: u64,
     state: Vec<u8>,
+    /// Memory of the same length that pieces can lie over.
+    template: Option<File>,
+}
+
+/// A piece that is not all zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) index: u32,
+    pub(crate) digest: Digest,
+    /// It is to be stored as its difference from the template's.
+    pub(crate) over: bool,
+}
+
+impl Found {
+    pub(crate) fn place(&self) -> Place {
+        (self.digest, self.over.then_some(self.index))
+    }
+
+    /// Where it is stored, over a template or not.
+    pub(crate) fn find<'a, T>(&self, places: &'a HashMap<Place, T>) -> Option<&'a T> {
+        let over = places.get(&(self.digest, Some(self.index)));
+        over.or_else(|| places.get(&(self.digest, None)))
+    }
 }
 
 /// A pack that was made, and how many pieces went into it.
@@ -25,14 +51,33 @@ pub(crate) struct Source {
 pub(crate) struct Packed {
     pub(crate) body: Vec<u8>,
     pub(crate) digest: Digest,
-    /// Where each piece begins, and its bytes.
-    pub(crate) pieces: Vec<(Digest, u32, u32)>,
+    /// Each piece, where it begins, and its bytes.
+    pub(crate) pieces: Vec<(Found, u32, u32)>,
 }
 
 impl Source {
     pub(crate) fn open(path: &Path, file_bytes: u64, state: Vec<u8>) -> Result<Self> {
         let file = File::open(path).map_err(Error::disk("open the guest's memory"))?;
-        Ok(Self { file, file_bytes, state })
+        Ok(Self { file, file_bytes, state, template: None })
+    }
+
+    /// The same, to be stored over a template that has the same length.
+    pub(crate) fn over(self, template: Option<File>) -> Self {
+        Self { template, ..self }
+    }
+
+    /// The difference of piece `index` from the template's, where they have enough in common.
+    fn over_template(&self, index: u32, content: &[u8]) -> Result<Option<Vec<u8>>> {
+        let (_, of_state) = len_of(self.file_bytes, self.state_bytes(), index);
+        let Some(template) = self.template.as_ref().filter(|_| of_state.is_none()) else {
+            return Ok(None);
+        };
+        // A piece of zeros has nothing in common with one that is not.
+        let theirs = scan::read(template, self.file_bytes, PIECE_BYTES, index)?;
+        Ok(theirs.filter(|theirs| is_alike(content, theirs)).map(|mut theirs| {
+            lay_over(&mut theirs, content);
+            theirs
+        }))
     }
 
     pub(crate) fn state_bytes(&self) -> u64 {
@@ -51,7 +96,7 @@ impl Source {
     }
 
     /// All pieces that are not zeros, with their digests; `None` where it is told to stop.
-    pub(crate) fn survey(&self, stop: &CancellationToken) -> Result<Option<Vec<(u32, Digest)>>> {
+    pub(crate) fn survey(&self, stop: &CancellationToken) -> Result<Option<Vec<Found>>> {
         let mut indexes = scan::with_data(&self.file, self.file_bytes, PIECE_BYTES)?;
         let of_file = pieces_of(self.file_bytes);
         let of_state = of_file..of_file + pieces_of(self.state_bytes());
@@ -62,7 +107,8 @@ impl Source {
                 return Ok(None);
             }
             if let Some(content) = self.read(index)? {
-                found.push((index, Digest::of(&content)));
+                let over = self.over_template(index, &content)?.is_some();
+                found.push(Found { index, digest: Digest::of(&content), over });
             }
         }
         Ok(Some(found))
@@ -71,22 +117,26 @@ impl Source {
     /// Fills one pack from the front of `wanted`; `None` where it is told to stop.
     pub(crate) fn pack(
         &self,
-        wanted: &[(u32, Digest)],
+        wanted: &[Found],
         stop: &CancellationToken,
     ) -> Result<Option<Packed>> {
         let (mut body, mut pieces) = (Vec::new(), Vec::new());
-        for (index, digest) in wanted {
+        for found in wanted {
             if stop.is_cancelled() {
                 return Ok(None);
             }
-            let content = self.read(*index)?.ok_or(Error::Changed)?;
-            if Digest::of(&content) != *digest {
+            let content = self.read(found.index)?.ok_or(Error::Changed)?;
+            if Digest::of(&content) != found.digest {
                 return Err(Error::Changed);
             }
-            let piece = zstd::bulk::compress(&content, ZSTD_LEVEL)
+            let over = if found.over { self.over_template(found.index, &content)? } else { None };
+            if over.is_some() != found.over {
+                return Err(Error::Changed);
+            }
+            let piece = zstd::bulk::compress(&over.unwrap_or(content), ZSTD_LEVEL)
                 .map_err(Error::disk("compress the guest's memory"))?;
             let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-            pieces.push((*digest, number(body.len()), number(piece.len())));
+            pieces.push((*found, number(body.len()), number(piece.len())));
             body.extend_from_slice(&piece);
             if body.len() >= PACK_BYTES {
                 break;
@@ -96,18 +146,37 @@ impl Source {
     }
 }
 
+/// Whether at least half of the pages that either of two pieces has are the same.
+fn is_alike(one: &[u8], other: &[u8]) -> bool {
+    let (mut same, mut different) = (0, 0);
+    for (one, other) in one.chunks(PAGE_BYTES).zip(other.chunks(PAGE_BYTES)) {
+        match one == other {
+            true if scan::is_zeros(one) => {}
+            true => same += 1,
+            false => different += 1,
+        }
+    }
+    same >= different
+}
+
+/// Makes of what lies below and what is to lie over it their difference, and of the difference what lay over it.
+pub(crate) fn lay_over(below: &mut [u8], over: &[u8]) {
+    below.iter_mut().zip(over).for_each(|(below, over)| *below ^= over);
+}
+
 /// Where pieces that are `wanted` lie already, in packs that are worth keeping: at least half of each is still
 /// needed, and there are not many small ones. The others are packed anew.
-pub(crate) fn kept(
-    before: Option<&Image>,
-    wanted: &[(u32, Digest)],
-) -> HashMap<Digest, (Pack, Piece)> {
+pub(crate) fn kept(before: Option<&Image>, wanted: &[Found]) -> HashMap<Place, (Pack, Piece)> {
     let Some(before) = before else { return HashMap::new() };
-    let there: HashMap<Digest, &Piece> =
-        before.pieces.values().map(|piece| (piece.digest, piece)).collect();
-    let wanted: HashSet<Digest> = wanted.iter().map(|(_, digest)| *digest).collect();
+    let there: HashMap<Place, (Place, &Piece)> = before
+        .pieces
+        .iter()
+        .map(|(index, piece)| (piece.place(*index), (piece.place(*index), piece)))
+        .collect();
+    let wanted: HashMap<Place, &Piece> =
+        wanted.iter().filter_map(|found| found.find(&there).copied()).collect();
     let mut needed: HashMap<u32, u64> = HashMap::new();
-    for piece in wanted.iter().filter_map(|digest| there.get(digest)) {
+    for piece in wanted.values() {
         *needed.entry(piece.pack).or_default() += u64::from(piece.stored);
     }
     let pack = |number: u32| before.packs.get(number as usize).copied();
@@ -121,13 +190,9 @@ pub(crate) fn kept(
     if packs.values().filter(|pack| is_small(pack)).count() > SMALL_PACKS_MAX {
         packs.retain(|_, pack| !is_small(pack));
     }
-    wanted
-        .into_iter()
-        .filter_map(|digest| {
-            let piece = **there.get(&digest)?;
-            Some((digest, (*packs.get(&piece.pack)?, piece)))
-        })
-        .collect()
+    let in_pack =
+        |(place, piece): (Place, &Piece)| Some((place, (*packs.get(&piece.pack)?, *piece)));
+    wanted.into_iter().filter_map(in_pack).collect()
 }
 
 #[cfg(test)]
@@ -150,6 +215,7 @@ mod tests {
             pack: n / 10,
             at: n % 10 * (len / 10),
             stored: len / 10,
+            over: false,
         };
         Image {
             epoch: Epoch(1),
@@ -158,15 +224,20 @@ mod tests {
             state_bytes: 0,
             about: Vec::new(),
             origins: Origins::default(),
+            template: None,
             packs: (0..packs).map(pack).collect(),
             pieces: (0..packs * 10).map(|n| (n, piece(n))).collect(),
         }
     }
 
+    fn plain(n: u32) -> Found {
+        Found { index: n, digest: digest(n), over: false }
+    }
+
     #[test]
     fn a_pack_of_which_less_than_half_is_needed_is_packed_anew() {
         let before = image(2, 8_000_000);
-        let wanted = |n: std::ops::Range<u32>| n.map(|n| (n, digest(n))).collect::<Vec<_>>();
+        let wanted = |n: std::ops::Range<u32>| n.map(plain).collect::<Vec<_>>();
         assert_eq!(kept(Some(&before), &wanted(0..20)).len(), 20);
         assert_eq!(kept(Some(&before), &wanted(0..15)).len(), 15);
         assert_eq!(
@@ -177,17 +248,47 @@ mod tests {
         assert_eq!(kept(Some(&before), &wanted(500..520)).len(), 0);
         assert_eq!(kept(None, &wanted(0..20)).len(), 0);
         // A piece that is wanted twice is needed once.
-        let same: Vec<_> = (0..10).map(|n| (n, digest(3))).collect();
+        let same: Vec<_> = (0..10).map(|index| Found { index, ..plain(3) }).collect();
         assert_eq!(kept(Some(&before), &same).len(), 0);
     }
 
     #[test]
     fn small_packs_do_not_become_many() {
-        let wanted = |packs: u32| (0..packs * 10).map(|n| (n, digest(n))).collect::<Vec<_>>();
+        let wanted = |packs: u32| (0..packs * 10).map(plain).collect::<Vec<_>>();
         let few = SMALL_PACKS_MAX as u32;
         assert_eq!(kept(Some(&image(few, 10_000)), &wanted(few)).len(), few as usize * 10);
         assert_eq!(kept(Some(&image(few + 1, 10_000)), &wanted(few + 1)).len(), 0);
         let large = image(few + 1, 8_000_000);
         assert_eq!(kept(Some(&large), &wanted(few + 1)).len(), (few as usize + 1) * 10);
+    }
+
+    #[test]
+    fn what_lies_over_a_template_is_kept_where_it_is_and_nowhere_else() {
+        let mut before = image(1, 8_000_000);
+        before.pieces.values_mut().for_each(|piece| piece.over = true);
+        let wanted = (0..10).map(plain).collect::<Vec<_>>();
+        assert_eq!(kept(Some(&before), &wanted).len(), 10, "whatever it would be now");
+        let moved: Vec<_> =
+            wanted.iter().map(|found| Found { index: found.index + 1, ..*found }).collect();
+        assert_eq!(kept(Some(&before), &moved).len(), 0);
+        // What is stored by itself is good anywhere.
+        let over: Vec<_> = moved.iter().map(|found| Found { over: true, ..*found }).collect();
+        assert_eq!(kept(Some(&image(1, 8_000_000)), &over).len(), 10);
+    }
+
+    #[test]
+    fn pieces_are_alike_that_have_half_of_their_pages_in_common() {
+        let pages =
+            |numbers: &[u8]| -> Vec<u8> { numbers.iter().flat_map(|n| [*n; PAGE_BYTES]).collect() };
+        assert!(is_alike(&pages(&[1, 2, 3, 4]), &pages(&[1, 2, 8, 9])));
+        assert!(!is_alike(&pages(&[1, 2, 3, 4]), &pages(&[1, 7, 8, 9])));
+        assert!(!is_alike(&pages(&[1, 0, 0, 0]), &pages(&[2, 0, 0, 0])), "zeros do not count");
+        let (mut below, over) = (pages(&[1, 2, 3]), pages(&[1, 9, 3]));
+        let was = below.clone();
+        lay_over(&mut below, &over);
+        assert_eq!(below, pages(&[0, 2 ^ 9, 0]));
+        let mut back = was;
+        lay_over(&mut back, &below);
+        assert_eq!(back, over);
     }
 }

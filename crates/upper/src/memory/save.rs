@@ -16,19 +16,20 @@
 //! # Bounds
 //! Two packs in memory, and the state.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use base::{Digest, Epoch};
+use base::Epoch;
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use super::Memory;
-use super::manifest::{Image, Pack, Piece};
-use super::pack::{Packed, Source, kept};
+use super::manifest::{Image, Pack, Piece, Place};
+use super::pack::{Found, Packed, Source, kept};
+use super::template::Template;
 use crate::error::{Error, Result, blocking};
-use crate::keys::Generation;
+use crate::keys::{Generation, TemplateId};
 use crate::limits::{ABOUT_BYTES_MAX, DELETES, MEMORY_BYTES_MAX, MEMORY_STATE_BYTES_MAX};
 use crate::looked::Looked;
 use crate::origins::Origins;
@@ -47,8 +48,10 @@ struct Attempt {
     packs: Vec<Pack>,
     /// Of those that are taken over.
     origins: Origins,
+    /// What pieces lie over, those that are taken over or those that are new.
+    template: Option<TemplateId>,
     /// Where pieces lie, by content.
-    places: HashMap<Digest, Piece>,
+    places: HashMap<Place, Piece>,
     /// Packs that were stored now, and their bytes.
     stored: (u64, u64),
 }
@@ -63,7 +66,7 @@ impl Upper {
     pub async fn save_memory(&self, memory: Memory, stop: &CancellationToken) -> Result<Saved> {
         let state = self.state().await?;
         let Some(upper) = state.memory_goes_with() else { return Ok(Saved::Nothing) };
-        let Memory { file, state: beside, about } = memory;
+        let Memory { file, state: beside, about, template } = memory;
         if about.len() > ABOUT_BYTES_MAX || beside.len() as u64 > MEMORY_STATE_BYTES_MAX {
             let (bytes, max) = (beside.len() as u64, MEMORY_STATE_BYTES_MAX);
             return Err(Error::TooLarge { bytes, max });
@@ -82,13 +85,23 @@ impl Upper {
         let path = file.clone();
         let source = blocking(move || Source::open(&path, file_look.len(), beside)).await?;
         let before = self.image_before(&state).await?;
+        let template = match &template {
+            None => None,
+            Some(template) => tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(Saved::Stopped),
+                template = self.template(template, file_look.len(), before.as_ref(), stop) => template,
+            },
+        };
+        let (template, below) = template.map(|Template { id, file }| (id, file)).unzip();
         let mut attempt = Attempt {
-            source: Arc::new(source),
+            source: Arc::new(source.over(below)),
             epoch: state.content,
             state,
             stop: stop.clone(),
             packs: Vec::new(),
             origins: Origins::default(),
+            template,
             places: HashMap::new(),
             stored: (0, 0),
         };
@@ -155,11 +168,11 @@ impl Upper {
     }
 
     /// Packs and stores what is not there. False where it is told to stop.
-    async fn save_packs(&self, attempt: &mut Attempt, pieces: &[(u32, Digest)]) -> Result<bool> {
+    async fn save_packs(&self, attempt: &mut Attempt, pieces: &[Found]) -> Result<bool> {
         let mut seen = HashSet::new();
-        let is_new = |digest: &Digest| !attempt.places.contains_key(digest);
-        let wanted = pieces.iter().filter(|(_, digest)| is_new(digest) && seen.insert(*digest));
-        let wanted: Arc<[(u32, Digest)]> = wanted.copied().collect();
+        let is_new = |found: &&Found| found.find(&attempt.places).is_none();
+        let wanted = pieces.iter().filter(is_new).filter(|found| seen.insert(found.place()));
+        let wanted: Arc<[Found]> = wanted.copied().collect();
         let (mut done, mut made) = (0, None::<(Pack, Bytes)>);
         loop {
             let next = attempt.pack(&wanted, done);
@@ -292,32 +305,33 @@ fn own_packs(image: &Image) -> impl Iterator<Item = Pack> {
 }
 
 impl Attempt {
-    async fn survey(&self) -> Result<Option<Vec<(u32, Digest)>>> {
+    async fn survey(&self) -> Result<Option<Vec<Found>>> {
         let (source, stop) = (self.source.clone(), self.stop.clone());
         blocking(move || source.survey(&stop)).await
     }
 
     /// Names again what lies in packs of the memory before.
-    fn take_over(&mut self, before: Option<&Image>, pieces: &[(u32, Digest)]) {
+    fn take_over(&mut self, before: Option<&Image>, pieces: &[Found]) {
         self.origins = before.map(|before| before.origins.clone()).unwrap_or_default();
+        self.template = before.and_then(|before| before.template).or(self.template);
         let mut numbers: HashMap<Pack, u32> = HashMap::new();
         let mut kept: Vec<_> = kept(before, pieces).into_iter().collect();
         // The same at every attempt.
         kept.sort_unstable_by_key(|(_, (_, piece))| (piece.pack, piece.at));
-        for (digest, (pack, piece)) in kept {
+        for (place, (pack, piece)) in kept {
             let packs = &mut self.packs;
             let number = *numbers.entry(pack).or_insert_with(|| {
                 packs.push(pack);
                 (packs.len() - 1) as u32
             });
-            self.places.insert(digest, Piece { pack: number, ..piece });
+            self.places.insert(place, Piece { pack: number, ..piece });
         }
     }
 
     /// The next pack; an inner `None` after the last, an outer one where it is told to stop.
     fn pack(
         &self,
-        wanted: &Arc<[(u32, Digest)]>,
+        wanted: &Arc<[Found]>,
         done: usize,
     ) -> impl Future<Output = Result<Option<Option<Packed>>>> + use<> {
         let (source, wanted, stop) = (self.source.clone(), wanted.clone(), self.stop.clone());
@@ -336,16 +350,18 @@ impl Attempt {
         let pack = Pack { digest, born: self.epoch, len };
         let number = self.packs.len() as u32;
         self.packs.push(pack);
-        for (digest, at, stored) in pieces {
-            self.places.insert(digest, Piece { digest, pack: number, at, stored });
+        for (found, at, stored) in pieces {
+            let Found { digest, over, .. } = found;
+            self.places.insert(found.place(), Piece { digest, pack: number, at, stored, over });
         }
         self.stored.0 += 1;
         self.stored.1 += u64::from(len);
         (pack, Bytes::from(body))
     }
 
-    fn image(&self, upper: Generation, about: Vec<u8>, pieces: &[(u32, Digest)]) -> Image {
-        let place = |(index, digest): &(u32, Digest)| Some((*index, *self.places.get(digest)?));
+    fn image(&self, upper: Generation, about: Vec<u8>, pieces: &[Found]) -> Image {
+        let place = |found: &Found| Some((found.index, *found.find(&self.places)?));
+        let pieces: BTreeMap<u32, Piece> = pieces.iter().filter_map(place).collect();
         Image {
             epoch: self.epoch,
             upper,
@@ -353,8 +369,10 @@ impl Attempt {
             state_bytes: self.source.state_bytes(),
             about,
             origins: self.origins.clone(),
+            // As long as something lies over it.
+            template: self.template.filter(|_| pieces.values().any(|piece| piece.over)),
             packs: self.packs.clone(),
-            pieces: pieces.iter().filter_map(place).collect(),
+            pieces,
         }
     }
 }

@@ -14,3 +14,4 @@ mod memory;
 mod overtaken;
 mod random;
 mod support;
+mod templates;

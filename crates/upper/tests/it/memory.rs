@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base::{Epoch, ErrorKind};
@@ -15,7 +15,7 @@ use upper::{Begun, Error, Found, Memory, Progress, Saved, StoredMemory, Upper};
 use crate::support::{Host, World, fetched, noise, until};
 
 /// A piece, and some memory that is no multiple of it.
-const PIECE: u64 = 256 << 10;
+pub(crate) const PIECE: u64 = 256 << 10;
 const LEN: u64 = 200 * PIECE + 4096;
 
 impl Host {
@@ -25,12 +25,25 @@ impl Host {
 
     /// What a guest leaves: noise in pages of these pieces, the same for the same seed.
     pub(crate) fn remember(&self, pieces: impl Iterator<Item = u64>, seed: u64) {
+        self.remember_in(&self.memory(), pieces, seed);
+    }
+
+    /// The same in another file.
+    pub(crate) fn remember_in(&self, path: &Path, pieces: impl Iterator<Item = u64>, seed: u64) {
         let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(false).open(self.memory()).unwrap();
+        let file = options.write(true).create(true).truncate(false).open(path).unwrap();
         file.set_len(LEN).unwrap();
         for piece in pieces {
             let page = noise(seed * 1_000 + piece, 64 << 10);
             file.write_all_at(&page, piece * PIECE + 8192).unwrap();
+        }
+    }
+
+    /// The guest writes.
+    pub(crate) fn write_memory(&self, what: impl IntoIterator<Item = (u64, Vec<u8>)>) {
+        let file = OpenOptions::new().write(true).open(self.memory()).unwrap();
+        for (at, bytes) in what {
+            file.write_all_at(&bytes, at).unwrap();
         }
     }
 
@@ -44,7 +57,8 @@ impl Host {
 
     pub(crate) fn to_store(&self) -> Memory {
         let about = b"about it".to_vec();
-        Memory { file: self.memory(), state: noise(77, 300_000), about }
+        let template = Some(self.template()).filter(|template| template.exists());
+        Memory { file: self.memory(), state: noise(77, 300_000), about, template }
     }
 
     pub(crate) async fn save_memory(&self) -> Result<Saved, Error> {
