@@ -1,4 +1,4 @@
-//! Collects the garbage of homes that sleep: one at a time, and seldom.
+//! Collects the garbage of homes that sleep: one at a time, and seldom. Once a day also templates that no machine needs.
 //!
 //! # Order
 //! A pass over all machines every [`Timing::housekeep_every`](crate::settings::Timing). One that has
@@ -11,7 +11,7 @@
 //! # Not here
 //! What is garbage (`homefs::garbage`). Homes that are awake: their keepers collect.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +35,8 @@ const COLLECT_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 const AFTER_FAILURE: Duration = Duration::from_secs(3600);
 /// Between two homes, so that others come first.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How often it is looked which templates are of use in the store.
+const TEMPLATES_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// Rows read at once.
 const SCAN: usize = 500;
 /// The file with a note.
@@ -57,12 +59,13 @@ struct Note {
 
 /// Runs until the server closes.
 pub(crate) async fn run(inner: Arc<Inner>) {
-    let mut notes = HashMap::new();
+    let (mut notes, mut looked) = (HashMap::new(), None::<Timestamp>);
     loop {
         let work = async {
             tokio::time::sleep(inner.settings.timing.housekeep_every).await;
-            if let Err(error) = pass(&inner, &mut notes).await {
-                tracing::warn!(%error, "look for homes to collect");
+            match pass(&inner, &mut notes).await {
+                Ok(known) => templates(&inner, &known, &mut looked).await,
+                Err(error) => tracing::warn!(%error, "look for homes to collect"),
             }
         };
         tokio::select! {
@@ -72,11 +75,28 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     }
 }
 
-async fn pass(inner: &Inner, notes: &mut HashMap<MachineId, Note>) -> Result<()> {
+/// Deletes templates that no machine needs any more, where it is time. `known` are the machines of this server.
+async fn templates(inner: &Inner, known: &HashSet<MachineId>, looked: &mut Option<Timestamp>) {
+    let now = inner.parts.clock.now();
+    if looked.is_some_and(|then| age(then, now) < TEMPLATES_EVERY) {
+        return;
+    }
+    *looked = Some(now);
+    match inner.parts.host.collect_templates(known, now).await {
+        Ok(0) => {}
+        Ok(objects) => tracing::info!(objects, "collected templates that no machine needs"),
+        Err(error) => tracing::warn!(%error, "look for templates that no machine needs"),
+    }
+}
+
+/// Looks at all machines; which these are.
+async fn pass(inner: &Inner, notes: &mut HashMap<MachineId, Note>) -> Result<HashSet<MachineId>> {
     let (mut after, mut kept) = (None::<MachineId>, HashMap::new());
+    let mut known = HashSet::new();
     loop {
         let from = after.take();
         let rows = inner.db(move |catalog| catalog.machines(from.as_ref(), SCAN)).await?;
+        known.extend(rows.iter().map(|row| row.id.clone()));
         for row in &rows {
             let now = inner.parts.clock.now();
             if !rests(row, now) {
@@ -102,7 +122,7 @@ async fn pass(inner: &Inner, notes: &mut HashMap<MachineId, Note>) -> Result<()>
         }
     }
     *notes = kept;
-    Ok(())
+    Ok(known)
 }
 
 fn rests(row: &MachineRow, now: Timestamp) -> bool {
@@ -226,6 +246,22 @@ mod tests {
         assert_eq!(world.host.collected(), 1, "nothing happened since");
         world.clock.advance(COLLECT_AFTER);
         eventually(|| world.host.collected() == 2).await;
+        control.close().await;
+    }
+
+    #[tokio::test]
+    async fn templates_are_looked_at_once_a_day_and_told_which_machines_are_there() {
+        let world = World::new();
+        let control = world.open().await;
+        let machine = control.machines().create(CreateMachine::default()).await.unwrap();
+        let machine = control.machines().settle(machine, SOON).await;
+        let looks = || world.host.state.lock().templates_collected.clone();
+        eventually(|| !looks().is_empty()).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(looks().len(), 1);
+        world.clock.advance(TEMPLATES_EVERY);
+        eventually(|| looks().len() == 2).await;
+        assert_eq!(looks()[1], HashSet::from([machine.machine_id]));
         control.close().await;
     }
 }

@@ -142,6 +142,12 @@ impl MachineDir {
         self.0.join("forked")
     }
 
+    /// The name of the template that the machine was given to begin with.
+    #[must_use]
+    pub fn cloned(&self) -> PathBuf {
+        self.0.join("cloned")
+    }
+
     /// A copy of a template, until the machine's first keeper takes it.
     #[must_use]
     pub fn template(&self) -> TemplateDir {

@@ -49,7 +49,7 @@ pub fn allocated_bytes(dir: &MachineDir) -> io::Result<u64> {
     Ok(std::fs::metadata(dir.memory())?.blocks() * 512)
 }
 
-/// The memory that the machine sleeps with; `None` where there is none that another host could use.
+/// The memory that the machine sleeps with, without its template, which this knows nothing of; `None` where there is none that another host could use.
 ///
 /// # Errors
 /// Those of the disk.
@@ -72,7 +72,8 @@ pub fn to_store(dir: &MachineDir) -> io::Result<Option<upper::Memory>> {
     let mut state = (devices.len() as u64).to_le_bytes().to_vec();
     state.extend_from_slice(&devices);
     state.extend_from_slice(&serde_json::to_vec(&record.without_host())?);
-    Ok(Some(upper::Memory { file: dir.memory(), state, about: serde_json::to_vec(&offer)? }))
+    let about = serde_json::to_vec(&offer)?;
+    Ok(Some(upper::Memory { file: dir.memory(), state, about, template: None }))
 }
 
 /// What is to be told of a memory to a fork whose home is `home`, of what was told of it; `None` where that cannot be

@@ -1,12 +1,14 @@
 //! Machines on this host: their directories, their keepers, their images.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base::{Entropy, Epoch, ErrorKind, GIB, HomeId, Ipv4Range, MachineId, ServerId, SnapshotId};
+use base::{
+    Entropy, Epoch, ErrorKind, GIB, HomeId, Ipv4Range, MachineId, ServerId, SnapshotId, Timestamp,
+};
 use control::host::{
     ExecutionRecords, Host, KeeperFailure, KeeperLink, KeeperPhase, KeeperSpec, LastWords,
     MemoryStanding, Mounted, UpperHolder, UpperKept, UpperStanding, UpperStored,
@@ -24,7 +26,7 @@ use crate::convert;
 use crate::leftovers::Leftovers;
 use crate::link::LocalLink;
 use crate::records::LocalRecords;
-use crate::templates::{Begun, Templates};
+use crate::templates::{Begun, TEMPLATES, Templates};
 use crate::uppers::LocalUppers;
 
 /// Size of a machine's writable layer: sparse, so it takes what is written to it.
@@ -191,7 +193,7 @@ fn templates(settings: &LocalHostSettings) -> Templates {
         qemu.program.clone_from(program);
     }
     Templates::new(
-        settings.data_dir.join("templates"),
+        settings.data_dir.join(TEMPLATES),
         Arc::new(Qemu::new(qemu)),
         settings.entropy.clone(),
         Duration::from_secs(settings.boot_timeout_seconds),
@@ -352,6 +354,10 @@ impl Host for LocalHost {
 
     async fn collect_upper(&self, machine: &MachineId, since: &str) -> Result<u64> {
         self.uppers().collect(machine, since).await
+    }
+
+    async fn collect_templates(&self, known: &HashSet<MachineId>, now: Timestamp) -> Result<u64> {
+        self.uppers().collect_templates(known, now).await
     }
 
     async fn freed_upper(&self, machine: &MachineId) -> Result<Option<String>> {

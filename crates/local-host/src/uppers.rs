@@ -1,9 +1,10 @@
 //! Uppers of sleeping machines, and their memory, between this host's disk and the store.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use base::{Digest, Epoch, ErrorKind, HomeId, MachineId, SnapshotId};
+use base::{Digest, Epoch, ErrorKind, HomeId, MachineId, SnapshotId, Timestamp};
 use control::host::{MemoryStanding, UpperHolder, UpperKept, UpperStanding, UpperStored};
 use control::{Error, Result};
 use keeper::layout::MachineDir;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use upper::{Hold, Holder, Saved, Standing, Upper};
 
 use crate::host::machine_dir;
+use crate::templates::{self, TEMPLATES};
 
 /// Uppers of the machines below a data directory.
 pub(crate) struct LocalUppers<'a> {
@@ -71,7 +73,15 @@ impl LocalUppers<'_> {
         if launch::is_alive(&dir) {
             return Ok(UpperStored::Stopped);
         }
-        let memory = tokio::task::spawn_blocking(move || stored::to_store(&dir))
+        let templates = self.data_dir.join(TEMPLATES);
+        let to_store = move || {
+            let memory = stored::to_store(&dir)?;
+            Ok::<_, std::io::Error>(memory.map(|memory| upper::Memory {
+                template: templates::memory_of(&dir, &templates),
+                ..memory
+            }))
+        };
+        let memory = tokio::task::spawn_blocking(to_store)
             .await
             .map_err(|error| Error::internal(error.to_string()))?
             .map_err(|error| Error::internal(format!("read the guest's memory: {error}")))?;
@@ -92,6 +102,15 @@ impl LocalUppers<'_> {
         let upper = self.upper(machine);
         let collected = upper.collect(since).await.map_err(failed)?;
         upper.note_collected(since).await.map_err(failed)?;
+        Ok(collected.objects)
+    }
+
+    pub(crate) async fn collect_templates(
+        &self,
+        known: &HashSet<MachineId>,
+        now: Timestamp,
+    ) -> Result<u64> {
+        let collected = upper::collect_templates(self.store, known, now).await.map_err(failed)?;
         Ok(collected.objects)
     }
 

@@ -123,23 +123,21 @@ impl Server {
         words["paused_ms"].as_f64().with_context(|| format!("its guest was not saved: {words}"))
     }
 
-    /// Bytes that the store, a directory, has of a machine's memory: its packs and their manifest.
-    pub(crate) fn stored_memory_bytes(&self, machine: &str) -> anyhow::Result<u64> {
-        let of_machine = self.data().join("store/uppers").join(machine);
-        let (mut bytes, mut packs) = (0, 0);
-        for (dir, ending) in [("memory", ""), ("log", "-memory")] {
-            let dir = of_machine.join(dir);
-            let entries = fs::read_dir(&dir).with_context(|| format!("list {}", dir.display()))?;
-            for entry in entries {
-                let entry = entry.context("list what is stored")?;
-                if entry.file_name().to_string_lossy().ends_with(ending) {
-                    bytes += entry.metadata().context("look at what is stored")?.len();
-                    packs += 1;
-                }
-            }
-        }
-        ensure!(packs > 1, "there is no memory in the store");
-        Ok(bytes)
+    /// Bytes that the memory of a sleeping machine has in the store by itself, and that its template has, which all
+    /// machines that began with that share.
+    pub(crate) fn stored_memory_bytes(&self, machine: &str) -> anyhow::Result<(u64, u64)> {
+        let store = self.data().join("store");
+        let of_machine = store.join("uppers").join(machine);
+        let manifests = |path: &Path| path.to_string_lossy().ends_with("-memory");
+        let own = bytes_below(&of_machine.join("memory"), &|_| true)?
+            + bytes_below(&of_machine.join("log"), &manifests)?;
+        ensure!(own > 0, "there is no memory in the store");
+        let is_user = |template: &Path| template.join("users").join(machine).exists();
+        let templates = fs::read_dir(store.join("templates")).into_iter().flatten().flatten();
+        let templates = templates.map(|entry| entry.path()).filter(|path| is_user(path));
+        let of_templates =
+            templates.map(|path| bytes_below(&path, &|_| true)).sum::<anyhow::Result<u64>>()?;
+        Ok((own, of_templates))
     }
 
     /// Whether all is there that the next machine may begin with: a template and its two copies.
@@ -288,6 +286,21 @@ fn stop(process: &mut Child) -> anyhow::Result<()> {
     process.wait()?;
     ensure!(gentle, "it did not end within {STOP:?} and was killed");
     Ok(())
+}
+
+/// Bytes of the files below `dir` that count.
+fn bytes_below(dir: &Path, counts: &dyn Fn(&Path) -> bool) -> anyhow::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
+        let path = entry.context("list what is stored")?.path();
+        let meta = fs::metadata(&path).context("look at what is stored")?;
+        if meta.is_dir() {
+            bytes += bytes_below(&path, counts)?;
+        } else if counts(&path) {
+            bytes += meta.len();
+        }
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]

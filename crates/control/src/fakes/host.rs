@@ -3,6 +3,7 @@
 //! An execution whose program is `sleep` runs until it is cancelled; any other succeeds at once and
 //! has written its arguments.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -187,6 +188,11 @@ impl Host for FakeHost {
         upper.uncollected = upper.uncollected.take().filter(|newest| newest != since);
         upper.collected.push(since.to_owned());
         Ok(1)
+    }
+
+    async fn collect_templates(&self, known: &HashSet<MachineId>, _: Timestamp) -> Result<u64> {
+        self.state.lock().templates_collected.push(known.clone());
+        Ok(0)
     }
 
     async fn freed_upper(&self, machine: &MachineId) -> Result<Option<String>> {

@@ -1,6 +1,6 @@
 //! Everything below `control`, in memory, with the switches that tests need.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -82,6 +82,8 @@ pub(crate) struct State {
     pub(crate) keepers: HashMap<MachineId, Arc<FakeKeeper>>,
     pub(crate) words: HashMap<MachineId, LastWords>,
     pub(crate) executions: HashMap<MachineId, BTreeMap<ExecutionId, Execution>>,
+    /// Each time that it was looked for templates: which machines were there.
+    pub(crate) templates_collected: Vec<HashSet<MachineId>>,
     pub(crate) start_errors: VecDeque<(ErrorKind, &'static str)>,
     /// What the next attempts to set an egress policy fail with.
     pub(crate) egress_errors: VecDeque<(ErrorKind, &'static str)>,

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::support::{Api, BOOT, Options, Server, eventually};
+use crate::sleep::{COUNTER, boot_id, counted};
+use crate::support::{Api, BOOT, Options, Server, Storing, adopted, eventually, until_stored};
 
 /// What no two machines share.
 const IDENTITY: &str = "cat /proc/sys/kernel/random/boot_id /etc/machine-id /etc/hostname; \
@@ -116,6 +117,57 @@ fn a_machine_that_begins_with_a_template_is_one_of_its_own() {
     let later = api.create("later");
     assert_eq!(how(&api, &later).0, "cloned");
     assert!(template.exists());
+}
+
+/// Bytes below a directory of the store.
+fn bytes(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let each = entries.map(|entry| {
+        let meta = entry.metadata().expect("look at it");
+        if meta.is_dir() { bytes(&entry.path()) } else { meta.len() }
+    });
+    each.sum()
+}
+
+#[test]
+fn what_machines_have_of_their_template_is_in_the_store_once_and_good_on_another_host() {
+    let storing = Storing::new();
+    let server = Server::start(Options { templates: true, ..storing.options.clone() });
+    let api = server.api();
+    let booted = api.create("booted");
+    template(&server);
+    let clones = ["one", "two"].map(|name| {
+        let machine = api.create(name);
+        assert_eq!(how(&api, &machine).0, "cloned");
+        let (boot, pid) = (boot_id(&api, &machine), api.shell(&machine, COUNTER));
+        api.sleep(&machine);
+        until_stored(&api, &machine);
+        (machine, boot, pid.trim().to_owned())
+    });
+    api.sleep(&booted);
+    until_stored(&api, &booted);
+    let of = |machine: &str| bytes(&storing.store().join("uppers").join(machine).join("memory"));
+    let (of_template, whole) = (bytes(&storing.store().join("templates")), of(&booted));
+    let of_clones = clones.each_ref().map(|(machine, ..)| of(machine));
+    eprintln!("a template: {of_template}, clones: {of_clones:?}, one that booted: {whole}");
+    assert!(of_template > 4 << 20 && whole > 4 << 20);
+    assert!(of_clones.iter().all(|bytes| *bytes > 0 && bytes * 3 < whole), "{of_clones:?}");
+    drop(server);
+    let (_data, other) = adopted(&storing.options);
+    let api = other.api();
+    for (machine, boot, pid) in &clones {
+        api.wake(machine);
+        assert_eq!(how(&api, machine), ("resumed".to_owned(), String::new()));
+        assert_eq!(boot_id(&api, machine), *boot);
+        let before = counted(&api, machine, pid);
+        eventually("it goes on", BOOT, || counted(&api, machine, pid) > before);
+        // What it sleeps with here lies over that of the other host.
+        api.sleep(machine);
+        until_stored(&api, machine);
+        assert!(of(machine) * 3 < 2 * whole, "{}", of(machine));
+        api.wake(machine);
+        assert_eq!(how(&api, machine).0, "resumed");
+    }
 }
 
 #[test]

@@ -18,13 +18,13 @@ mod make;
 mod policy;
 mod shelf;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use base::Entropy;
 use keeper::layout::MachineDir;
-use keeper::template::{self, Kind};
+use keeper::template::{self, Kind, TemplateDir};
 use keeper::{Client, KeeperSpec, KeeperState, Status};
 use parking_lot::Mutex;
 use runtime::Runtime;
@@ -33,12 +33,16 @@ use self::make::Maker;
 use self::policy::Known;
 use self::shelf::Shelf;
 
+/// Where they lie in a data directory.
+pub(crate) const TEMPLATES: &str = "templates";
 /// What a keeper says of a guest that was cloned.
 const CLONED: &str = "cloned";
 /// The same of one that could not be; why follows.
 const REFUSED: &str = "booted without template";
 /// How long the machine whose boot asked for a template has for itself.
 const QUIET: Duration = Duration::from_secs(1);
+/// The longest note of a template's name.
+const NAME_BYTES_MAX: u64 = 64;
 /// How long one question to a keeper is held.
 const HELD: Duration = Duration::from_secs(20);
 
@@ -54,6 +58,18 @@ struct Inner {
     tidied: Once,
     /// Held by whoever makes a template or copies of one.
     making: tokio::sync::Mutex<()>,
+}
+
+/// The memory of the template that the machine in `dir` was given, among those below `templates`, where it is still
+/// there. Another one of the same name may lie there by now. Blocks.
+pub(crate) fn memory_of(dir: &MachineDir, templates: &Path) -> Option<PathBuf> {
+    if std::fs::metadata(dir.cloned()).ok()?.len() > NAME_BYTES_MAX {
+        return None;
+    }
+    let name = std::fs::read_to_string(dir.cloned()).ok()?;
+    let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let memory = TemplateDir::new(templates.join(name)).memory();
+    (is_name && memory.exists()).then_some(memory)
 }
 
 /// How a machine begins that has no upper here.
@@ -98,7 +114,13 @@ impl Templates {
         to.remove();
         let given = match self.0.shelf.has(&name, &kind) {
             Ok(true) => match self.0.shelf.give(&name, &to) {
-                Ok(()) => true,
+                Ok(()) => {
+                    // Its memory is stored over the template's then; without that whole.
+                    if let Err(error) = std::fs::write(dir.cloned(), &name) {
+                        tracing::warn!(%error, name, "note a machine's template");
+                    }
+                    true
+                }
                 Err(error) => {
                     tracing::warn!(%error, name, "copy a template");
                     false

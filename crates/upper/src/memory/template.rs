@@ -225,7 +225,8 @@ impl Upper {
         }
         match self.store.create(&keys.memory(), image.encode()).await {
             Ok(()) => {
-                tracing::info!(template = %id, packs = image.packs.len(), bytes, "stored a template's memory")
+                let packs = image.packs.len();
+                tracing::info!(template = %id, packs, bytes, "stored a template's memory");
             }
             // Somebody else was as far, with the same.
             Err(objstore::Error::Exists { .. }) => {}

@@ -28,6 +28,7 @@ pub(super) const SLEEP: &str = "sleep → `sleeping`";
 pub(super) const PAUSE: &str = "guest pause at sleep";
 /// What the store has of the memory of a machine that has just begun, did nothing much and sleeps.
 pub(super) const STORED: &str = "memory image in the store, of an idle machine";
+const STORED_OWN: &str = "of that, what it does not share with machines of its template";
 /// What touches them: a file on a tmpfs.
 const TOUCH: &str = "head -c 100000000 /dev/urandom > /dev/shm/touched && echo here";
 
@@ -133,6 +134,7 @@ fn wake(
 /// Of machines that take the place of the one that there is; the last one stays for the other sections.
 pub(super) fn stored_memory(bench: &mut Bench) -> anyhow::Result<()> {
     bench.endpoint = bench.server.restart_storing_memory()?;
+    let mut own = Samples::default();
     let sizes = Samples::take(LONG_RUNS, 2 * BUDGET, |run| {
         create_anew(bench, run)?;
         sleep(bench)?;
@@ -142,10 +144,13 @@ pub(super) fn stored_memory(bench: &mut Bench) -> anyhow::Result<()> {
             thread::sleep(LOOK);
         }
         #[allow(clippy::cast_precision_loss, reason = "far below 2^52 bytes")]
-        let bytes = bench.server.stored_memory_bytes(bench.machine()?)? as f64;
-        Ok(bytes / f64::from(1 << 20))
+        let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let (its_own, of_template) = bench.server.stored_memory_bytes(bench.machine()?)?;
+        own.push(mebibytes(its_own));
+        Ok(mebibytes(its_own + of_template))
     })?;
     bench.report.push(Row::new(STORED, Unit::Mebibytes, &sizes));
+    bench.report.push(Row::new(STORED_OWN, Unit::Mebibytes, &own));
     bench.endpoint = bench.server.restart_with_templates()?;
     // Wakes it.
     commands::first_output(bench)?;
