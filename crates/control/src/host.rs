@@ -295,12 +295,12 @@ pub trait Host: Send + Sync + Debug + 'static {
     /// # Errors
     /// Those of the store.
     async fn collect_upper(&self, machine: &MachineId, since: &str) -> Result<u64>;
-    /// Deletes from the store the memory of templates that no machine's lies over any more. `known` are machines that are
+    /// Deletes from the store the memory of templates that only machines used which are gone. `known` are machines that are
     /// there, about which the store need not be asked. How many objects.
     ///
     /// # Errors
     /// Those of the store. Calling again goes on.
-    async fn collect_templates(&self, known: &HashSet<MachineId>, now: Timestamp) -> Result<u64>;
+    async fn collect_templates(&self, known: &HashSet<MachineId>) -> Result<u64>;
     /// Notes that something of an upper may be needed no more, although it was not stored anew. Since which state of it
     /// that can be collected, a while from now; `None` where there is nothing.
     ///

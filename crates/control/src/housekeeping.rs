@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use base::{MachineId, Timestamp};
 use catalog::{Desired, MachineRow, Phase};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::control::{Inner, blocking};
@@ -59,12 +60,13 @@ struct Note {
 
 /// Runs until the server closes.
 pub(crate) async fn run(inner: Arc<Inner>) {
-    let (mut notes, mut looked) = (HashMap::new(), None::<Timestamp>);
+    let mut notes = HashMap::new();
+    let looks = Arc::new(Looks::default());
     loop {
         let work = async {
             tokio::time::sleep(inner.settings.timing.housekeep_every).await;
             match pass(&inner, &mut notes).await {
-                Ok(known) => templates(&inner, &known, &mut looked).await,
+                Ok(known) => look_at_templates(&inner, known, &looks),
                 Err(error) => tracing::warn!(%error, "look for homes to collect"),
             }
         };
@@ -75,18 +77,40 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     }
 }
 
-/// Deletes templates that no machine needs any more, where it is time. `known` are the machines of this server.
-async fn templates(inner: &Inner, known: &HashSet<MachineId>, looked: &mut Option<Timestamp>) {
+/// When templates were looked at.
+#[derive(Debug, Default)]
+struct Looks {
+    last: Mutex<Option<Timestamp>>,
+    /// Held by the one who looks.
+    looking: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// Deletes templates that no machine needs any more, where it is time, beside all else: with many machines of other
+/// servers it takes a while. `known` are the machines of this one.
+fn look_at_templates(inner: &Arc<Inner>, known: HashSet<MachineId>, looks: &Arc<Looks>) {
     let now = inner.parts.clock.now();
-    if looked.is_some_and(|then| age(then, now) < TEMPLATES_EVERY) {
+    if looks.last.lock().is_some_and(|then| age(then, now) < TEMPLATES_EVERY) {
         return;
     }
-    *looked = Some(now);
-    match inner.parts.host.collect_templates(known, now).await {
-        Ok(0) => {}
-        Ok(objects) => tracing::info!(objects, "collected templates that no machine needs"),
-        Err(error) => tracing::warn!(%error, "look for templates that no machine needs"),
-    }
+    let Ok(looking) = looks.looking.clone().try_lock_owned() else { return };
+    let (inner, looks) = (inner.clone(), looks.clone());
+    inner.clone().tasks.spawn(async move {
+        let _looking = looking;
+        let collected = tokio::select! {
+            () = inner.shutdown.cancelled() => return,
+            collected = inner.parts.host.collect_templates(&known) => collected,
+        };
+        match collected {
+            Ok(objects) => {
+                *looks.last.lock() = Some(now);
+                if objects > 0 {
+                    tracing::info!(objects, "collected templates that no machine needs");
+                }
+            }
+            // At the next pass again.
+            Err(error) => tracing::warn!(%error, "look for templates that no machine needs"),
+        }
+    });
 }
 
 /// Looks at all machines; which these are.

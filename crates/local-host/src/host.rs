@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base::{
-    Entropy, Epoch, ErrorKind, GIB, HomeId, Ipv4Range, MachineId, ServerId, SnapshotId, Timestamp,
-};
+use base::{Entropy, Epoch, ErrorKind, GIB, HomeId, Ipv4Range, MachineId, ServerId, SnapshotId};
 use control::host::{
     ExecutionRecords, Host, KeeperFailure, KeeperLink, KeeperPhase, KeeperSpec, LastWords,
     MemoryStanding, Mounted, UpperHolder, UpperKept, UpperStanding, UpperStored,
@@ -356,8 +354,8 @@ impl Host for LocalHost {
         self.uppers().collect(machine, since).await
     }
 
-    async fn collect_templates(&self, known: &HashSet<MachineId>, now: Timestamp) -> Result<u64> {
-        self.uppers().collect_templates(known, now).await
+    async fn collect_templates(&self, known: &HashSet<MachineId>) -> Result<u64> {
+        self.uppers().collect_templates(known).await
     }
 
     async fn freed_upper(&self, machine: &MachineId) -> Result<Option<String>> {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use base::{Digest, Epoch, ErrorKind, HomeId, MachineId, SnapshotId, Timestamp};
+use base::{Digest, Epoch, ErrorKind, HomeId, MachineId, SnapshotId};
 use control::host::{MemoryStanding, UpperHolder, UpperKept, UpperStanding, UpperStored};
 use control::{Error, Result};
 use keeper::layout::MachineDir;
@@ -105,12 +105,8 @@ impl LocalUppers<'_> {
         Ok(collected.objects)
     }
 
-    pub(crate) async fn collect_templates(
-        &self,
-        known: &HashSet<MachineId>,
-        now: Timestamp,
-    ) -> Result<u64> {
-        let collected = upper::collect_templates(self.store, known, now).await.map_err(failed)?;
+    pub(crate) async fn collect_templates(&self, known: &HashSet<MachineId>) -> Result<u64> {
+        let collected = upper::collect_templates(self.store, known).await.map_err(failed)?;
         Ok(collected.objects)
     }
 

@@ -193,7 +193,7 @@ impl Keys {
     }
 }
 
-/// A template, by the content of its memory.
+/// A template's memory in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct TemplateId(pub(crate) Digest);
 
@@ -225,6 +225,10 @@ impl TemplateKeys {
         format!("{}memory", self.0)
     }
 
+    pub(crate) fn packs(&self) -> String {
+        format!("{}packs/", self.0)
+    }
+
     pub(crate) fn pack(&self, digest: &Digest) -> String {
         format!("{}packs/{digest}", self.0)
     }
@@ -246,12 +250,14 @@ impl TemplateKeys {
     /// The template that a name below [`TEMPLATES`] is of.
     pub(crate) fn template(key: &str) -> Option<TemplateId> {
         let (template, _) = key.strip_prefix(TEMPLATES)?.split_once('/')?;
-        Some(TemplateId(template.parse().ok()?))
+        let id = TemplateId(template.parse().ok()?);
+        key.starts_with(Self::of(id).prefix()).then_some(id)
     }
 
     /// The machine that a name below [`users`](Self::users) is of.
     pub(crate) fn machine(&self, key: &str) -> Option<MachineId> {
-        key.strip_prefix(&self.users())?.parse().ok()
+        let machine: MachineId = key.strip_prefix(&self.users())?.parse().ok()?;
+        (self.user(machine.as_str()) == key).then_some(machine)
     }
 }
 

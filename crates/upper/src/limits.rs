@@ -49,6 +49,9 @@ pub(crate) const DELETES: usize = 8;
 /// Machines that an upper goes on from, one after the other, as many as homes.
 pub(crate) const ORIGINS_MAX: usize = 64;
 
+/// Machines that are asked after at once, whether the store still has something of them.
+pub(crate) const USER_LOOKS: usize = 8;
+
 /// Names asked for at once.
 pub(crate) const LIST_PAGE: usize = 1_000;
 

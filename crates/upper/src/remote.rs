@@ -90,21 +90,12 @@ impl Remote {
         key: &str,
         known: u32,
     ) -> Result<Option<T>> {
-        small(&*self.store, key, known).await
+        let bytes = match self.store.get(key, Some(0..SMALL_JSON_MAX)).await {
+            Err(objstore::Error::NotFound { .. }) => return Ok(None),
+            bytes => bytes?,
+        };
+        parse(key, &bytes, known).map(Some)
     }
-}
-
-/// The same of whoever's.
-pub(crate) async fn small<T: DeserializeOwned>(
-    store: &dyn ObjectStore,
-    key: &str,
-    known: u32,
-) -> Result<Option<T>> {
-    let bytes = match store.get(key, Some(0..SMALL_JSON_MAX)).await {
-        Err(objstore::Error::NotFound { .. }) => return Ok(None),
-        bytes => bytes?,
-    };
-    parse(key, &bytes, known).map(Some)
 }
 
 /// Reads the small object `key`.

@@ -190,7 +190,7 @@ impl Host for FakeHost {
         Ok(1)
     }
 
-    async fn collect_templates(&self, known: &HashSet<MachineId>, _: Timestamp) -> Result<u64> {
+    async fn collect_templates(&self, known: &HashSet<MachineId>) -> Result<u64> {
         self.state.lock().templates_collected.push(known.clone());
         Ok(0)
     }

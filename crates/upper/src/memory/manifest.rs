@@ -154,6 +154,17 @@ impl Image {
         frame::seal(out)
     }
 
+    /// Whether another one has the same content, wherever that lies.
+    pub(crate) fn is_same_memory(&self, other: &Self) -> bool {
+        let digests = |image: &Self| -> Vec<(u32, Digest)> {
+            image.pieces.iter().map(|(index, piece)| (*index, piece.digest)).collect()
+        };
+        (self.epoch, self.upper, self.file_bytes, self.state_bytes)
+            == (other.epoch, other.upper, other.file_bytes, other.state_bytes)
+            && self.about == other.about
+            && digests(self) == digests(other)
+    }
+
     /// Reads the manifest `key`, which has to be that of the run of `epoch`.
     pub(crate) fn decode(key: &str, epoch: Epoch, bytes: &[u8]) -> Result<Self> {
         let image = Self::decode_any(key, bytes)?;

@@ -165,34 +165,52 @@ pub(crate) fn lay_over(below: &mut [u8], over: &[u8]) {
 }
 
 /// Where pieces that are `wanted` lie already, in packs that are worth keeping: at least half of each is still
-/// needed, and there are not many small ones. The others are packed anew.
-pub(crate) fn kept(before: Option<&Image>, wanted: &[Found]) -> HashMap<Place, (Pack, Piece)> {
+/// needed, and there are not many small ones. The others are packed anew; but where a template is not `at_hand`, what lies
+/// over it would be stored whole then, and its packs are kept whatever else is in them.
+pub(crate) fn kept(
+    before: Option<&Image>,
+    wanted: &[Found],
+    at_hand: bool,
+    file_bytes: u64,
+) -> HashMap<Place, (Pack, Piece)> {
     let Some(before) = before else { return HashMap::new() };
+    // A template has one length.
+    let can_be = |(_, piece): &(&u32, &Piece)| !piece.over || before.file_bytes == file_bytes;
     let there: HashMap<Place, (Place, &Piece)> = before
         .pieces
         .iter()
+        .filter(can_be)
         .map(|(index, piece)| (piece.place(*index), (piece.place(*index), piece)))
         .collect();
     let wanted: HashMap<Place, &Piece> =
         wanted.iter().filter_map(|found| found.find(&there).copied()).collect();
-    let mut needed: HashMap<u32, u64> = HashMap::new();
+    let mut needed: HashMap<u32, Needed> = HashMap::new();
     for piece in wanted.values() {
-        *needed.entry(piece.pack).or_default() += u64::from(piece.stored);
+        let needed = needed.entry(piece.pack).or_default();
+        needed.bytes += u64::from(piece.stored);
+        needed.dear |= piece.over && !at_hand;
     }
     let pack = |number: u32| before.packs.get(number as usize).copied();
     let is_small = |pack: &Pack| (pack.len as usize) < PACK_BYTES / 4;
-    let mut packs: HashMap<u32, Pack> = needed
+    let mut packs: HashMap<u32, (Needed, Pack)> = needed
         .into_iter()
-        .filter_map(|(number, needed)| Some((number, needed, pack(number)?)))
-        .filter(|(_, needed, pack)| needed * 2 >= u64::from(pack.len))
-        .map(|(number, _, pack)| (number, pack))
+        .filter_map(|(number, needed)| Some((number, (needed, pack(number)?))))
+        .filter(|(_, (needed, pack))| needed.dear || needed.bytes * 2 >= u64::from(pack.len))
         .collect();
-    if packs.values().filter(|pack| is_small(pack)).count() > SMALL_PACKS_MAX {
-        packs.retain(|_, pack| !is_small(pack));
+    if packs.values().filter(|(_, pack)| is_small(pack)).count() > SMALL_PACKS_MAX {
+        packs.retain(|_, (needed, pack)| needed.dear || !is_small(pack));
     }
     let in_pack =
-        |(place, piece): (Place, &Piece)| Some((place, (*packs.get(&piece.pack)?, *piece)));
+        |(place, piece): (Place, &Piece)| Some((place, (packs.get(&piece.pack)?.1, *piece)));
     wanted.into_iter().filter_map(in_pack).collect()
+}
+
+/// What is still needed of a pack.
+#[derive(Debug, Clone, Copy, Default)]
+struct Needed {
+    bytes: u64,
+    /// Some of it cannot be packed anew as it is.
+    dear: bool,
 }
 
 #[cfg(test)]
@@ -230,6 +248,15 @@ mod tests {
         }
     }
 
+    /// Where the memory is as long as it was.
+    fn kept_of(
+        before: Option<&Image>,
+        wanted: &[Found],
+        at_hand: bool,
+    ) -> HashMap<Place, (Pack, Piece)> {
+        kept(before, wanted, at_hand, before.map_or(0, |before| before.file_bytes))
+    }
+
     fn plain(n: u32) -> Found {
         Found { index: n, digest: digest(n), over: false }
     }
@@ -238,28 +265,28 @@ mod tests {
     fn a_pack_of_which_less_than_half_is_needed_is_packed_anew() {
         let before = image(2, 8_000_000);
         let wanted = |n: std::ops::Range<u32>| n.map(plain).collect::<Vec<_>>();
-        assert_eq!(kept(Some(&before), &wanted(0..20)).len(), 20);
-        assert_eq!(kept(Some(&before), &wanted(0..15)).len(), 15);
+        assert_eq!(kept_of(Some(&before), &wanted(0..20), true).len(), 20);
+        assert_eq!(kept_of(Some(&before), &wanted(0..15), true).len(), 15);
         assert_eq!(
-            kept(Some(&before), &wanted(0..14)).len(),
+            kept_of(Some(&before), &wanted(0..14), true).len(),
             10,
             "of the second too little is needed"
         );
-        assert_eq!(kept(Some(&before), &wanted(500..520)).len(), 0);
-        assert_eq!(kept(None, &wanted(0..20)).len(), 0);
+        assert_eq!(kept_of(Some(&before), &wanted(500..520), true).len(), 0);
+        assert_eq!(kept_of(None, &wanted(0..20), true).len(), 0);
         // A piece that is wanted twice is needed once.
         let same: Vec<_> = (0..10).map(|index| Found { index, ..plain(3) }).collect();
-        assert_eq!(kept(Some(&before), &same).len(), 0);
+        assert_eq!(kept_of(Some(&before), &same, true).len(), 0);
     }
 
     #[test]
     fn small_packs_do_not_become_many() {
         let wanted = |packs: u32| (0..packs * 10).map(plain).collect::<Vec<_>>();
         let few = SMALL_PACKS_MAX as u32;
-        assert_eq!(kept(Some(&image(few, 10_000)), &wanted(few)).len(), few as usize * 10);
-        assert_eq!(kept(Some(&image(few + 1, 10_000)), &wanted(few + 1)).len(), 0);
+        assert_eq!(kept_of(Some(&image(few, 10_000)), &wanted(few), true).len(), few as usize * 10);
+        assert_eq!(kept_of(Some(&image(few + 1, 10_000)), &wanted(few + 1), true).len(), 0);
         let large = image(few + 1, 8_000_000);
-        assert_eq!(kept(Some(&large), &wanted(few + 1)).len(), (few as usize + 1) * 10);
+        assert_eq!(kept_of(Some(&large), &wanted(few + 1), true).len(), (few as usize + 1) * 10);
     }
 
     #[test]
@@ -267,13 +294,27 @@ mod tests {
         let mut before = image(1, 8_000_000);
         before.pieces.values_mut().for_each(|piece| piece.over = true);
         let wanted = (0..10).map(plain).collect::<Vec<_>>();
-        assert_eq!(kept(Some(&before), &wanted).len(), 10, "whatever it would be now");
+        assert_eq!(kept_of(Some(&before), &wanted, true).len(), 10, "whatever it would be now");
+        let longer = before.file_bytes + 1;
+        assert_eq!(kept(Some(&before), &wanted, true, longer).len(), 0, "of another length");
         let moved: Vec<_> =
             wanted.iter().map(|found| Found { index: found.index + 1, ..*found }).collect();
-        assert_eq!(kept(Some(&before), &moved).len(), 0);
+        assert_eq!(kept_of(Some(&before), &moved, true).len(), 0);
+        // Where it cannot be made again it is kept in whatever company.
+        let few = &wanted[..2];
+        assert_eq!(kept_of(Some(&before), few, true).len(), 0);
+        assert_eq!(kept_of(Some(&before), few, false).len(), 2);
+        let many = image(SMALL_PACKS_MAX as u32 + 1, 10_000);
+        let over = |image: Image| {
+            let pieces =
+                image.pieces.into_iter().map(|(n, piece)| (n, Piece { over: n == 0, ..piece }));
+            Image { pieces: pieces.collect(), ..image }
+        };
+        let all: Vec<_> = (0..many.pieces.len() as u32).map(plain).collect();
+        assert_eq!(kept_of(Some(&over(many)), &all, false).len(), 10, "all of its pack");
         // What is stored by itself is good anywhere.
         let over: Vec<_> = moved.iter().map(|found| Found { over: true, ..*found }).collect();
-        assert_eq!(kept(Some(&image(1, 8_000_000)), &over).len(), 10);
+        assert_eq!(kept_of(Some(&image(1, 8_000_000)), &over, true).len(), 10);
     }
 
     #[test]

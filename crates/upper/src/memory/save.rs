@@ -85,12 +85,17 @@ impl Upper {
         let path = file.clone();
         let source = blocking(move || Source::open(&path, file_look.len(), beside)).await?;
         let before = self.image_before(&state).await?;
+        // Of what is not taken over it does not matter what it lies over.
+        let taken_over = before
+            .as_ref()
+            .filter(|before| state.memory.newest.is_some() && before.file_bytes == file_look.len());
+        let over = (state.content, taken_over.and_then(|before| before.template));
         let template = match &template {
             None => None,
             Some(template) => tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(Saved::Stopped),
-                template = self.template(template, file_look.len(), before.as_ref(), stop) => template,
+                template = self.template(template, file_look.len(), over, stop) => template,
             },
         };
         let (template, below) = template.map(|Template { id, file }| (id, file)).unzip();
@@ -121,8 +126,7 @@ impl Upper {
         if looks().await? != (look, disk) {
             return Err(Error::Changed);
         }
-        let image = attempt.image(upper, about, &pieces);
-        self.name(&image).await?;
+        let image = self.name(attempt.image(upper, about, &pieces)).await?;
         self.finish_memory(&attempt, before, &image, looked).await?;
         let (chunks, bytes) = attempt.stored;
         Ok(Saved::Stored { generation: upper, chunks, bytes })
@@ -213,15 +217,16 @@ impl Upper {
         if self.log().await?.newest() == ours { Ok(looked) } else { Err(Error::Overtaken) }
     }
 
-    /// Creates the manifest.
-    async fn name(&self, image: &Image) -> Result<()> {
+    /// Creates the manifest; the one that is there then.
+    async fn name(&self, image: Image) -> Result<Image> {
         let key = self.keys.memory(image.epoch);
         match self.store.create(&key, image.encode()).await {
-            Ok(()) => Ok(()),
-            // An attempt of ours whose reply was lost, or that did not live to note it.
+            Ok(()) => Ok(image),
+            // An attempt of ours whose reply was lost, or that did not live to note it. It may have had a template that
+            // this one has not, or the other way around.
             Err(objstore::Error::Exists { .. }) => {
                 let there = self.stored_image(image.epoch).await?;
-                if there == *image { Ok(()) } else { Err(Error::Overtaken) }
+                if there.is_same_memory(&image) { Ok(there) } else { Err(Error::Overtaken) }
             }
             Err(error) => Err(error.into()),
         }
@@ -313,9 +318,13 @@ impl Attempt {
     /// Names again what lies in packs of the memory before.
     fn take_over(&mut self, before: Option<&Image>, pieces: &[Found]) {
         self.origins = before.map(|before| before.origins.clone()).unwrap_or_default();
-        self.template = before.and_then(|before| before.template).or(self.template);
+        let named = before.filter(|before| before.file_bytes == self.source.file_bytes);
+        let named = named.and_then(|before| before.template);
+        let at_hand = named.is_some() && named == self.template;
+        self.template = named.or(self.template);
         let mut numbers: HashMap<Pack, u32> = HashMap::new();
-        let mut kept: Vec<_> = kept(before, pieces).into_iter().collect();
+        let mut kept: Vec<_> =
+            kept(before, pieces, at_hand, self.source.file_bytes).into_iter().collect();
         // The same at every attempt.
         kept.sort_unstable_by_key(|(_, (_, piece))| (piece.pack, piece.at));
         for (place, (pack, piece)) in kept {

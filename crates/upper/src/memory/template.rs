@@ -4,22 +4,25 @@
 //! stored once, below `templates/<template>/`, by the first machine that sleeps; the others store how they differ.
 //!
 //! # Order
-//! A machine's memory is to be stored: the machine is noted as a user, it is looked whether the template is being
-//! deleted, then whether it is there, and it is stored where it is not: packs, then its manifest. Only then is there a
-//! manifest of the machine that names the template.
+//! A machine's memory is to be stored. Where this host has stored the template before: the machine is noted as a user,
+//! then it is looked whether the template is being deleted, and whether all of it is there. Where it is not, or was
+//! never stored, the machine stores it under a name of its own: the note of a user, packs, the manifest, a look whether
+//! all that is still there. Only then is there a manifest of the machine that names the template.
 //!
 //! # Invariants
-//! - A template's name is that of its content: whoever stores it stores the same.
-//! - Who uses one notes that *before* it looks for the mark of a deletion; who deletes one makes the mark *before* it
-//!   looks for users. So one of the two sees the other.
+//! - A name is used once: by one machine, for the memory of one run. What was deleted does not come back under it.
+//! - Who uses a template notes that *before* it looks for the mark of a deletion, and then for the manifest; who deletes
+//!   one makes the mark *before* it looks for users, and takes the manifest away before the mark. So one of the two sees
+//!   the other, however long either takes.
 //! - A fork names the template that its parent did, and is no user itself: what the parent has in the store does not
 //!   all go before the fork, and as long as any of it is there, the parent counts as a user.
 //!
 //! # Failure
 //! Without its template a memory is stored whole, or is of no use to a wake, which boots.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base::{Digest, Epoch};
@@ -32,6 +35,7 @@ use super::pack::{Found, Source};
 use crate::error::{Error, Result, blocking};
 use crate::file;
 use crate::keys::{Generation, Kind, TemplateId, TemplateKeys};
+use crate::limits::LIST_PAGE;
 use crate::origins::Origins;
 use crate::place::Upper;
 use crate::remote::found;
@@ -62,7 +66,7 @@ struct Note {
 }
 
 impl Note {
-    fn path(memory: &Path) -> std::path::PathBuf {
+    fn path(memory: &Path) -> PathBuf {
         let mut path = memory.to_owned();
         path.as_mut_os_string().push(NOTE);
         path
@@ -88,9 +92,9 @@ impl Note {
     }
 }
 
-/// The name of a template with these pieces.
-fn name(file_bytes: u64, pieces: &[Found]) -> TemplateId {
-    let mut text = file_bytes.to_le_bytes().to_vec();
+/// The name under which `machine` stores a template with these pieces beside the memory that its run of `epoch` left.
+fn name(machine: &str, epoch: Epoch, file_bytes: u64, pieces: &[Found]) -> TemplateId {
+    let mut text = format!("{machine}\n{epoch}\n{file_bytes}\n").into_bytes();
     for found in pieces {
         text.extend_from_slice(&found.index.to_le_bytes());
         text.extend_from_slice(found.digest.as_bytes());
@@ -99,17 +103,17 @@ fn name(file_bytes: u64, pieces: &[Found]) -> TemplateId {
 }
 
 impl Upper {
-    /// The template in the file `memory`, to store a memory of `file_bytes` over that comes after `before`. `None`
-    /// where it is of no use; the log says why where somebody could do something about it.
+    /// The template in the file `memory`, to store the memory of `file_bytes` over that the run of `epoch` left. `named`
+    /// is the one that the memory lies over already from which pieces are taken over. `None` where it is of no use;
+    /// the log says why where somebody could do something about it.
     pub(super) async fn template(
         &self,
         memory: &Path,
         file_bytes: u64,
-        before: Option<&Image>,
+        (epoch, named): (Epoch, Option<TemplateId>),
         stop: &CancellationToken,
     ) -> Option<Template> {
-        let named = before.and_then(|before| before.template);
-        match self.try_template(memory, file_bytes, named, stop).await {
+        match self.try_template(memory, file_bytes, (epoch, named), stop).await {
             Ok(template) => template,
             Err(error) => {
                 tracing::warn!(%error, "a memory is stored without its template");
@@ -122,7 +126,7 @@ impl Upper {
         &self,
         memory: &Path,
         file_bytes: u64,
-        named: Option<TemplateId>,
+        (epoch, named): (Epoch, Option<TemplateId>),
         stop: &CancellationToken,
     ) -> Result<Option<Template>> {
         let path = memory.to_owned();
@@ -135,55 +139,78 @@ impl Upper {
             Ok(Some((path, look, file, known)))
         };
         let Some((path, look, file, known)) = blocking(open).await? else { return Ok(None) };
-        match (named, known) {
-            // It is in use already.
-            (Some(named), Some(known)) if named == known => {
-                return Ok(Some(Template { id: known, file }));
-            }
+        if named.is_some() {
             // What lies over another one stays there.
-            (Some(_), _) => return Ok(None),
-            (None, _) => {}
+            return Ok(named.filter(|_| named == known).map(|id| Template { id, file }));
+        }
+        if let Some(id) = known
+            && self.is_of_use(id, file_bytes).await?
+        {
+            return Ok(Some(Template { id, file }));
         }
         let source = {
             let path = path.clone();
             Arc::new(blocking(move || Source::open(&path, file_bytes, Vec::new())).await?)
         };
-        let (id, pieces) = match known {
-            Some(id) => (id, None),
-            None => match survey(&source, stop).await? {
-                Some(pieces) => (name(file_bytes, &pieces), Some(pieces)),
-                None => return Ok(None),
-            },
+        let Some(pieces) = survey(&source, stop).await? else { return Ok(None) };
+        let id = name(self.keys.machine(), epoch, file_bytes, &pieces);
+        let keys = TemplateKeys::of(id);
+        let user = keys.user(self.keys.machine());
+        self.store.put(&user, Bytes::new()).await?;
+        if !self.put_template(id, source, pieces, stop).await? {
+            return Ok(None);
+        }
+        // Whoever takes this machine for one that is gone may have deleted what came before its manifest.
+        let stays = self.is_there(&user).await? && !self.is_there(&keys.unused()).await?;
+        let noted = move || {
+            // It may have been replaced meanwhile.
+            let is_it = stays && Look::at(&path)? == Some(look);
+            if is_it {
+                Note::write(&path, look, id);
+            }
+            Ok(is_it.then_some(Template { id, file }))
         };
+        blocking(noted).await
+    }
+
+    /// Notes that this machine's memory may lie over a template that is stored; false where that is not to be used.
+    async fn is_of_use(&self, id: TemplateId, file_bytes: u64) -> Result<bool> {
         let keys = TemplateKeys::of(id);
         self.store.put(&keys.user(self.keys.machine()), Bytes::new()).await?;
         if self.is_there(&keys.unused()).await? {
-            return Ok(None);
+            return Ok(false);
         }
-        if !self.is_there(&keys.memory()).await? {
-            let pieces = match pieces {
-                Some(pieces) => pieces,
-                None => match survey(&source, stop).await? {
-                    Some(pieces) => pieces,
-                    None => return Ok(None),
-                },
-            };
-            if name(file_bytes, &pieces) != id
-                || !self.put_template(id, source, pieces, stop).await?
-            {
-                return Ok(None);
+        let image = match self.template_image(id, file_bytes).await {
+            Err(Error::Store(error)) => return Err(error.into()),
+            // There is nothing left for which anybody could be a user.
+            Err(error @ Error::Missing { .. }) => {
+                tracing::info!(%error, "a template is stored anew");
+                self.store.delete(&keys.user(self.keys.machine())).await?;
+                return Ok(false);
+            }
+            Err(error) => {
+                tracing::info!(%error, "a template is stored anew");
+                return Ok(false);
+            }
+            Ok(image) => image,
+        };
+        let wanted = image.packs.iter().map(|pack| (keys.pack(&pack.digest), u64::from(pack.len)));
+        let mut wanted: HashMap<String, u64> = wanted.collect();
+        let mut after = None::<String>;
+        loop {
+            let page = self.store.list(&keys.packs(), after.as_deref(), LIST_PAGE).await?;
+            for object in &page {
+                if wanted.get(&object.key) == Some(&object.size) {
+                    wanted.remove(&object.key);
+                }
+            }
+            match page.last() {
+                Some(last) if page.len() == LIST_PAGE && !wanted.is_empty() => {
+                    after = Some(last.key.clone());
+                }
+                _ => return Ok(wanted.is_empty()),
             }
         }
-        let look_again = path.clone();
-        if blocking(move || Look::at(&look_again)).await? != Some(look) {
-            return Ok(None);
-        }
-        blocking(move || {
-            Note::write(&path, look, id);
-            Ok(())
-        })
-        .await?;
-        Ok(Some(Template { id, file }))
     }
 
     /// Stores packs, then the manifest. False where it is told to stop.
@@ -204,7 +231,7 @@ impl Upper {
             origins: Origins::default(),
             template: None,
             packs: Vec::new(),
-            pieces: std::collections::BTreeMap::new(),
+            pieces: BTreeMap::new(),
         };
         let (mut done, mut bytes) = (0, 0);
         while done < wanted.len() {
@@ -223,15 +250,10 @@ impl Upper {
             image.packs.push(Pack { digest: packed.digest, born: image.epoch, len });
             self.store.put(&keys.pack(&packed.digest), Bytes::from(packed.body)).await?;
         }
-        match self.store.create(&keys.memory(), image.encode()).await {
-            Ok(()) => {
-                let packs = image.packs.len();
-                tracing::info!(template = %id, packs, bytes, "stored a template's memory");
-            }
-            // Somebody else was as far, with the same.
-            Err(objstore::Error::Exists { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
+        // Nobody else writes under this name.
+        self.store.put(&keys.memory(), image.encode()).await?;
+        let packs = image.packs.len();
+        tracing::info!(template = %id, packs, bytes, "stored a template's memory");
         Ok(true)
     }
 
