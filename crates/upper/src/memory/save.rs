@@ -10,7 +10,7 @@
 //! the memory before in its own. So nothing is named, and nothing deleted, by whom such a generation has overtaken.
 //!
 //! # Failure
-//! What was stored until then is noted, and taken by the next attempt, which makes the same packs; or it is deleted
+//! What was stored until then is noted, and taken by the next attempt, which makes the same packs where it has the same template; or it is deleted
 //! after the next memory is named.
 //!
 //! # Bounds
@@ -89,7 +89,7 @@ impl Upper {
         let taken_over = before
             .as_ref()
             .filter(|before| state.memory.newest.is_some() && before.file_bytes == file_look.len());
-        let over = (state.content, taken_over.and_then(|before| before.template));
+        let over = taken_over.and_then(|before| before.template);
         let template = match &template {
             None => None,
             Some(template) => tokio::select! {

@@ -10,7 +10,8 @@
 //! all that is still there. Only then is there a manifest of the machine that names the template.
 //!
 //! # Invariants
-//! - A name is used once: by one machine, for the memory of one run. What was deleted does not come back under it.
+//! - A name is one machine's to store under, which is a user of it for as long as it lives: what was deleted does not come
+//!   back, and what was broken off goes on.
 //! - Who uses a template notes that *before* it looks for the mark of a deletion, and then for the manifest; who deletes
 //!   one makes the mark *before* it looks for users, and takes the manifest away before the mark. So one of the two sees
 //!   the other, however long either takes.
@@ -92,9 +93,9 @@ impl Note {
     }
 }
 
-/// The name under which `machine` stores a template with these pieces beside the memory that its run of `epoch` left.
-fn name(machine: &str, epoch: Epoch, file_bytes: u64, pieces: &[Found]) -> TemplateId {
-    let mut text = format!("{machine}\n{epoch}\n{file_bytes}\n").into_bytes();
+/// The name under which `machine` stores a template with these pieces: the same at every attempt.
+fn name(machine: &str, file_bytes: u64, pieces: &[Found]) -> TemplateId {
+    let mut text = format!("{machine}\n{file_bytes}\n").into_bytes();
     for found in pieces {
         text.extend_from_slice(&found.index.to_le_bytes());
         text.extend_from_slice(found.digest.as_bytes());
@@ -103,17 +104,17 @@ fn name(machine: &str, epoch: Epoch, file_bytes: u64, pieces: &[Found]) -> Templ
 }
 
 impl Upper {
-    /// The template in the file `memory`, to store the memory of `file_bytes` over that the run of `epoch` left. `named`
-    /// is the one that the memory lies over already from which pieces are taken over. `None` where it is of no use;
-    /// the log says why where somebody could do something about it.
+    /// The template in the file `memory`, to store a memory of `file_bytes` over. `named` is the one that the memory lies
+    /// over already from which pieces are taken over. `None` where it is of no use; the log says why where somebody
+    /// could do something about it.
     pub(super) async fn template(
         &self,
         memory: &Path,
         file_bytes: u64,
-        (epoch, named): (Epoch, Option<TemplateId>),
+        named: Option<TemplateId>,
         stop: &CancellationToken,
     ) -> Option<Template> {
-        match self.try_template(memory, file_bytes, (epoch, named), stop).await {
+        match self.try_template(memory, file_bytes, named, stop).await {
             Ok(template) => template,
             Err(error) => {
                 tracing::warn!(%error, "a memory is stored without its template");
@@ -126,7 +127,7 @@ impl Upper {
         &self,
         memory: &Path,
         file_bytes: u64,
-        (epoch, named): (Epoch, Option<TemplateId>),
+        named: Option<TemplateId>,
         stop: &CancellationToken,
     ) -> Result<Option<Template>> {
         let path = memory.to_owned();
@@ -153,7 +154,7 @@ impl Upper {
             Arc::new(blocking(move || Source::open(&path, file_bytes, Vec::new())).await?)
         };
         let Some(pieces) = survey(&source, stop).await? else { return Ok(None) };
-        let id = name(self.keys.machine(), epoch, file_bytes, &pieces);
+        let id = name(self.keys.machine(), file_bytes, &pieces);
         let keys = TemplateKeys::of(id);
         let user = keys.user(self.keys.machine());
         self.store.put(&user, Bytes::new()).await?;

@@ -7,7 +7,7 @@
 //!
 //! # Invariants
 //! - Nobody takes a mark back, and what is marked gets no users any more: who finds the mark, or finds no manifest, stores
-//!   the template anew under another name. So it does not matter how many delete, or how long one takes.
+//!   the template under a name of its own. So it does not matter how many delete, or how long one takes.
 //!
 //! # Failure
 //! The first error ends it; the next time goes on.
