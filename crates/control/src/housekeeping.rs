@@ -283,9 +283,11 @@ mod tests {
         eventually(|| !looks().is_empty()).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(looks().len(), 1);
-        world.clock.advance(TEMPLATES_EVERY);
-        eventually(|| looks().len() == 2).await;
-        assert_eq!(looks()[1], HashSet::from([machine.machine_id]));
+        for day in 2..4 {
+            world.clock.advance(TEMPLATES_EVERY);
+            eventually(|| looks().len() == day).await;
+        }
+        assert_eq!(looks()[2], HashSet::from([machine.machine_id]));
         control.close().await;
     }
 }

@@ -49,6 +49,9 @@ pub(crate) const DELETES: usize = 8;
 /// Machines that an upper goes on from, one after the other, as many as homes.
 pub(crate) const ORIGINS_MAX: usize = 64;
 
+/// Packs of a template that are looked at: of the largest memory there are not more.
+pub(crate) const TEMPLATE_PACKS_MAX: usize = (MEMORY_BYTES_MAX / PACK_BYTES as u64) as usize + 1;
+
 /// Machines that are asked after at once, whether the store still has something of them.
 pub(crate) const USER_LOOKS: usize = 8;
 

@@ -199,7 +199,7 @@ fn a_hostile_guest_harms_nobody_else_and_obeys_its_owner() {
     let log = || std::fs::read_to_string(&log).expect("its keeper has said something");
     eventually("the ring is broken", RING_MAX, || log().contains("the ring is broken"));
     // It still has to note what came of it.
-    std::thread::sleep(Duration::from_secs(u64::from(RING_SECONDS) / 2));
+    std::thread::sleep(Duration::from_secs(u64::from(RING_SECONDS)));
     world.all_is_well("a ring that is broken");
     let log = log();
     assert_eq!(log.matches("the channel closes").count(), 1, "{log}");

@@ -123,8 +123,9 @@ fn a_machine_that_begins_with_a_template_is_one_of_its_own() {
 fn bytes(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let each = entries.map(|entry| {
-        let meta = entry.metadata().expect("look at it");
-        if meta.is_dir() { bytes(&entry.path()) } else { meta.len() }
+        // One that goes meanwhile is of an older memory.
+        let meta = entry.metadata().ok().filter(|meta| !meta.is_dir());
+        meta.map_or_else(|| bytes(&entry.path()), |meta| meta.len())
     });
     each.sum()
 }
@@ -164,7 +165,8 @@ fn what_machines_have_of_their_template_is_in_the_store_once_and_good_on_another
         // What it sleeps with here lies over that of the other host.
         api.sleep(machine);
         until_stored(&api, machine);
-        assert!(of(machine) * 3 < 2 * whole, "{}", of(machine));
+        // What only the memory before needed goes after it is said to be stored.
+        eventually("what differs is there alone", BOOT, || of(machine) * 3 < 2 * whole);
         api.wake(machine);
         assert_eq!(how(&api, machine).0, "resumed");
     }

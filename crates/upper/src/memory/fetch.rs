@@ -168,11 +168,16 @@ impl Target {
                 .map_err(Error::disk("read the fetched memory"))?;
             lay_over(&mut content, &below);
             has_digest(key, &content, &piece.digest)?;
-            // Where what is below has something, zeros are something too.
-            return self
-                .file
-                .write_all_at(&content, at)
-                .map_err(Error::disk("write the fetched memory"));
+            for (n, (page, below)) in
+                content.chunks(PAGE_BYTES).zip(below.chunks(PAGE_BYTES)).enumerate()
+            {
+                if page != below {
+                    self.file
+                        .write_all_at(page, at + (n * PAGE_BYTES) as u64)
+                        .map_err(Error::disk("write the fetched memory"))?;
+                }
+            }
+            return Ok(());
         } else {
             unpack(key, stored, len, &piece.digest)?
         };

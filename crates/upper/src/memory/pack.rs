@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use base::Digest;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +23,7 @@ pub(crate) struct Source {
     pub(crate) file_bytes: u64,
     state: Vec<u8>,
     /// Memory of the same length that pieces can lie over.
-    template: Option<File>,
+    template: Option<Arc<File>>,
 }
 
 /// A piece that is not all zeros.
@@ -62,7 +63,7 @@ impl Source {
     }
 
     /// The same, to be stored over a template that has the same length.
-    pub(crate) fn over(self, template: Option<File>) -> Self {
+    pub(crate) fn over(self, template: Option<Arc<File>>) -> Self {
         Self { template, ..self }
     }
 

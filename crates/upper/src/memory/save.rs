@@ -92,25 +92,34 @@ impl Upper {
         let over = taken_over.and_then(|before| before.template);
         let template = match &template {
             None => None,
-            Some(template) => tokio::select! {
-                biased;
-                () = stop.cancelled() => return Ok(Saved::Stopped),
-                template = self.template(template, file_look.len(), over, stop) => template,
-            },
+            Some(template) => Template::open(template, file_look.len(), over).await,
         };
-        let (template, below) = template.map(|Template { id, file }| (id, file)).unzip();
+        let source = source.over(template.as_ref().map(Template::file));
         let mut attempt = Attempt {
-            source: Arc::new(source.over(below)),
+            source: Arc::new(source),
             epoch: state.content,
             state,
             stop: stop.clone(),
             packs: Vec::new(),
             origins: Origins::default(),
-            template,
+            template: over.filter(|_| template.is_some()),
             places: HashMap::new(),
             stored: (0, 0),
         };
-        let Some(pieces) = attempt.survey().await? else { return Ok(Saved::Stopped) };
+        let Some(mut pieces) = attempt.survey().await? else { return Ok(Saved::Stopped) };
+        // The template is stored where that is of use.
+        if let (Some(template), None) = (&template, over)
+            && pieces.iter().any(|found| found.over)
+        {
+            attempt.template = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(Saved::Stopped),
+                id = self.stored_template(template, upper, stop) => id,
+            };
+            if attempt.template.is_none() {
+                pieces.iter_mut().for_each(|found| found.over = false);
+            }
+        }
         if attempt.state.memory.newest.is_some() {
             attempt.take_over(before.as_ref(), &pieces);
         }

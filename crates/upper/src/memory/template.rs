@@ -4,7 +4,7 @@
 //! stored once, below `templates/<template>/`, by the first machine that sleeps; the others store how they differ.
 //!
 //! # Order
-//! A machine's memory is to be stored. Where this host has stored the template before: the machine is noted as a user,
+//! A machine's memory is to be stored, and has pages in common with the template. Where this host has stored the template before: the machine is noted as a user,
 //! then it is looked whether the template is being deleted, and whether all of it is there. Where it is not, or was
 //! never stored, the machine stores it under a name of its own: the note of a user, packs, the manifest, a look whether
 //! all that is still there. Only then is there a manifest of the machine that names the template.
@@ -36,7 +36,7 @@ use super::pack::{Found, Source};
 use crate::error::{Error, Result, blocking};
 use crate::file;
 use crate::keys::{Generation, Kind, TemplateId, TemplateKeys};
-use crate::limits::LIST_PAGE;
+use crate::limits::{LIST_PAGE, TEMPLATE_PACKS_MAX};
 use crate::origins::Origins;
 use crate::place::Upper;
 use crate::remote::found;
@@ -48,13 +48,6 @@ const FORMAT: u32 = 1;
 const NOTE_BYTES_MAX: u64 = 64 << 10;
 /// Added to the name of a template's file: the note beside it.
 const NOTE: &str = ".stored";
-
-/// A template's memory on this host that is in the store too.
-#[derive(Debug)]
-pub(super) struct Template {
-    pub(super) id: TemplateId,
-    pub(super) file: File,
-}
 
 /// What a host knows of a template that it stored.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,33 +96,24 @@ fn name(machine: &str, file_bytes: u64, pieces: &[Found]) -> TemplateId {
     TemplateId(Digest::of(&text))
 }
 
-impl Upper {
-    /// The template in the file `memory`, to store a memory of `file_bytes` over. `named` is the one that the memory lies
-    /// over already from which pieces are taken over. `None` where it is of no use; the log says why where somebody
-    /// could do something about it.
-    pub(super) async fn template(
-        &self,
-        memory: &Path,
-        file_bytes: u64,
-        named: Option<TemplateId>,
-        stop: &CancellationToken,
-    ) -> Option<Template> {
-        match self.try_template(memory, file_bytes, named, stop).await {
-            Ok(template) => template,
-            Err(error) => {
-                tracing::warn!(%error, "a memory is stored without its template");
-                None
-            }
-        }
-    }
+/// A template's memory on this host.
+#[derive(Debug)]
+pub(super) struct Template {
+    path: PathBuf,
+    look: Look,
+    file: Arc<File>,
+    /// Its name in the store, as far as this host knows.
+    known: Option<TemplateId>,
+}
 
-    async fn try_template(
-        &self,
+impl Template {
+    /// The one in the file `memory`, for a memory of `file_bytes`. `named` is the one that the memory lies over already
+    /// from which pieces are taken over. `None` where it is of no use.
+    pub(super) async fn open(
         memory: &Path,
         file_bytes: u64,
         named: Option<TemplateId>,
-        stop: &CancellationToken,
-    ) -> Result<Option<Template>> {
+    ) -> Option<Self> {
         let path = memory.to_owned();
         let open = move || {
             let Some(look) = Look::at(&path)?.filter(|look| look.len() == file_bytes) else {
@@ -137,22 +121,57 @@ impl Upper {
             };
             let file = File::open(&path).map_err(Error::disk("open a template's memory"))?;
             let known = Note::read(&path, look);
-            Ok(Some((path, look, file, known)))
+            Ok(Some(Self { path, look, file: Arc::new(file), known }))
         };
-        let Some((path, look, file, known)) = blocking(open).await? else { return Ok(None) };
-        if named.is_some() {
+        match blocking(open).await {
             // What lies over another one stays there.
-            return Ok(named.filter(|_| named == known).map(|id| Template { id, file }));
+            Ok(template) => template.filter(|one| named.is_none() || named == one.known),
+            Err(error) => {
+                tracing::warn!(%error, "a memory is stored without its template");
+                None
+            }
         }
-        if let Some(id) = known
+    }
+
+    pub(super) fn file(&self) -> Arc<File> {
+        self.file.clone()
+    }
+}
+
+impl Upper {
+    /// The name of a template that is in the store now and stays as long as this machine has something there, whose
+    /// newest generation is `upper`. `None` where it is to be done without; the log says why where somebody could do
+    /// something about it.
+    pub(super) async fn stored_template(
+        &self,
+        template: &Template,
+        upper: Generation,
+        stop: &CancellationToken,
+    ) -> Option<TemplateId> {
+        match self.try_stored_template(template, upper, stop).await {
+            Ok(id) => id,
+            Err(error) => {
+                tracing::warn!(%error, "a memory is stored without its template");
+                None
+            }
+        }
+    }
+
+    async fn try_stored_template(
+        &self,
+        template: &Template,
+        upper: Generation,
+        stop: &CancellationToken,
+    ) -> Result<Option<TemplateId>> {
+        let (look, file_bytes) = (template.look, template.look.len());
+        if let Some(id) = template.known
             && self.is_of_use(id, file_bytes).await?
         {
-            return Ok(Some(Template { id, file }));
+            return Ok(Some(id));
         }
-        let source = {
-            let path = path.clone();
-            Arc::new(blocking(move || Source::open(&path, file_bytes, Vec::new())).await?)
-        };
+        let path = template.path.clone();
+        let source = blocking(move || Source::open(&path, file_bytes, Vec::new())).await?;
+        let source = Arc::new(source);
         let Some(pieces) = survey(&source, stop).await? else { return Ok(None) };
         let id = name(self.keys.machine(), file_bytes, &pieces);
         let keys = TemplateKeys::of(id);
@@ -161,55 +180,57 @@ impl Upper {
         if !self.put_template(id, source, pieces, stop).await? {
             return Ok(None);
         }
-        // Whoever takes this machine for one that is gone may have deleted what came before its manifest.
-        let stays = self.is_there(&user).await? && !self.is_there(&keys.unused()).await?;
+        // Whoever takes this machine for one that is gone may have deleted what came before its manifest; a machine that
+        // is gone may be another's to store under this name no more.
+        let stays = self.is_there(&user).await?
+            && !self.is_there(&keys.unused()).await?
+            && self.log().await?.newest() == Some(upper);
+        let path = template.path.clone();
         let noted = move || {
             // It may have been replaced meanwhile.
             let is_it = stays && Look::at(&path)? == Some(look);
             if is_it {
                 Note::write(&path, look, id);
             }
-            Ok(is_it.then_some(Template { id, file }))
+            Ok(is_it.then_some(id))
         };
         blocking(noted).await
     }
 
-    /// Notes that this machine's memory may lie over a template that is stored; false where that is not to be used.
+    /// Notes that this machine's memory may lie over a template that is stored; false where that is not to be used. The
+    /// note stays then: memory of the machine that somebody keeps may lie over it.
     async fn is_of_use(&self, id: TemplateId, file_bytes: u64) -> Result<bool> {
         let keys = TemplateKeys::of(id);
         self.store.put(&keys.user(self.keys.machine()), Bytes::new()).await?;
         if self.is_there(&keys.unused()).await? {
             return Ok(false);
         }
-        let image = match self.template_image(id, file_bytes).await {
-            Err(Error::Store(error)) => return Err(error.into()),
-            // There is nothing left for which anybody could be a user.
-            Err(error @ Error::Missing { .. }) => {
-                tracing::info!(%error, "a template is stored anew");
-                self.store.delete(&keys.user(self.keys.machine())).await?;
-                return Ok(false);
-            }
+        match self.template_image(id, file_bytes).await {
+            Err(Error::Store(error)) => Err(error.into()),
             Err(error) => {
                 tracing::info!(%error, "a template is stored anew");
-                return Ok(false);
+                Ok(false)
             }
-            Ok(image) => image,
-        };
-        let wanted = image.packs.iter().map(|pack| (keys.pack(&pack.digest), u64::from(pack.len)));
-        let mut wanted: HashMap<String, u64> = wanted.collect();
-        let mut after = None::<String>;
+            Ok(image) => {
+                let there = self.template_packs(&keys).await?;
+                let is_there =
+                    |pack: &Pack| there.get(&keys.pack(&pack.digest)) == Some(&u64::from(pack.len));
+                Ok(image.packs.iter().all(is_there))
+            }
+        }
+    }
+
+    /// Names and lengths of the packs of a template.
+    async fn template_packs(&self, keys: &TemplateKeys) -> Result<HashMap<String, u64>> {
+        let (mut packs, mut after) = (HashMap::new(), None::<String>);
         loop {
             let page = self.store.list(&keys.packs(), after.as_deref(), LIST_PAGE).await?;
-            for object in &page {
-                if wanted.get(&object.key) == Some(&object.size) {
-                    wanted.remove(&object.key);
-                }
-            }
+            packs.extend(page.iter().map(|object| (object.key.clone(), object.size)));
             match page.last() {
-                Some(last) if page.len() == LIST_PAGE && !wanted.is_empty() => {
+                Some(last) if page.len() == LIST_PAGE && packs.len() < TEMPLATE_PACKS_MAX => {
                     after = Some(last.key.clone());
                 }
-                _ => return Ok(wanted.is_empty()),
+                _ => return Ok(packs),
             }
         }
     }
@@ -234,6 +255,8 @@ impl Upper {
             packs: Vec::new(),
             pieces: BTreeMap::new(),
         };
+        // Of an attempt that was broken off.
+        let there = self.template_packs(&keys).await?;
         let (mut done, mut bytes) = (0, 0);
         while done < wanted.len() {
             let (source, wanted, stop) = (source.clone(), wanted.clone(), stop.clone());
@@ -249,7 +272,10 @@ impl Upper {
             let len = u32::try_from(packed.body.len()).unwrap_or(u32::MAX);
             bytes += u64::from(len);
             image.packs.push(Pack { digest: packed.digest, born: image.epoch, len });
-            self.store.put(&keys.pack(&packed.digest), Bytes::from(packed.body)).await?;
+            let key = keys.pack(&packed.digest);
+            if there.get(&key) != Some(&u64::from(len)) {
+                self.store.put(&key, Bytes::from(packed.body)).await?;
+            }
         }
         // Nobody else writes under this name.
         self.store.put(&keys.memory(), image.encode()).await?;

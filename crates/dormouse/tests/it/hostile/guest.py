@@ -210,8 +210,8 @@ def ring(seconds):
             now = get(to_host, TAKEN), get(to_guest, SENT)
             passed = [(now - before) % 2**32 for now, before in zip(now, before)]
             said.write(f"{work.__name__} {end or passed}\n")
-        said.flush()
-        os.fsync(said.fileno())
+            said.flush()
+            os.fsync(said.fileno())
     until(600, lambda: scribble(to_host), lambda: scribble(to_guest))
 
 
