@@ -180,8 +180,8 @@ impl Upper {
         if !self.put_template(id, source, pieces, stop).await? {
             return Ok(None);
         }
-        // Whoever takes this machine for one that is gone may have deleted what came before its manifest; a machine that
-        // is gone may be another's to store under this name no more.
+        // Whoever takes this machine for one that is gone may have deleted what came before its manifest. And others are
+        // not to rely on what a machine stores that another host has deleted, or gone on with.
         let stays = self.is_there(&user).await?
             && !self.is_there(&keys.unused()).await?
             && self.log().await?.newest() == Some(upper);
