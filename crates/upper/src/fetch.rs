@@ -116,7 +116,12 @@ impl Upper {
         let (key, len) = (self.chunk_key(manifest, chunk), manifest.disk_bytes);
         let stored = self.get_whole(&key, chunk.stored).await?;
         let digest = chunk.digest;
-        blocking(move || unpack(&key, &stored, piece_len(len, CHUNK_BYTES, index), &digest)).await
+        blocking(move || {
+            let content = unpack(&key, &stored, piece_len(len, CHUNK_BYTES, index))?;
+            has_digest(&key, &content, &digest)?;
+            Ok(content)
+        })
+        .await
     }
 
     /// Looks whether all chunks of `manifest` are in the store, by their names and lengths: a guest is not to begin
@@ -159,15 +164,8 @@ impl Upper {
     }
 }
 
-/// The content of a chunk, or of a piece, which has this length and digest.
-pub(crate) fn unpack(key: &str, stored: &[u8], len: usize, digest: &Digest) -> Result<Vec<u8>> {
-    let content = unpack_any(key, stored, len)?;
-    has_digest(key, &content, digest)?;
-    Ok(content)
-}
-
-/// The same of whatever digest.
-pub(crate) fn unpack_any(key: &str, stored: &[u8], len: usize) -> Result<Vec<u8>> {
+/// The content of a chunk, or of a piece, which has this length.
+pub(crate) fn unpack(key: &str, stored: &[u8], len: usize) -> Result<Vec<u8>> {
     let content = zstd::bulk::decompress(stored, len)
         .map_err(|_| Error::damaged(key, "it cannot be unpacked"))?;
     if content.len() != len {
@@ -191,7 +189,11 @@ mod tests {
         let content = vec![7; 100_000];
         let digest = Digest::of(&content);
         let stored = zstd::bulk::compress(&content, 1).unwrap();
-        let unpack = |stored: &[u8], len| super::unpack("k", stored, len, &digest);
+        let unpack = |stored: &[u8], len| {
+            let content = super::unpack("k", stored, len)?;
+            has_digest("k", &content, &digest)?;
+            Ok::<_, Error>(content)
+        };
         assert_eq!(unpack(&stored, content.len()).unwrap(), content);
         unpack(&stored, content.len() - 1).unwrap_err();
         unpack(&stored, content.len() + 1).unwrap_err();

@@ -2,8 +2,8 @@
 //!
 //! # Order
 //! Packs are fetched some at once; of each, the pieces that are wanted are unpacked, compared with their digests
-//! and written to a new sparse file, page by page: one of zeros is a hole. What lies over a template's pieces comes after
-//! those. Whoever asked puts the file in its place.
+//! and written to a new sparse file, page by page, where they differ from what is there: zeros, which stay holes, or a
+//! template's piece, which comes before what lies over it. Whoever asked puts the file in its place.
 //!
 //! Nothing is synced: who goes on from it does so at once, and its memory is no more after a loss of power.
 
@@ -20,11 +20,10 @@ use super::StoredMemory;
 use super::manifest::{Image, Pack, Piece, len_of};
 use super::pack::lay_over;
 use crate::error::{Error, Result, blocking};
-use crate::fetch::{Fetched, Progress, has_digest, unpack, unpack_any};
+use crate::fetch::{Fetched, Progress, has_digest, unpack};
 use crate::keys::TemplateKeys;
 use crate::limits::{PACK_FETCHES, PAGE_BYTES, PIECE_BYTES};
 use crate::place::Upper;
-use crate::scan;
 
 /// A memory that was fetched. The file goes with this, unless it was put somewhere.
 #[derive(Debug)]
@@ -159,28 +158,16 @@ impl Target {
     fn write(&self, key: &str, index: u32, piece: &Piece, stored: &[u8]) -> Result<()> {
         let state_bytes = self.state.lock().len() as u64;
         let (len, of_state) = len_of(self.file_bytes, state_bytes, index);
+        let mut content = unpack(key, stored, len)?;
+        let mut below = vec![0; len];
         let at = u64::from(index) * PIECE_BYTES as u64;
-        let content = if piece.over && of_state.is_none() {
-            let mut content = unpack_any(key, stored, len)?;
-            let mut below = vec![0; len];
+        if piece.over {
             self.file
                 .read_exact_at(&mut below, at)
                 .map_err(Error::disk("read the fetched memory"))?;
             lay_over(&mut content, &below);
-            has_digest(key, &content, &piece.digest)?;
-            for (n, (page, below)) in
-                content.chunks(PAGE_BYTES).zip(below.chunks(PAGE_BYTES)).enumerate()
-            {
-                if page != below {
-                    self.file
-                        .write_all_at(page, at + (n * PAGE_BYTES) as u64)
-                        .map_err(Error::disk("write the fetched memory"))?;
-                }
-            }
-            return Ok(());
-        } else {
-            unpack(key, stored, len, &piece.digest)?
-        };
+        }
+        has_digest(key, &content, &piece.digest)?;
         if let Some(at) = of_state {
             let begin = at as usize * PIECE_BYTES;
             if let Some(place) = self.state.lock().get_mut(begin..begin + len) {
@@ -188,14 +175,11 @@ impl Target {
             }
             return Ok(());
         }
-        let mut at = at;
-        for page in content.chunks(PAGE_BYTES) {
-            if !scan::is_zeros(page) {
-                self.file
-                    .write_all_at(page, at)
-                    .map_err(Error::disk("write the fetched memory"))?;
-            }
-            at += page.len() as u64;
+        let pages = content.chunks(PAGE_BYTES).zip(below.chunks(PAGE_BYTES));
+        for (n, (page, _)) in pages.enumerate().filter(|(_, (page, below))| page != below) {
+            self.file
+                .write_all_at(page, at + (n * PAGE_BYTES) as u64)
+                .map_err(Error::disk("write the fetched memory"))?;
         }
         Ok(())
     }

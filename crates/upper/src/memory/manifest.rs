@@ -154,6 +154,11 @@ impl Image {
         frame::seal(out)
     }
 
+    /// What pieces of a later memory of `file_bytes` can go on lying over: a template has one length.
+    pub(crate) fn template_for(&self, file_bytes: u64) -> Option<TemplateId> {
+        self.template.filter(|_| self.file_bytes == file_bytes)
+    }
+
     /// Whether another one has the same content, wherever that lies.
     pub(crate) fn is_same_memory(&self, other: &Self) -> bool {
         let digests = |image: &Self| -> Vec<(u32, Digest)> {

@@ -41,9 +41,9 @@ impl Found {
     }
 
     /// Where it is stored, over a template or not.
-    pub(crate) fn find<'a, T>(&self, places: &'a HashMap<Place, T>) -> Option<&'a T> {
-        let over = places.get(&(self.digest, Some(self.index)));
-        over.or_else(|| places.get(&(self.digest, None)))
+    pub(crate) fn find<'a, T>(&self, places: &'a HashMap<Place, T>) -> Option<(&'a Place, &'a T)> {
+        let over = places.get_key_value(&(self.digest, Some(self.index)));
+        over.or_else(|| places.get_key_value(&(self.digest, None)))
     }
 }
 
@@ -175,16 +175,12 @@ pub(crate) fn kept(
     file_bytes: u64,
 ) -> HashMap<Place, (Pack, Piece)> {
     let Some(before) = before else { return HashMap::new() };
-    // A template has one length.
-    let can_be = |(_, piece): &(&u32, &Piece)| !piece.over || before.file_bytes == file_bytes;
-    let there: HashMap<Place, (Place, &Piece)> = before
-        .pieces
-        .iter()
-        .filter(can_be)
-        .map(|(index, piece)| (piece.place(*index), (piece.place(*index), piece)))
-        .collect();
-    let wanted: HashMap<Place, &Piece> =
-        wanted.iter().filter_map(|found| found.find(&there).copied()).collect();
+    let lies_well = before.template_for(file_bytes).is_some();
+    let there = before.pieces.iter().filter(|(_, piece)| !piece.over || lies_well);
+    let there: HashMap<Place, &Piece> =
+        there.map(|(index, piece)| (piece.place(*index), piece)).collect();
+    let wanted = wanted.iter().filter_map(|found| found.find(&there));
+    let wanted: HashMap<Place, &Piece> = wanted.map(|(place, piece)| (*place, *piece)).collect();
     let mut needed: HashMap<u32, Needed> = HashMap::new();
     for piece in wanted.values() {
         let needed = needed.entry(piece.pack).or_default();
@@ -219,7 +215,7 @@ mod tests {
     use base::Epoch;
 
     use super::*;
-    use crate::keys::{Generation, Kind};
+    use crate::keys::{Generation, Kind, TemplateId};
     use crate::origins::Origins;
 
     fn digest(n: u32) -> Digest {
@@ -294,6 +290,7 @@ mod tests {
     fn what_lies_over_a_template_is_kept_where_it_is_and_nowhere_else() {
         let mut before = image(1, 8_000_000);
         before.pieces.values_mut().for_each(|piece| piece.over = true);
+        before.template = Some(TemplateId(digest(7)));
         let wanted = (0..10).map(plain).collect::<Vec<_>>();
         assert_eq!(kept_of(Some(&before), &wanted, true).len(), 10, "whatever it would be now");
         let longer = before.file_bytes + 1;
@@ -309,7 +306,7 @@ mod tests {
         let over = |image: Image| {
             let pieces =
                 image.pieces.into_iter().map(|(n, piece)| (n, Piece { over: n == 0, ..piece }));
-            Image { pieces: pieces.collect(), ..image }
+            Image { pieces: pieces.collect(), template: before.template, ..image }
         };
         let all: Vec<_> = (0..many.pieces.len() as u32).map(plain).collect();
         assert_eq!(kept_of(Some(&over(many)), &all, false).len(), 10, "all of its pack");

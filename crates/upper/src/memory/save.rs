@@ -86,10 +86,8 @@ impl Upper {
         let source = blocking(move || Source::open(&path, file_look.len(), beside)).await?;
         let before = self.image_before(&state).await?;
         // Of what is not taken over it does not matter what it lies over.
-        let taken_over = before
-            .as_ref()
-            .filter(|before| state.memory.newest.is_some() && before.file_bytes == file_look.len());
-        let over = taken_over.and_then(|before| before.template);
+        let taken_over = before.as_ref().filter(|_| state.memory.newest.is_some());
+        let over = taken_over.and_then(|before| before.template_for(file_look.len()));
         let template = match &template {
             None => None,
             Some(template) => Template::open(template, file_look.len(), over).await,
@@ -327,8 +325,7 @@ impl Attempt {
     /// Names again what lies in packs of the memory before.
     fn take_over(&mut self, before: Option<&Image>, pieces: &[Found]) {
         self.origins = before.map(|before| before.origins.clone()).unwrap_or_default();
-        let named = before.filter(|before| before.file_bytes == self.source.file_bytes);
-        let named = named.and_then(|before| before.template);
+        let named = before.and_then(|before| before.template_for(self.source.file_bytes));
         let at_hand = named.is_some() && named == self.template;
         self.template = named.or(self.template);
         let mut numbers: HashMap<Pack, u32> = HashMap::new();
@@ -378,7 +375,7 @@ impl Attempt {
     }
 
     fn image(&self, upper: Generation, about: Vec<u8>, pieces: &[Found]) -> Image {
-        let place = |found: &Found| Some((found.index, *found.find(&self.places)?));
+        let place = |found: &Found| Some((found.index, *found.find(&self.places)?.1));
         let pieces: BTreeMap<u32, Piece> = pieces.iter().filter_map(place).collect();
         Image {
             epoch: self.epoch,

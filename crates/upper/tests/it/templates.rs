@@ -281,6 +281,27 @@ async fn a_template_that_is_being_deleted_or_not_all_there_is_stored_anew_under_
     assert_eq!(world.keys().await, [""; 0]);
 }
 
+/// What is stored of the machine is what it had, and nothing stays in the store that is nobody's.
+async fn comes_back_and_leaves_nothing(world: &World, host: &Host, at: u64) {
+    let elsewhere = world.host();
+    elsewhere.resumes(world).await;
+    assert!(elsewhere.memory_bytes() == host.memory_bytes(), "{at}");
+    delete(world).await;
+    world.sweep(&[]).await;
+    assert_eq!(world.keys().await, [""; 0], "{at}");
+}
+
+/// A host with a template that only a deleted machine used so far, and another machine of it that sleeps.
+async fn last_user_gone() -> (Host, World, Host, Memory) {
+    let world = World::new();
+    let one = world.host();
+    one.has_template(1);
+    one.clone_slept(&world, 1).await;
+    let (other, beside, memory) = another_clone(&one, &world, 100).await;
+    delete(&world).await;
+    (one, other, beside, memory)
+}
+
 /// A machine that sleeps in the middle of what somebody else does.
 #[derive(Debug)]
 struct Comes {
@@ -304,12 +325,7 @@ impl Attendant for Comes {
 #[tokio::test]
 async fn a_machine_that_comes_while_a_template_is_deleted_loses_nothing() {
     for at in 0.. {
-        let world = World::new();
-        let one = world.host();
-        one.has_template(1);
-        one.clone_slept(&world, 1).await;
-        let (other, beside, memory) = another_clone(&one, &world, 100).await;
-        delete(&world).await;
+        let (_one, world, beside, memory) = last_user_gone().await;
         let calls = Arc::new(AtomicU64::new(0));
         let (upper, its) = (beside.upper.clone(), memory.clone());
         let comes = Comes { at, calls: calls.clone(), upper, memory: its };
@@ -320,12 +336,7 @@ async fn a_machine_that_comes_while_a_template_is_deleted_loses_nothing() {
         if !came {
             beside.upper.save_memory(memory, &CancellationToken::new()).await.unwrap();
         }
-        let elsewhere = other.host();
-        elsewhere.resumes(&other).await;
-        assert!(elsewhere.memory_bytes() == beside.memory_bytes(), "{at}");
-        delete(&other).await;
-        world.sweep(&[]).await;
-        assert_eq!(world.keys().await, [""; 0], "{at}");
+        comes_back_and_leaves_nothing(&world, &beside, at).await;
         if !came {
             assert!(at > 5);
             return;
@@ -353,24 +364,14 @@ impl Attendant for Sweeps {
 #[tokio::test]
 async fn a_template_that_is_deleted_while_a_machine_comes_is_not_what_it_lies_over() {
     for at in 0.. {
-        let world = World::new();
-        let one = world.host();
-        one.has_template(1);
-        one.clone_slept(&world, 1).await;
-        let (other, beside, memory) = another_clone(&one, &world, 100).await;
-        delete(&world).await;
+        let (_one, world, beside, memory) = last_user_gone().await;
         let calls = Arc::new(AtomicU64::new(0));
         let sweeps = Sweeps { at, calls: calls.clone(), store: world.store() };
         let store: Arc<dyn ObjectStore> = Arc::new(AttendedStore::new(world.store(), sweeps));
-        let upper = Upper::new(store, &other.machine, beside.files.clone());
+        let upper = Upper::new(store, &world.machine, beside.files.clone());
         upper.save_memory(memory, &CancellationToken::new()).await.unwrap();
         world.sweep(&[]).await;
-        let elsewhere = other.host();
-        elsewhere.resumes(&other).await;
-        assert!(elsewhere.memory_bytes() == beside.memory_bytes(), "{at}");
-        delete(&other).await;
-        world.sweep(&[]).await;
-        assert_eq!(world.keys().await, [""; 0], "{at}");
+        comes_back_and_leaves_nothing(&world, &beside, at).await;
         if calls.load(Ordering::SeqCst) <= at {
             assert!(at > 6);
             return;
