@@ -37,6 +37,7 @@ pub(crate) fn main(args: &KeeperArgs) -> Result<u8, Failure> {
     nix::unistd::setsid().ok();
     telemetry::init_logs();
     let dir = MachineDir::new(&args.dir);
+    hold_to_share(&dir);
     let terminate = terminations()?;
     let mut process = Process { terminate, hypervisors: None, hold: None };
     for life in 1.. {
@@ -156,6 +157,15 @@ impl Process {
             warm::leave(dir);
         }
         Ok(self.hold.is_some())
+    }
+}
+
+/// What a guest has us do takes nothing from other machines. Before any thread begins.
+fn hold_to_share(dir: &MachineDir) {
+    // Who cannot read it says so later.
+    let Ok(KeeperSpec { instance, .. }) = KeeperSpec::load(dir) else { return };
+    if let Err(error) = runtime::hold_this_process(&instance.machine, instance.vcpu) {
+        tracing::warn!(%error, "no control groups: this process is held to no share of CPU time");
     }
 }
 

@@ -6,6 +6,7 @@
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
+use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::Response;
 use tracing::{Instrument, error, info, info_span, warn};
@@ -36,6 +37,11 @@ pub async fn record(request: Request, next: Next) -> Response {
         Some(failure) if status.is_server_error() => error!(
             %method, path, status = status.as_u16(), ms, code = failure.code, error = failure.chain,
             "request failed"
+        ),
+        // To look whether something is there is no mistake of whoever asks.
+        Some(failure) if status == StatusCode::NOT_FOUND => info!(
+            %method, path, status = status.as_u16(), ms, code = failure.code, error = failure.chain,
+            "request refused"
         ),
         Some(failure) => warn!(
             %method, path, status = status.as_u16(), ms, code = failure.code, error = failure.chain,

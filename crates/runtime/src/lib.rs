@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use limits::ROOM_MIN;
-pub use qemu::{Accelerator, Qemu, QemuSettings, THREADS};
+pub use qemu::{Accelerator, Qemu, QemuSettings, THREADS, hold_this_process};
 
 /// What an instance is made of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

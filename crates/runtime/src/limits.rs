@@ -33,6 +33,11 @@ pub(crate) const PAGE_METADATA_SHARE: u64 = 24;
 /// CPUs that a hypervisor may use beside those of its guest: disks, files of the home, network. One thread does
 /// nearly all of it, so that more would not be used.
 pub(crate) const HYPERVISOR_CPUS: f64 = 1.0;
+/// CPUs that the process which serves a guest may use: its home, and what is stored of it.
+pub(crate) const SERVING_CPUS: f64 = 2.0;
+/// What that process counts of a CPU of its guest where there is not enough time for all. With as much as its guest a
+/// machine could count twice: `docs/design/0003-sleep-with-memory.md` has what that is for those beside it.
+pub(crate) const SERVING_WEIGHT: f64 = 0.25;
 /// How long the threads of virtual CPUs are waited for: QEMU makes them within some 30 ms, on an overloaded host
 /// within seconds.
 pub(crate) const VCPU_THREADS_PATIENCE: Duration = Duration::from_secs(30);

@@ -31,6 +31,13 @@ fn used(machine: &str) -> f64 {
     ran.sum()
 }
 
+/// The control groups of each thread.
+fn of_each_thread(process: u32) -> Vec<String> {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("it runs").flatten();
+    let groups = threads.map(|thread| std::fs::read_to_string(thread.path().join("cgroup")));
+    groups.flatten().collect()
+}
+
 /// The share of a CPU that the machine uses.
 fn share(machine: &str) -> f64 {
     let (begun, before) = (Instant::now(), used(machine));
@@ -55,6 +62,13 @@ fn a_machine_that_runs_is_given_cpus_and_storage_at_once_and_memory_when_it_next
     eprintln!("of a CPU: {quarter:.2}, {more:.2}");
     assert!(!held || (quarter < 0.3 && more < 0.8), "{quarter} {more}");
     assert!(!held || more > quarter, "{quarter} {more}");
+    if held {
+        // What is done for it is not done with what is its neighbours'.
+        let keeper = server.keeper(&machine).expect("it has a keeper");
+        let groups = of_each_thread(keeper);
+        let group = format!("/dormouse/serves-{machine}");
+        assert!(groups.len() > 2 && groups.iter().all(|of| of.contains(&group)), "{groups:?}");
+    }
     set(&api, &machine, &json!({ "vcpu": 1 }));
 
     let gib = |api: &Api| {

@@ -48,6 +48,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 
 pub use self::accel::Accelerator;
+pub use self::cgroup::serving::hold_this_process;
 use self::slot::Registry;
 use self::warm::Shelf;
 use crate::{Error, Loaded, Memory, Missing, Runtime, Spec, Started};

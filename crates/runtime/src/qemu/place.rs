@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 
-use base::Egress;
+use base::{Egress, MachineId};
 use tokio::runtime::Handle;
 
 use super::cgroup::{self, Cgroup, Shares};
@@ -22,6 +22,7 @@ pub(crate) struct Place {
     slot: Option<Slot>,
     network: Network,
     purpose: Purpose,
+    machine: MachineId,
 }
 
 impl Place {
@@ -46,8 +47,14 @@ impl Place {
             })
             .ok()
         });
-        let (network, purpose) = (spec.network, spec.purpose);
-        Ok(Self { link, cgroup, slot, network, purpose })
+        // This process may have served a machine of another size before.
+        if cgroup.is_some() {
+            cgroup::serving::set_vcpu(&spec.machine, spec.vcpu);
+        } else {
+            cgroup::serving::set_with_guest(&spec.machine, spec.vcpu);
+        }
+        let (network, purpose, machine) = (spec.network, spec.purpose, spec.machine.clone());
+        Ok(Self { link, cgroup, slot, network, purpose, machine })
     }
 
     /// What the hypervisor writes `0` to, to enter its control groups.
@@ -63,12 +70,15 @@ impl Place {
         held.map_err(start_error("hold the guest to its share of CPU time"))
     }
 
-    /// Gives the guest another share of CPU time. Where nothing holds it to one, any is.
+    /// Gives the guest another share of CPU time, and whoever serves it. Where nothing holds it to one, any is.
     pub(crate) fn set_vcpu(&self, vcpu: f64) -> io::Result<()> {
         if !(vcpu > 0.0 && vcpu <= VCPU_MAX) {
             return Err(io::Error::other(format!("{vcpu} CPUs; up to {VCPU_MAX} are possible")));
         }
-        self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.set_vcpu(vcpu))
+        let Some(cgroup) = &self.cgroup else { return Ok(()) };
+        cgroup.set_vcpu(vcpu)?;
+        cgroup::serving::set_vcpu(&self.machine, vcpu);
+        Ok(())
     }
 
     /// Connects the namespace to the world; that of a template leads nowhere.

@@ -11,6 +11,7 @@ pub(super) mod commands;
 mod files;
 mod inside;
 mod lifecycle;
+mod neighbour;
 mod trees;
 
 use std::time::Duration;
@@ -42,6 +43,12 @@ const BUDGET: Duration = Duration::from_secs(30);
 /// What rows must reach. Later issues add theirs; a row without one is for the record.
 const TARGETS: &[Target] = &[
     Target { row: commands::WARM, against: None, must: 20.0, goal: 8.0 },
+    Target {
+        row: neighbour::BESIDE_A_FLOOD,
+        against: Some(neighbour::ALONE),
+        must: 1.5,
+        goal: 1.1,
+    },
     Target { row: lifecycle::FROM_TEMPLATE, against: None, must: 400.0, goal: 150.0 },
     Target { row: lifecycle::WAKE, against: None, must: 250.0, goal: 100.0 },
     Target { row: lifecycle::WAKE_FROM_FILES, against: None, must: 250.0, goal: 100.0 },
@@ -84,6 +91,7 @@ const SECTIONS: &[Section] = &[
     ("stored memory", lifecycle::stored_memory),
     ("sleep and wake", lifecycle::sleep_and_wake),
     ("exec", commands::measure),
+    ("exec, beside a machine that floods its home", neighbour::measure),
     ("memory of an idle machine", inside::idle_memory),
     ("files, in the guest", inside::files),
     ("4 KiB, awake", |bench| files::small(bench, State::Awake)),

@@ -3,7 +3,8 @@
 //! Each instance has a control group of its own, `dormouse/SLOT` at the root of the host's hierarchy, or of
 //! the container's. QEMU enters it between fork and exec ([`super::spawn`]), so that everything it ever uses
 //! is counted. The guest's memory is part of that, also where it lies in a file. The threads of its virtual
-//! CPUs go on to a group in it ([`vcpus`]), where the guest's share of CPU time is.
+//! CPUs go on to a group in it ([`vcpus`]), where the guest's share of CPU time is. The process that serves the guest
+//! has a group of its own beside it ([`serving`]).
 //!
 //! # Failure
 //! A host that gives us no control groups still runs machines: they are not held to their shares then, and that
@@ -17,6 +18,7 @@
 //! # Crash
 //! A group outlives its processes; the next sweep of the slots removes it.
 
+pub(crate) mod serving;
 mod shares;
 mod vcpus;
 
@@ -24,7 +26,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -71,6 +73,7 @@ impl Cgroup {
     fn create_below(root: &Path, name: &str, shares: &Shares) -> io::Result<Self> {
         let hierarchy = Hierarchy::of(root);
         prepare(root, hierarchy)?;
+        serving::sweep(root, hierarchy);
         let cpu = parent_of(root, hierarchy, "cpu").join(name);
         let cpu_time = Mutex::new(CpuTime { shares: *shares, apart: true });
         let mut group = Self { dirs: Vec::new(), cpu, hierarchy, cpu_time };
@@ -152,8 +155,7 @@ fn prepare(root: &Path, hierarchy: Hierarchy) -> io::Result<()> {
             made => made?,
         }
     }
-    let cpus = thread::available_parallelism().map_or(1, usize::from);
-    let weight = shares::weight_of_all(hierarchy, u16::try_from(cpus).unwrap_or(u16::MAX));
+    let weight = shares::weight_of_all(hierarchy, u16::try_from(cpus()).unwrap_or(u16::MAX));
     match hierarchy {
         Hierarchy::Unified => {
             enable(&root.join(PARENT))?;
@@ -163,6 +165,12 @@ fn prepare(root: &Path, hierarchy: Hierarchy) -> io::Result<()> {
             fs::write(root.join(weight.controller).join(PARENT).join(weight.file), weight.value)
         }
     }
+}
+
+/// How many CPUs there are for all of us. Found once: a process that is held to fewer is told those.
+fn cpus() -> usize {
+    static CPUS: OnceLock<usize> = OnceLock::new();
+    *CPUS.get_or_init(|| thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// Has the groups below `dir` be counted by what we need.

@@ -6,7 +6,8 @@ use std::{fs, io};
 use super::super::Accelerator;
 use super::super::command_line::vcpus;
 use crate::limits::{
-    HYPERVISOR_CPUS, HYPERVISOR_MIB, PAGE_METADATA_SHARE, THREADS_MAX, TRANSLATION_MIB,
+    HYPERVISOR_CPUS, HYPERVISOR_MIB, PAGE_METADATA_SHARE, SERVING_CPUS, SERVING_WEIGHT,
+    THREADS_MAX, TRANSLATION_MIB,
 };
 use crate::{Purpose, Spec};
 
@@ -153,6 +154,20 @@ impl Shares {
     }
 }
 
+/// Of the group of a process that serves a guest with `vcpu`, on a host that has `cpus`.
+pub(super) fn settings_of_serving(hierarchy: Hierarchy, vcpu: f64, cpus: usize) -> Vec<Setting> {
+    // A quota that nobody can exceed still stops threads for moments.
+    let held = u32::try_from(cpus).is_ok_and(|cpus| f64::from(cpus) > SERVING_CPUS);
+    // What it does for a small machine it does under locks of the host, too.
+    let weight = weight(hierarchy, vcpu.max(1.0) * SERVING_WEIGHT);
+    [vec![weight], quota(hierarchy, held.then_some(SERVING_CPUS))].concat()
+}
+
+/// The same, where the guest has no group of its own and is in this one.
+pub(super) fn settings_of_both(hierarchy: Hierarchy, vcpu: f64) -> Vec<Setting> {
+    [vec![weight(hierarchy, vcpu.max(1.0))], quota(hierarchy, None)].concat()
+}
+
 /// CPU time that is not exceeded, however much of it there is; as much as there is where it is `None`.
 fn quota(hierarchy: Hierarchy, cpus: Option<f64>) -> Vec<Setting> {
     let quota = cpus.map(|cpus| quota_micros(cpus).to_string());
@@ -285,6 +300,22 @@ mod tests {
         assert_eq!(weight_of_all(Hierarchy::Unified, 4).value, "400");
         assert_eq!(weight_of_all(Hierarchy::Unified, 512).value, "10000", "the most there is");
         assert_eq!(weight_of_all(Hierarchy::Split, 2).value, "2048");
+    }
+
+    #[test]
+    fn who_serves_a_guest_weighs_less_than_it_and_is_held_where_there_is_more() {
+        let text = |settings: Vec<Setting>| {
+            let settings = settings.into_iter();
+            settings.map(|s| format!("{}={}", s.file, s.value)).collect::<Vec<_>>().join(" ")
+        };
+        let of = |hierarchy, vcpu, cpus| text(settings_of_serving(hierarchy, vcpu, cpus));
+        let (unified, split) = (Hierarchy::Unified, Hierarchy::Split);
+        assert_eq!(of(unified, 1.0, 2), "cpu.weight=25 cpu.max=max 20000");
+        assert_eq!(of(unified, 2.0, 64), "cpu.weight=50 cpu.max=40000 20000");
+        let quota = "cpu.cfs_period_us=20000 cpu.cfs_quota_us=";
+        assert_eq!(of(split, 1.0, 2), format!("cpu.shares=256 {quota}-1"));
+        assert_eq!(of(split, 0.25, 64), format!("cpu.shares=256 {quota}40000"), "not too little");
+        assert_eq!(text(settings_of_both(split, 2.0)), format!("cpu.shares=2048 {quota}-1"));
     }
 
     #[test]

@@ -323,3 +323,74 @@ fn a_sweep_does_not_wait_for_a_group_that_is_in_use() {
     assert!(dirs.iter().all(|dir| !dir.exists()), "its owner does wait: {dirs:?}");
     remove(SLOTS[2]).unwrap();
 }
+
+#[test]
+fn who_serves_a_guest_is_held_with_all_that_it_starts_and_its_group_goes_after_it() {
+    if !usable() {
+        return;
+    }
+    let (root, hierarchy) = (Path::new(ROOT), Hierarchy::of(Path::new(ROOT)));
+    let machine = base::MachineId::generate();
+    let name = format!("serves-{machine}");
+    let dir = parent_of(root, hierarchy, "cpu").join(&name);
+    let of_host = thread::available_parallelism().unwrap().get();
+    serving::hold_this_process(&machine, 1.0).unwrap();
+    let of_another = || fs::read_to_string("/proc/thread-self/cgroup").unwrap();
+    let groups = thread::spawn(of_another).join().unwrap();
+    assert!(groups.contains(&name), "{groups}");
+    let (weight, all, outside) = match hierarchy {
+        Hierarchy::Unified => ("cpu.weight", ["25", "50"], root.join("cgroup.procs")),
+        Hierarchy::Split => ("cpu.shares", ["256", "512"], root.join("cpu/cgroup.procs")),
+    };
+    let weight = || fs::read_to_string(dir.join(weight)).unwrap().trim().to_owned();
+    assert_eq!(weight(), all[0]);
+    serving::set_vcpu(&machine, 2.0);
+    assert_eq!(weight(), all[1]);
+    // A process that is held to one CPU is told that there is one.
+    let (quota, one) = match hierarchy {
+        Hierarchy::Unified => ("cpu.max", "20000 20000"),
+        Hierarchy::Split => ("cpu.cfs_quota_us", "20000"),
+    };
+    fs::write(dir.join(quota), one).unwrap();
+    fs::write(dir.join("cgroup.procs"), "0").unwrap();
+    let told = thread::available_parallelism().unwrap().get();
+    assert_eq!(told, 1);
+    assert_eq!(cpus(), of_host, "and all others are held to what there is still");
+    serving::set_with_guest(&machine, 3.0);
+    assert_ne!(weight(), all[1]);
+    serving::sweep(root, hierarchy);
+    assert!(dir.exists(), "somebody is in it");
+    fs::write(outside, "0").unwrap();
+    serving::sweep(root, hierarchy);
+    assert!(!dir.exists());
+    serving::set_vcpu(&machine, 1.0);
+    assert!(!dir.exists(), "who is held to nothing stays so");
+}
+
+#[test]
+fn a_group_that_is_swept_before_anybody_is_in_it_is_made_again() {
+    if !usable() {
+        return;
+    }
+    let (root, hierarchy) = (Path::new(ROOT), Hierarchy::of(Path::new(ROOT)));
+    let over = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        let sweeps = scope.spawn(|| {
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                serving::sweep(root, hierarchy);
+                thread::sleep(Duration::from_micros(200));
+            }
+        });
+        let held: Vec<io::Result<()>> = (0..50)
+            .map(|_| serving::hold_this_process(&base::MachineId::generate(), 1.0))
+            .collect();
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        sweeps.join().unwrap();
+        for held in held {
+            held.unwrap();
+        }
+    });
+    let outside = if hierarchy == Hierarchy::Unified { "cgroup.procs" } else { "cpu/tasks" };
+    fs::write(root.join(outside), "0").unwrap();
+    serving::sweep(root, hierarchy);
+}
