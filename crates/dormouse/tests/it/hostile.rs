@@ -27,8 +27,8 @@ const WITHOUT_END: u32 = 600;
 const PORTS_SECONDS: u32 = 8;
 /// How long it writes over the ring before nothing in that is right any more.
 const RING_SECONDS: u32 = 8;
-/// How long that may take where the host is slow to answer.
-const RING_MAX: Duration = Duration::from_secs(60);
+/// How long an attack of seconds may take where the host is slow.
+const ATTACK_MAX: Duration = Duration::from_secs(120);
 /// How often a neighbour is asked.
 const CALLS: usize = 20;
 
@@ -125,6 +125,18 @@ impl World {
         self.api.ended(&self.hostile, execution);
     }
 
+    /// Waits until it has noted what came of an attack after which it is heard as an agent no more.
+    fn until_over(&self, mode: &str) {
+        let machine = self.server.data().join("machines").join(&self.hostile);
+        let console = machine.join("instance").join("console.log");
+        let sign = format!("{mode} over");
+        eventually(&format!("{sign} on the console"), ATTACK_MAX, || {
+            // A log that is full begins anew, and is not there for a moment.
+            let said = std::fs::read(&console).unwrap_or_default();
+            String::from_utf8_lossy(&said).contains(&sign)
+        });
+    }
+
     fn said(&self, execution: &str) -> String {
         let path = format!("/v1/machines/{}/executions/{execution}/output", self.hostile);
         self.api.get(&path).ok().text()
@@ -190,16 +202,12 @@ fn a_hostile_guest_harms_nobody_else_and_obeys_its_owner() {
     world.all_is_well("processes without end");
     world.end(&forks);
 
-    let begun = Instant::now();
     world.begin("ring", RING_SECONDS);
     world.all_is_well("a ring that changes while it is read");
-    let left = Duration::from_secs(u64::from(RING_SECONDS) + 2).saturating_sub(begun.elapsed());
-    std::thread::sleep(left);
+    world.until_over("ring");
     let log = world.server.data().join("machines").join(hostile).join("keeper.log");
     let log = || std::fs::read_to_string(&log).expect("its keeper has said something");
-    eventually("the ring is broken", RING_MAX, || log().contains("the ring is broken"));
-    // It still has to note what came of it.
-    std::thread::sleep(Duration::from_secs(u64::from(RING_SECONDS)));
+    eventually("the ring is broken", ATTACK_MAX, || log().contains("the ring is broken"));
     world.all_is_well("a ring that is broken");
     let log = log();
     assert_eq!(log.matches("the channel closes").count(), 1, "{log}");
@@ -207,11 +215,9 @@ fn a_hostile_guest_harms_nobody_else_and_obeys_its_owner() {
     api.wake(hostile);
     ring_was_broken(&api.shell(hostile, "cat /var/said"));
 
-    let begun = Instant::now();
     world.begin("ports", PORTS_SECONDS);
     world.all_is_well("an agent that lies");
-    let left = Duration::from_secs(u64::from(PORTS_SECONDS) + 2).saturating_sub(begun.elapsed());
-    std::thread::sleep(left);
+    world.until_over("ports");
     world.all_is_well("an agent that talked nonsense");
 
     // It answers nothing, and is put to sleep all the same.

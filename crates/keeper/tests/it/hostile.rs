@@ -9,6 +9,7 @@ use agent_proto::{Exited, FrameKind, FrameWriter, Reply, Request};
 use base::ErrorKind;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
+use keeper::KeeperState;
 use keeper::executions::State;
 use tokio::io::AsyncWriteExt;
 use vfs::path::TreePath;
@@ -92,7 +93,12 @@ fn silent(control: Control, fuse: UnixStream) -> BoxFuture<'static, ()> {
 async fn one_that_waits_for_room_while_its_home_is_taken_ends() {
     let machine = Machine::running(silent).await;
     put_and_get(&machine).await;
-    machine.client.stop(false).await.unwrap();
+    let told = machine.client.stop(false).await.unwrap();
+    assert_eq!(
+        told.state,
+        KeeperState::Stopping,
+        "who asks next must not take it for one that stays"
+    );
     let _taken = machine.take_home().await;
     // It is asked already when it is to be woken, and says nothing.
     machine.waits_for_room.send_replace(true);

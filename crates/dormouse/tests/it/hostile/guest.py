@@ -26,6 +26,12 @@ def begun():
     print("begun", flush=True)
 
 
+def over(what):
+    """Tells whoever reads the console: nothing else of ours is heard any more."""
+    with open("/dev/ttyS0", "wb", buffering=0) as console:
+        console.write(f"\n{what} over\n".encode())
+
+
 def port(name):
     """The agent's descriptor of a port, as one of ours."""
     device = next(
@@ -94,6 +100,7 @@ def ports(seconds):
             said.write(f"{work.__name__} {taken.get(control, 0)} {taken.get(home, 0)}\n")
         said.flush()
         os.fsync(said.fileno())
+    over("ports")
 
 
 def streams(seconds):
@@ -212,6 +219,7 @@ def ring(seconds):
             said.write(f"{work.__name__} {end or passed}\n")
             said.flush()
             os.fsync(said.fileno())
+    over("ring")
     until(600, lambda: scribble(to_host), lambda: scribble(to_guest))
 
 
