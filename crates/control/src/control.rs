@@ -22,6 +22,7 @@ use crate::limits::CLOSE_MAX;
 use crate::lock::DirLock;
 use crate::machines::auto_sleep::{Activity, ActivityGuard};
 use crate::machines::driver::Drivers;
+use crate::machines::nap::Naps;
 use crate::machines::types::REASON_FENCED;
 use crate::machines::watchers::Watchers;
 use crate::machines::{MachineRef, Machines, alarm, idle_ticker};
@@ -51,6 +52,7 @@ pub(crate) struct Inner {
     pub(crate) prober: Prober,
     pub(crate) uppers: Uppers,
     pub(crate) leaving: Leaving,
+    pub(crate) naps: Naps,
     /// Memory in MiB that guests began with, of machines that are awake.
     memory: Mutex<HashMap<MachineId, u64>>,
     /// Machines whose guests wait for room on their host's disk.
@@ -87,6 +89,7 @@ impl Control {
             in_flight: InFlight::default(),
             prober: Prober::default(),
             uppers: Uppers::default(),
+            naps: Naps::default(),
             leaving: Leaving::default(),
             memory: Mutex::default(),
             no_room: Mutex::default(),

@@ -133,6 +133,9 @@ pub struct KeeperStatus {
     /// The guest does not run since this host's disk has no room for it; it goes on by itself.
     #[serde(default)]
     pub waits_for_room: bool,
+    /// It would sleep with its memory.
+    #[serde(default)]
+    pub keeps_memory: bool,
     /// The egress policy in force; one of a version that knew of none is open.
     #[serde(default)]
     pub egress: Egress,

@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use base::{MachineId, Timestamp};
 use catalog::{Desired, MachineRow, Phase};
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
 use crate::control::{Inner, blocking};
 use crate::{Error, Result};
@@ -61,12 +61,12 @@ struct Note {
 /// Runs until the server closes.
 pub(crate) async fn run(inner: Arc<Inner>) {
     let mut notes = HashMap::new();
-    let looks = Arc::new(Looks::default());
+    let looked = Arc::new(Mutex::new(None));
     loop {
         let work = async {
             tokio::time::sleep(inner.settings.timing.housekeep_every).await;
             match pass(&inner, &mut notes).await {
-                Ok(known) => look_at_templates(&inner, known, &looks),
+                Ok(known) => look_at_templates(&inner, known, &looked),
                 Err(error) => tracing::warn!(%error, "look for homes to collect"),
             }
         };
@@ -77,32 +77,27 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     }
 }
 
-/// When templates were looked at.
-#[derive(Debug, Default)]
-struct Looks {
-    last: Mutex<Option<Timestamp>>,
-    /// Held by the one who looks.
-    looking: Arc<tokio::sync::Mutex<()>>,
-}
-
 /// Deletes templates that no machine needs any more, where it is time, beside all else: with many machines of other
-/// servers it takes a while. `known` are the machines of this one.
-fn look_at_templates(inner: &Arc<Inner>, known: HashSet<MachineId>, looks: &Arc<Looks>) {
+/// servers it takes a while. `known` are the machines of this one; who looks holds `looked`.
+fn look_at_templates(
+    inner: &Arc<Inner>,
+    known: HashSet<MachineId>,
+    looked: &Arc<Mutex<Option<Timestamp>>>,
+) {
     let now = inner.parts.clock.now();
-    if looks.last.lock().is_some_and(|then| age(then, now) < TEMPLATES_EVERY) {
+    let Ok(mut last) = looked.clone().try_lock_owned() else { return };
+    if last.is_some_and(|then| age(then, now) < TEMPLATES_EVERY) {
         return;
     }
-    let Ok(looking) = looks.looking.clone().try_lock_owned() else { return };
-    let (inner, looks) = (inner.clone(), looks.clone());
+    let inner = inner.clone();
     inner.clone().tasks.spawn(async move {
-        let _looking = looking;
         let collected = tokio::select! {
             () = inner.shutdown.cancelled() => return,
             collected = inner.parts.host.collect_templates(&known) => collected,
         };
         match collected {
             Ok(objects) => {
-                *looks.last.lock() = Some(now);
+                *last = Some(now);
                 if objects > 0 {
                     tracing::info!(objects, "collected templates that no machine needs");
                 }

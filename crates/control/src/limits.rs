@@ -38,6 +38,10 @@ pub const IDEMPOTENCY_ENTRIES_MAX: u64 = 100_000;
 pub const IDEMPOTENCY_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// How long a file call waits for a machine that is starting or stopping.
 pub const TRANSITION_WAIT: Duration = Duration::from_secs(20);
+/// How long whoever had an awake machine kept whole waits for it to be awake again.
+pub const NAP_WAIT: Duration = Duration::from_secs(60);
+/// How soon the object store has to answer for an awake machine to sleep for that.
+pub const NAP_STORE_WAIT: Duration = Duration::from_secs(5);
 /// How long a snapshot or a fork waits until what a sleeping machine has is in the store.
 pub const STORED_WAIT: Duration = Duration::from_secs(30);
 /// How long a server that closes waits for calls that are under way. Uploads of uppers have 5 s to end in order.

@@ -13,7 +13,7 @@ use crate::{Error, Result};
 /// Refuses to wake what sleeps, where there is too little room for it. `then` is what to do once there is some.
 pub(crate) async fn refuse(inner: &Inner, row: &MachineRow, then: &str) -> Result<()> {
     let on_the_way = row.desired == Desired::Running && row.observed.phase != Phase::Failed;
-    if on_the_way && row.observed.phase != Phase::Accepted {
+    if on_the_way && !matches!(row.observed.phase, Phase::Accepted | Phase::Sleeping) {
         return Ok(());
     }
     check(inner, row, Some(row.spec.memory_mib), then).await

@@ -82,6 +82,8 @@ pub struct Timing {
     pub tries_max: u32,
     /// How often idle machines are looked for.
     pub idle_every: Duration,
+    /// How long a machine that is in use may take to come to be idle, to be kept whole.
+    pub idle_wait: Duration,
     /// How often the object store is asked whether it is there.
     pub probe_every: Duration,
     /// How often sleeping homes are looked at for garbage.
@@ -104,6 +106,7 @@ impl Default for Timing {
             backoff_max: Duration::from_secs(15),
             tries_max: 5,
             idle_every: Duration::from_secs(2),
+            idle_wait: Duration::from_secs(3),
             probe_every: Duration::from_secs(5),
             housekeep_every: Duration::from_secs(900),
             collect_upper_after: Duration::from_secs(900),

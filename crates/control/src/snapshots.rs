@@ -4,7 +4,7 @@
 //! - The object store is the truth. The catalog only knows which machine a snapshot belongs to.
 //! - Of an awake machine its keeper takes the state, after it has stored everything, and of its home alone; of a
 //!   sleeping one the published state counts, without a draft, and what the machine has outside of it, once that is in
-//!   the store ([`whole`]).
+//!   the store ([`whole`]). An awake one that is to be kept whole sleeps for that ([`Nap`]).
 //! - What is outside of the home goes with the very state of the home beside which it was left: the epochs tell.
 //! - A restore is of the home alone.
 //!
@@ -27,11 +27,14 @@ use serde::{Deserialize, Serialize};
 
 use self::leaving::Leaves;
 pub(crate) use self::leaving::Leaving;
+use self::whole::Kept;
 use crate::control::Inner;
 use crate::files::route::{self, Place};
 use crate::homes::HomeSnapshot;
-use crate::host::UpperHolder;
+use crate::host::{KeeperLink, UpperHolder};
 use crate::limits::TRANSITION_WAIT;
+use crate::machines::auto_sleep::ActivityGuard;
+use crate::machines::nap::{Asleep, Nap};
 use crate::machines::{self, Machine, MachineRef};
 use crate::page::{Page, PageQuery};
 use crate::{Error, Result, mounted, uppers};
@@ -83,7 +86,7 @@ pub struct Snapshot {
 pub struct NewSnapshot {
     /// What to call it.
     pub name: Option<String>,
-    /// It is refused where what is outside of the home cannot be kept too.
+    /// It is refused where what is outside of the home cannot be kept too. A machine that is awake sleeps for it.
     pub whole: bool,
 }
 
@@ -103,7 +106,7 @@ pub struct ForkMachine {
     pub name: Option<String>,
     /// A snapshot of the machine; else its state now.
     pub snapshot_id: Option<SnapshotId>,
-    /// It is refused where it would begin with the home alone.
+    /// It is refused where it would begin with the home alone. A machine that is awake sleeps for it.
     pub whole: bool,
 }
 
@@ -114,12 +117,13 @@ pub struct Snapshots {
 }
 
 impl Snapshots {
-    /// Keeps the state that a machine has now: of one that sleeps all that is in the store, of an awake one the home.
+    /// Keeps the state that a machine has now: of one that sleeps all that is in the store, of an awake one the home; to
+    /// be kept `whole`, an awake one sleeps meanwhile, and wakes again.
     ///
     /// # Errors
     /// `NotFound`, `InvalidArgument` for a name that cannot be, `TooMany`, `Unavailable`
     /// for a machine that stays on its way up or down, or whose upper is not stored in time; `Conflict` with
-    /// `INVALID_STATE` for one that was to be kept whole and cannot be, or sleeps and is mounted on this host for writing;
+    /// `INVALID_STATE` for one that was to be kept whole and cannot be, is in use and was to be, or sleeps and is mounted on this host for writing;
     /// `Fenced` for one that another server has awake; those of the store.
     pub async fn create(&self, machine: &MachineRef, new: NewSnapshot) -> Result<Snapshot> {
         let (inner, row) = (self.inner.clone(), self.inner.resolve(machine).await?);
@@ -194,7 +198,7 @@ impl Snapshots {
     /// # Errors
     /// `NotFound` for machine or snapshot; `InvalidArgument`, `AlreadyExists` for the name; `TooMany`; `Unavailable` for a machine that stays on its way up or down, or whose upper is not stored in
     /// time, and where the store did not take it: nothing was made then; `Conflict` with `INVALID_STATE` for one that
-    /// was to be whole and cannot be, or sleeps and is mounted on this host for writing; `Fenced` for one that another
+    /// was to be whole and cannot be, is in use and was to be, or sleeps and is mounted on this host for writing; `Fenced` for one that another
     /// server has awake.
     pub async fn fork(&self, machine: &MachineRef, fork: ForkMachine) -> Result<Forked> {
         let (inner, row) = (self.inner.clone(), self.inner.resolve(machine).await?);
@@ -266,35 +270,105 @@ fn shape(machine: &MachineId, found: HomeSnapshot, upper: Option<bool>) -> Snaps
     }
 }
 
+/// Where what is to be kept of a machine is.
+enum Found {
+    /// With its keeper; its home alone can be had.
+    Awake(Arc<dyn KeeperLink>, ActivityGuard),
+    /// In the store, for a moment.
+    Napping(Nap),
+    /// In the store.
+    Asleep,
+}
+
+/// Finds a machine; one of which all is wanted asleep, where that is what it is wanted `whole` for, for people.
+async fn found(
+    inner: &Arc<Inner>,
+    machine: &MachineRef,
+    whole: Option<&str>,
+) -> Result<(MachineRow, Found)> {
+    if let Some(then) = whole {
+        return Ok(match Nap::asleep(inner, machine, then).await? {
+            Asleep::Wanted(row) => (row, Found::Asleep),
+            Asleep::Napping(nap, row) => (row, Found::Napping(nap)),
+        });
+    }
+    let (row, place) = route::locate(inner, machine).await?;
+    Ok(match place {
+        Place::Awake(link, busy) => (row, Found::Awake(link, busy)),
+        Place::Asleep => (row, Found::Asleep),
+    })
+}
+
 async fn make_snapshot(
     inner: &Arc<Inner>,
     machine: &MachineRef,
     new: NewSnapshot,
 ) -> Result<Snapshot> {
-    let (row, place) = route::locate(inner, machine).await?;
-    let (id, name) = (SnapshotId::generate(), new.name.as_deref());
+    let (row, place) = found(inner, machine, new.whole.then_some("keep it whole")).await?;
+    let id = SnapshotId::generate();
+    let mut waking = None;
     let (made, upper) = match place {
-        Place::Awake(..) if new.whole => return Err(whole::awake(&row)),
-        Place::Awake(link, _busy) => (link.snapshot(&id, name).await?, None),
-        Place::Asleep => {
+        Found::Awake(link, _busy) => (link.snapshot(&id, new.name.as_deref()).await?, None),
+        Found::Napping(nap) => {
+            let made = keep_asleep(inner, &row, &id, &new).await;
+            // What goes wrong is tidied up while it wakes.
+            waking = Some(nap.over());
+            let (made, kept) = made?;
+            (made, or_nothing(inner, &row, &id, kept).await?)
+        }
+        Found::Asleep => {
             mounted::refuse(inner, &row, "keep a snapshot").await?;
-            let until = whole::stored(inner, &row).await;
-            let homes = &inner.parts.homes;
-            let (made, home) = homes.snapshot(&row.home, &id, name).await?;
-            let holder = UpperHolder::Snapshot(id.clone());
-            match whole::keep(inner, &row, (home, &holder), new.whole, until).await {
-                Ok(kept) => (made, kept.map(|kept| kept.memory.is_ok())),
-                Err(error) => {
-                    // It may be kept all the same. The home last: with it, it can be let go of once more.
-                    uppers::let_go(inner, &row.id, &holder).await?;
-                    homes.delete_snapshot(&row.home, &id).await?;
-                    return Err(error);
-                }
-            }
+            let (made, kept) = keep_asleep(inner, &row, &id, &new).await?;
+            (made, or_nothing(inner, &row, &id, kept).await?)
         }
     };
     note(inner, &row.id, vec![made.id.clone()]).await?;
+    if let Some(waking) = waking {
+        waking.awake().await;
+    }
     Ok(shape(&row.id, made, upper))
+}
+
+/// Keeps what a sleeping machine has: its home, and with it what more there is. Where that fails, the home is kept all the
+/// same: see [`or_nothing`].
+async fn keep_asleep(
+    inner: &Arc<Inner>,
+    row: &MachineRow,
+    id: &SnapshotId,
+    new: &NewSnapshot,
+) -> Result<(HomeSnapshot, Result<Option<Kept>>)> {
+    let until = whole::stored(inner, row).await;
+    let homes = &inner.parts.homes;
+    let (made, home) = homes.snapshot(&row.home, id, new.name.as_deref()).await?;
+    let holder = UpperHolder::Snapshot(id.clone());
+    let kept = whole::keep(inner, row, (home, &holder), new.whole, until).await;
+    Ok((made, kept))
+}
+
+/// Whether there is memory, where more than a home was kept; or lets go of what is kept of an attempt that failed.
+async fn or_nothing(
+    inner: &Arc<Inner>,
+    row: &MachineRow,
+    id: &SnapshotId,
+    kept: Result<Option<Kept>>,
+) -> Result<Option<bool>> {
+    let mut error = match kept {
+        Ok(kept) => return Ok(kept.map(|kept| kept.memory.is_ok())),
+        Err(error) => error,
+    };
+    let tidied = async {
+        // The home last: with it, it can be let go of once more.
+        uppers::let_go(inner, &row.id, &UpperHolder::Snapshot(id.clone())).await?;
+        inner.parts.homes.delete_snapshot(&row.home, id).await
+    };
+    if let Err(left) = tidied.await {
+        tracing::warn!(machine = %row.id, snapshot = %id, %left, "a part of a snapshot is kept");
+        note(inner, &row.id, vec![id.clone()]).await?;
+        let part = format!("; a part of it may be kept as snapshot {id}: delete that");
+        error.message.push_str(&part);
+        error = error.with_detail("snapshot_id", id);
+    }
+    Err(error)
 }
 
 fn not_restored(row: &MachineRow, why: String, code: &'static str) -> Error {
@@ -355,7 +429,6 @@ async fn restore(inner: &Arc<Inner>, machine: &MachineRef, id: &SnapshotId) -> R
 }
 
 async fn make_fork(inner: &Arc<Inner>, from: &MachineRef, fork: ForkMachine) -> Result<Forked> {
-    let (parent, place) = route::locate(inner, from).await?;
     let id = MachineId::generate();
     let name = machines::name_or_made_up(fork.name, &id)?;
     let taken = name.clone();
@@ -365,6 +438,9 @@ async fn make_fork(inner: &Arc<Inner>, from: &MachineRef, fork: ForkMachine) -> 
             format!("there is a machine {name} already; choose another name"),
         ));
     }
+    // Of a snapshot it does not matter where the machine is.
+    let sleeps = fork.whole && fork.snapshot_id.is_none();
+    let (parent, place) = found(inner, from, sleeps.then_some("fork it whole")).await?;
     let now = inner.parts.clock.now();
     let mut row = MachineRow {
         id,
@@ -384,15 +460,21 @@ async fn make_fork(inner: &Arc<Inner>, from: &MachineRef, fork: ForkMachine) -> 
         transition_at: now,
         progress_at: now,
     };
+    let mut waking = None;
     let kept = match (&fork.snapshot_id, place) {
-        (None, Place::Awake(..)) if fork.whole => return Err(whole::awake(&parent)),
-        (None, Place::Awake(link, _busy)) => {
+        (None, Found::Napping(nap)) => {
+            let kept = whole::hold(inner, &parent, &row, fork.whole).await;
+            waking = Some(nap.over());
+            whole::or_nothing(inner, &parent, &row, kept).await?
+        }
+        (None, Found::Awake(link, _busy)) => {
             link.hold_fork(&row.home).await?;
             None
         }
-        (None, Place::Asleep) => {
+        (None, Found::Asleep) => {
             mounted::refuse(inner, &parent, "fork it").await?;
-            whole::hold(inner, &parent, &row, fork.whole).await?
+            let kept = whole::hold(inner, &parent, &row, fork.whole).await;
+            whole::or_nothing(inner, &parent, &row, kept).await?
         }
         (Some(at), _) => whole::hold_again(inner, &parent, at, &row, fork.whole).await?,
     };
@@ -401,6 +483,9 @@ async fn make_fork(inner: &Arc<Inner>, from: &MachineRef, fork: ForkMachine) -> 
         row.observed.last_error = kept.without();
     }
     let machine = machines::promise(inner.clone(), row).await?;
+    if let Some(waking) = waking {
+        waking.awake().await;
+    }
     // Memory that turned out to be damaged when the fork began was left out; that is all that is said of a new fork.
     let has_memory = machine.status.last_error.is_none();
     let contains = Part::with(kept.map(|kept| kept.memory.is_ok() && has_memory));

@@ -190,6 +190,7 @@ impl Keeper {
             opened: String::new(),
             woken: String::new(),
             upper_behind: None,
+            keeps_memory: false,
             opening: homefs::Opening::default(),
             restoring: ::upper::Progress::default(),
             coming: ::upper::Progress::default(),
@@ -361,7 +362,11 @@ impl Keeper {
         shared.waits_for_room.set(awake.instance.waits_for_room()).ok();
         shared.egress.holds(&awake.instance);
         shared.sizes.are_of(&awake.instance, home);
-        self.standing.lock().runner = Some(runner.clone());
+        {
+            let mut standing = self.standing.lock();
+            standing.runner = Some(runner.clone());
+            standing.keeps_memory = self.spec.keep_memory && awake.keeps_memory;
+        }
         self.enter(KeeperState::Running);
         self.fetch_rest();
         let mut ending = self.until_end(home, &awake.instance).await;

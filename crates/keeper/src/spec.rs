@@ -9,6 +9,7 @@ use base::{Digest, Epoch, HomeId, MachineId, ServerId};
 use serde::{Deserialize, Serialize};
 use upper::DISK_LEFT_MIN;
 
+use crate::launch;
 use crate::layout::MachineDir;
 use crate::{Failure, Result};
 
@@ -125,7 +126,9 @@ pub fn has_room_for_memory(dir: &Path, memory_mib: u64) -> bool {
 pub fn room_lacking(data: &Path, dir: &MachineDir, memory_mib: Option<u64>) -> u64 {
     // Where nobody can say, there is no lack of it.
     let Ok(free) = File::open(data).and_then(upper::file::free) else { return 0 };
-    let memory = memory_mib.filter(|_| dir.devices().exists()).and_then(|mib| {
+    // One that is awake may be asked about for a sleep and a wake.
+    let goes_on = dir.devices().exists() || launch::is_alive(dir);
+    let memory = memory_mib.filter(|_| goes_on).and_then(|mib| {
         let file = std::fs::metadata(dir.memory()).ok()?;
         Some((file.blocks() * 512, mib << 20))
     });
@@ -141,6 +144,22 @@ fn lacking(free: u64, memory: Option<(u64, u64)>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_that_a_guest_has_or_goes_on_from_needs_room_and_what_is_left_of_another_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = MachineDir::new(folder.path());
+        File::create(dir.memory()).unwrap();
+        // More than any disk has.
+        let lacking = || room_lacking(folder.path(), &dir, Some(1 << 40)) > 0;
+        assert!(!lacking());
+        let lock = crate::lock::Lock::take(&dir).unwrap();
+        assert!(lacking(), "it is awake");
+        drop(lock);
+        assert!(!lacking());
+        File::create(dir.devices()).unwrap();
+        assert!(lacking(), "it sleeps");
+    }
 
     #[test]
     fn a_wake_needs_room_to_run_and_for_what_of_its_memory_is_not_here() {

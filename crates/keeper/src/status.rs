@@ -64,6 +64,9 @@ pub struct Status {
     /// The guest does not run since this host's disk has no room for it.
     #[serde(default)]
     pub waits_for_room: bool,
+    /// The machine would sleep with its memory; false before its guest answers.
+    #[serde(default)]
+    pub keeps_memory: bool,
     /// The egress policy in force.
     #[serde(default)]
     pub egress: Egress,

@@ -71,6 +71,7 @@ impl LocalLink {
                     upper_coming: None,
                     upper_trouble: None,
                     waits_for_room: false,
+                    keeps_memory: false,
                     egress: Egress::default(),
                     sizes: None,
                     home_claimed: false,
@@ -96,6 +97,7 @@ impl LocalLink {
             upper_coming: status.upper_coming,
             upper_trouble: status.upper_trouble,
             waits_for_room: status.waits_for_room,
+            keeps_memory: status.keeps_memory,
             egress: status.egress,
             sizes: status.sizes.map(|sizes| Sizes {
                 vcpu: sizes.vcpu,

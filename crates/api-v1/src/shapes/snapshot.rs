@@ -48,7 +48,7 @@ impl From<Snapshot> for SnapshotBody {
 pub(crate) struct SnapshotCreate {
     /// What to call it: 1 to 100 bytes.
     name: Option<String>,
-    /// Refuse it where it would be of the home alone.
+    /// Refuse it where it would be of the home alone. A machine that is awake and idle sleeps meanwhile, and wakes again.
     whole: bool,
 }
 
@@ -82,7 +82,8 @@ pub(crate) struct ForkCreate {
     name: Option<String>,
     /// A snapshot of the machine to go on from; else its state now.
     snapshot_id: Option<String>,
-    /// Refuse it where it would begin with the home alone.
+    /// Refuse it where it would begin with the home alone. A machine that is awake and idle sleeps meanwhile, and wakes
+    /// again.
     whole: bool,
 }
 

@@ -46,6 +46,8 @@ async fn what_is_kept_of_a_machine_is_said_and_can_be_insisted_on() {
     assert_eq!(made["contains"], json!(["home"]));
     let at_home = json!({ "snapshot_id": made["snapshot_id"], "whole": true });
     let insisting = json!({ "whole": true });
+    let commands = "/v1/machines/hello/executions";
+    let runs = json(server.post(commands, json!({ "command": ["sleep", "60"] })).await).await;
     let refused = [
         snapshot(&server, insisting.clone()).await,
         fork(insisting.clone()).await,
@@ -55,13 +57,17 @@ async fn what_is_kept_of_a_machine_is_said_and_can_be_insisted_on() {
         assert_eq!((reply.status().as_u16(), header(&reply, "x-should-retry")), (409, "false"));
         assert_eq!(json(reply).await["error_code"], "INVALID_STATE");
     }
-    let slept = server.ask(Method::POST, "/v1/machines/hello/sleep").send().await.unwrap();
-    assert_eq!(slept.status(), 200);
+    let one = format!("{commands}/{}", runs["execution_id"].as_str().unwrap());
+    assert_eq!(json(server.get(&one).await).await["status"], "running");
+    assert_eq!(server.delete(&one).await.status(), 200);
     let all = json!(["home", "upper"]);
     let whole = json(snapshot(&server, insisting.clone()).await).await;
     assert_eq!(whole["contains"], all);
     let listed = json(server.get("/v1/machines/hello/snapshots").await).await;
     assert_eq!(listed, json!({ "items": [made, whole] }));
+    assert_eq!(json(server.get("/v1/machines/hello").await).await["phase"], "running");
+    let slept = server.ask(Method::POST, "/v1/machines/hello/sleep").send().await.unwrap();
+    assert_eq!(slept.status(), 200);
     let reply = fork(insisting).await;
     assert_eq!(reply.status(), 201);
     let forked = json(reply).await;

@@ -99,6 +99,9 @@ impl Homes for FakeHost {
 
     async fn head(&self, home: &HomeId) -> Result<Option<HomeHead>> {
         let state = self.state.lock();
+        if state.store_away {
+            return Err(Error::new(ErrorKind::Unavailable, "the store is away"));
+        }
         let home = state.homes.get(home).filter(|home| home.seq > 0);
         Ok(home.map(|home| HomeHead {
             seq: home.seq,

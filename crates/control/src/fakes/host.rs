@@ -226,7 +226,11 @@ impl Host for FakeHost {
     }
 
     async fn let_go_of_upper(&self, machine: &MachineId, holder: &UpperHolder) -> Result<()> {
-        if let Some(kept) = self.state.lock().uppers.kept.get_mut(machine) {
+        let mut state = self.state.lock();
+        if let Some(kind) = state.uppers.let_go_errors.pop_front() {
+            return Err(Error::new(kind, "the store is away"));
+        }
+        if let Some(kept) = state.uppers.kept.get_mut(machine) {
             kept.remove(holder);
         }
         Ok(())
@@ -295,6 +299,7 @@ impl KeeperLink for FakeLink {
             upper_coming: state.uppers.coming,
             upper_trouble: state.uppers.trouble.clone(),
             waits_for_room: *self.keeper.waits_for_room.lock(),
+            keeps_memory: !state.keeps_no_memory,
             egress: self.keeper.egress.lock().clone(),
             sizes: Some(*self.keeper.sizes.lock()),
             home_claimed: true,

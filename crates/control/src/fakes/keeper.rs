@@ -14,7 +14,7 @@ pub(crate) struct FakeKeeper {
     pub(super) machine: MachineId,
     pub(super) home: HomeId,
     pub(super) tree: FakeTree,
-    pub(super) phase: Mutex<KeeperPhase>,
+    pub(crate) phase: Mutex<KeeperPhase>,
     pub(super) egress: Mutex<Egress>,
     pub(super) sizes: Mutex<Sizes>,
     pub(crate) waits_for_room: Mutex<bool>,

@@ -41,6 +41,8 @@ pub(crate) struct Uppers {
     pub(crate) kept: HashMap<MachineId, BTreeMap<UpperHolder, bool>>,
     /// The next attempts to keep one fail so, having kept it.
     pub(crate) keep_errors: VecDeque<ErrorKind>,
+    /// The next attempts to let go of one fail so, and it stays.
+    pub(crate) let_go_errors: VecDeque<ErrorKind>,
     /// Memory that is kept is damaged, and it is found out when it is kept for a fork of a snapshot.
     pub(crate) damaged_when_kept: bool,
     /// The same, and it is found out when a fork begins.

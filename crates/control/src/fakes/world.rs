@@ -102,11 +102,15 @@ pub(crate) struct State {
     pub(crate) given_up_after_pin: bool,
     /// What is kept of homes and of uppers cannot be read.
     pub(crate) damaged_pins: bool,
+    /// Nobody is told what the newest commit of a home is.
+    pub(crate) store_away: bool,
     /// Whoever lets go of what is kept of a home waits.
     pub(crate) hold_deletes: bool,
     /// Snapshots go right after their home was kept for a fork.
     pub(crate) gone_after_home: bool,
     pub(crate) hold_stopping: bool,
+    /// Guests that would not sleep with their memory.
+    pub(crate) keeps_no_memory: bool,
     /// Drafts that are applied to homes that sleep take as long as this is set.
     pub(crate) hold_apply: bool,
     /// Commands wait in front of their keepers, who let nobody in then.
@@ -357,6 +361,7 @@ impl World {
                 backoff_max: ms(20),
                 tries_max: 3,
                 idle_every: ms(10),
+                idle_wait: ms(100),
                 probe_every: ms(10),
                 housekeep_every: ms(10),
                 collect_upper_after: ms(30),

@@ -2,14 +2,15 @@
 //!
 //! # Invariants
 //! - What is acknowledged goes to one place: the live home while a keeper has it, the draft while the
-//!   machine sleeps. A machine in between is waited for, then refused for now.
+//!   machine sleeps. A machine in between is waited for, then refused for now; so is one that sleeps for a moment
+//!   only, and is wanted awake.
 //! - A home that is not whole in the store is neither read nor drafted: what is on the lost keeper's
 //!   disk would be missing.
 
 use std::sync::Arc;
 
 use base::ErrorKind;
-use catalog::MachineRow;
+use catalog::{Desired, MachineRow};
 use tokio::sync::OwnedRwLockReadGuard;
 
 use super::{FileCalls, View};
@@ -64,7 +65,7 @@ pub(crate) async fn locate(inner: &Inner, machine: &MachineRef) -> Result<(Machi
             (Some(link), Some(awake)) => Place::Awake(link, awake),
             _ => return Err(in_transition(&row)),
         },
-        Phase::Sleeping => Place::Asleep,
+        Phase::Sleeping if !in_between(&row) => Place::Asleep,
         Phase::Failed if inner.parts.host.connect(&row.id).await.is_none() => {
             if !inner.home_is_whole(&row).await? {
                 return Err(not_whole(&row));
@@ -139,16 +140,21 @@ impl Hold {
 }
 
 fn in_between(row: &MachineRow) -> bool {
-    matches!(
-        row.observed.phase,
-        Phase::Accepted | Phase::PlacementPending | Phase::Starting | Phase::Stopping
-    )
+    match row.observed.phase {
+        Phase::Accepted | Phase::PlacementPending | Phase::Starting | Phase::Stopping => true,
+        Phase::Sleeping => row.desired == Desired::Running,
+        _ => false,
+    }
 }
 
-pub(super) fn in_transition(row: &MachineRow) -> Error {
+pub(crate) fn in_transition(row: &MachineRow) -> Error {
+    let why = row.observed.last_error.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
     Error::new(
         ErrorKind::Unavailable,
-        format!("machine {} is {} right now; try again in a moment", row.name, row.observed.phase),
+        format!(
+            "machine {} is {} right now{why}; try again in a moment",
+            row.name, row.observed.phase
+        ),
     )
     .with_detail("current_observed_state", row.observed.phase)
     .retry_after(1_000)

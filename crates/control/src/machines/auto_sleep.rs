@@ -25,6 +25,15 @@ pub(crate) enum Verdict {
     Sleep,
 }
 
+/// Why a machine cannot be put to sleep at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// Somebody uses it.
+    Now,
+    /// Somebody else puts it to sleep.
+    FallsAsleep,
+}
+
 /// Whether a machine has been idle for long enough. `busy` is what runs in it now.
 #[must_use]
 pub(crate) fn judge(autosleep_seconds: u64, idle: Duration, busy: bool) -> Verdict {
@@ -41,13 +50,13 @@ pub(crate) fn judge(autosleep_seconds: u64, idle: Duration, busy: bool) -> Verdi
 #[derive(Debug)]
 pub(crate) struct Activity {
     clock: Arc<dyn Clock>,
-    machines: Mutex<HashMap<MachineId, Use>>,
+    machines: Mutex<HashMap<MachineId, Used>>,
     /// A machine has fallen asleep, or stays awake after all.
     settled: Notify,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Use {
+struct Used {
     /// On the clock that never goes back.
     last: Duration,
     now: u32,
@@ -55,7 +64,7 @@ struct Use {
     falling_asleep: bool,
 }
 
-impl Use {
+impl Used {
     fn at(last: Duration) -> Self {
         Self { last, now: 0, falling_asleep: false }
     }
@@ -70,7 +79,7 @@ impl Activity {
     pub(crate) fn touch(&self, machine: &MachineId) {
         let last = self.clock.monotonic();
         let mut machines = self.machines.lock();
-        machines.entry(machine.clone()).or_insert(Use::at(last)).last = last;
+        machines.entry(machine.clone()).or_insert(Used::at(last)).last = last;
     }
 
     /// Something is being done until the guard is dropped. What was read of the machine before may be
@@ -89,7 +98,7 @@ impl Activity {
     fn count(self: &Arc<Self>, machine: &MachineId) -> ActivityGuard {
         let last = self.clock.monotonic();
         let mut machines = self.machines.lock();
-        machines.entry(machine.clone()).or_insert(Use::at(last)).now += 1;
+        machines.entry(machine.clone()).or_insert(Used::at(last)).now += 1;
         ActivityGuard { activity: Arc::clone(self), machine: machine.clone() }
     }
 
@@ -103,7 +112,7 @@ impl Activity {
     ) -> Option<FallingAsleep<'_>> {
         let now = self.clock.monotonic();
         let mut machines = self.machines.lock();
-        let used = machines.entry(machine.clone()).or_insert(Use::at(now));
+        let used = machines.entry(machine.clone()).or_insert(Used::at(now));
         let idle = now.saturating_sub(used.last);
         let idle = since_keeper.map_or(idle, |since| idle.min(since));
         if used.falling_asleep || judge(autosleep_seconds, idle, used.now > 0) == Verdict::Stay {
@@ -113,12 +122,28 @@ impl Activity {
         Some(FallingAsleep { activity: self, machine: machine.clone() })
     }
 
+    /// Has a machine fall asleep that nobody uses, however short that has been so. Until the guard is dropped, whoever
+    /// begins waits.
+    pub(crate) fn lie_down(&self, machine: &MachineId) -> Result<FallingAsleep<'_>, Use> {
+        let now = self.clock.monotonic();
+        let mut machines = self.machines.lock();
+        let used = machines.entry(machine.clone()).or_insert(Used::at(now));
+        if used.falling_asleep {
+            return Err(Use::FallsAsleep);
+        }
+        if used.now > 0 {
+            return Err(Use::Now);
+        }
+        used.falling_asleep = true;
+        Ok(FallingAsleep { activity: self, machine: machine.clone() })
+    }
+
     /// How long nothing was done, and whether something is being done. A machine that is not known
     /// counts as used now.
     pub(crate) fn idle(&self, machine: &MachineId) -> (Duration, bool) {
         let now = self.clock.monotonic();
         let mut machines = self.machines.lock();
-        let used = machines.entry(machine.clone()).or_insert(Use::at(now));
+        let used = machines.entry(machine.clone()).or_insert(Used::at(now));
         (now.saturating_sub(used.last), used.now > 0)
     }
 

@@ -90,6 +90,7 @@ impl Drivers {
             machine: machine.clone(),
             nudge,
             tries: 0,
+            of_its_own: 0,
             started: false,
             waiting: None,
         };
@@ -116,6 +117,8 @@ struct Driver {
     nudge: Arc<Nudge>,
     /// Failures since the machine last got anywhere.
     tries: u32,
+    /// Those of them that were no lack of anything that comes back by itself.
+    of_its_own: u32,
     /// A keeper was started and has not been seen ready yet: if it is gone, it failed.
     started: bool,
     /// Which wait goes on, and since when nothing came of it, over nudges.
@@ -131,6 +134,7 @@ impl Driver {
                 Ok(Some(row)) => row,
                 Ok(None) => {
                     self.leave(true);
+                    self.inner.naps.forget(&self.machine);
                     return;
                 }
                 Err(error) => {
@@ -139,6 +143,7 @@ impl Driver {
                     continue;
                 }
             };
+            self.inner.naps.look(&row);
             let link = self.inner.parts.host.connect(&self.machine).await;
             let died = link.is_none() && std::mem::take(&mut self.started);
             // A reboot that was wished for meanwhile wants it gone.
@@ -157,7 +162,7 @@ impl Driver {
             };
             let step = next_step(row.desired, seen.observed);
             if step == Step::Rest {
-                self.tries = 0;
+                self.begin_anew();
                 match link {
                     Some(link) => {
                         let coming = self.inner.uppers.is_coming(&self.machine);
@@ -195,7 +200,7 @@ impl Driver {
                         _ => self.started = false,
                     }
                     if matches!(step, Step::ReportRunning | Step::ReportSleeping) {
-                        self.tries = 0;
+                        self.begin_anew();
                     }
                 }
                 Err(error) => {
@@ -270,14 +275,20 @@ impl Driver {
         };
         self.inner.note_memory(&self.machine, assigned);
         let (phase, recorded, reboot) = (row.observed.phase, row.recorded, row.reboot);
-        let observed = Observed { phase, recorded, keeper, egress_differs, sizes_differ, reboot };
+        let naps = self.inner.naps.has(&self.machine);
+        let observed =
+            Observed { phase, recorded, keeper, egress_differs, sizes_differ, reboot, naps };
         Ok(Seen { observed, link, failure, said })
     }
 
     /// How the home was left; looked at only where the answer decides something.
     async fn left(&self, row: &MachineRow) -> Result<Left> {
         let decides = match row.desired {
-            Desired::Running => row.observed.phase == Phase::Running,
+            Desired::Running => match row.observed.phase {
+                Phase::Running => true,
+                Phase::Stopping => self.inner.naps.has(&self.machine),
+                _ => false,
+            },
             Desired::Sleeping => !matches!(row.observed.phase, Phase::Sleeping | Phase::Failed),
             Desired::Destroyed => false,
         };
@@ -297,14 +308,22 @@ impl Driver {
     /// itself failed: a keeper that is there and does not answer is never taken for a lost one.
     async fn trouble(&mut self, row: &MachineRow, step: Option<Step>, error: Error) {
         self.tries += 1;
+        let own = steps::is_of_the_guest(&error) || !error.is_retryable();
+        self.of_its_own += u32::from(own);
         self.waiting = None;
         let for_ever = match step {
             Some(Step::Record | Step::Destroy | Step::KillKeeper | Step::SetEgress) => true,
             Some(_) => row.desired == Desired::Destroyed || row.observed.phase == Phase::Running,
             None => row.observed.phase != Phase::Starting,
         };
-        let again =
-            for_ever || (error.is_retryable() && self.tries < self.inner.settings.timing.tries_max);
+        let tries_max = self.inner.settings.timing.tries_max;
+        // Nobody asked for it to sleep, so nobody would ask for it to wake once what is in its way is gone.
+        let may_help = if self.inner.naps.wakes(&self.machine) {
+            !steps::is_final(&error) && self.of_its_own < tries_max
+        } else {
+            error.is_retryable() && self.tries < tries_max
+        };
+        let again = for_ever || may_help;
         tracing::warn!(
             machine = %self.machine, ?step, tries = self.tries, again, %error,
             source = ?error.source, "a step failed"
@@ -312,7 +331,7 @@ impl Driver {
         let written = if again {
             steps::report_trouble(&self.inner, row, &error).await
         } else {
-            self.tries = 0;
+            self.begin_anew();
             steps::report_failed(&self.inner, row, &error).await
         };
         if let Err(error) = written {
@@ -321,6 +340,11 @@ impl Driver {
         if again {
             self.pause().await;
         }
+    }
+
+    /// It got somewhere, or is given up.
+    fn begin_anew(&mut self) {
+        (self.tries, self.of_its_own) = (0, 0);
     }
 
     /// Waits, longer with every failure; a nudge ends it.

@@ -52,6 +52,8 @@ pub(crate) struct Observed {
     pub(crate) sizes_differ: bool,
     /// The reboot that is under way.
     pub(crate) reboot: Option<Reboot>,
+    /// It is to sleep for a moment although it is wanted awake ([`super::nap`]).
+    pub(crate) naps: bool,
 }
 
 /// What to do next.
@@ -97,6 +99,7 @@ pub(crate) enum Step {
 #[must_use]
 pub(crate) fn next_step(desired: Desired, seen: Observed) -> Step {
     match desired {
+        Desired::Running if seen.naps && seen.reboot.is_none() => towards_nap(seen),
         Desired::Running => towards_running(seen),
         Desired::Sleeping => towards_sleeping(seen),
         Desired::Destroyed => match seen.keeper {
@@ -125,6 +128,17 @@ fn towards_running(seen: Observed) -> Step {
         (Keeper::Absent(Left::Held | Left::Lost), Phase::Running) => Step::ReportLost,
         (Keeper::Absent(_), _) if !seen.recorded => Step::Record,
         (Keeper::Absent(_), _) => Step::StartKeeper,
+    }
+}
+
+/// Only from where a nap was written down ([`Phase::Stopping`]), and no further than to where it is asleep: whatever
+/// comes in between, the machine wakes again.
+fn towards_nap(seen: Observed) -> Step {
+    match (seen.keeper, seen.phase) {
+        (Keeper::Ready, Phase::Stopping) => Step::AskSleep,
+        (Keeper::Absent(Left::Whole), Phase::Stopping) => Step::ReportSleeping,
+        (Keeper::Absent(_), Phase::Sleeping) => rest(seen),
+        _ => towards_running(seen),
     }
 }
 
@@ -188,6 +202,7 @@ mod tests {
                 egress_differs: false,
                 sizes_differ: false,
                 reboot: None,
+                naps: false,
             },
         )
     }
@@ -264,6 +279,7 @@ mod tests {
                         egress_differs: false,
                         sizes_differ: false,
                         reboot: None,
+                        naps: false,
                     };
                     assert_ne!(next_step(*desired, seen), Step::StartKeeper, "{seen:?}");
                 }
@@ -284,6 +300,7 @@ mod tests {
                             egress_differs: false,
                             sizes_differ: false,
                             reboot: None,
+                            naps: false,
                         };
                         let step = next_step(*desired, Observed { egress_differs: true, ..same });
                         if (*desired, keeper) == (Desired::Running, Keeper::Ready) {
@@ -309,6 +326,7 @@ mod tests {
                         egress_differs: false,
                         sizes_differ,
                         reboot: None,
+                        naps: false,
                     };
                     let step = next_step(*desired, seen(true));
                     if (*desired, *phase, keeper)
@@ -336,6 +354,7 @@ mod tests {
             egress_differs: true,
             sizes_differ: true,
             reboot,
+            naps: false,
         };
         for phase in Phase::ALL {
             let step =
@@ -359,6 +378,36 @@ mod tests {
         for keeper in [WHOLE, HELD] {
             let seen = seen(keeper, Phase::Accepted, Some(Reboot::Booting));
             assert_eq!(next_step(Desired::Running, seen), Step::StartKeeper);
+        }
+    }
+
+    #[test]
+    fn a_nap_leads_from_stopping_to_asleep_and_in_all_else_is_as_if_there_were_none() {
+        for phase in Phase::ALL {
+            for keeper in KEEPERS {
+                for reboot in [None, Some(Reboot::Orderly), Some(Reboot::Booting)] {
+                    let awake = Observed {
+                        phase: *phase,
+                        recorded: true,
+                        keeper,
+                        egress_differs: false,
+                        sizes_differ: false,
+                        reboot,
+                        naps: false,
+                    };
+                    let naps = Observed { naps: true, ..awake };
+                    let expected = match (keeper, phase, reboot) {
+                        (Keeper::Ready, Phase::Stopping, None) => Step::AskSleep,
+                        (WHOLE, Phase::Stopping, None) => Step::ReportSleeping,
+                        (Keeper::Absent(_), Phase::Sleeping, None) => Step::Rest,
+                        _ => next_step(Desired::Running, awake),
+                    };
+                    assert_eq!(next_step(Desired::Running, naps), expected, "{naps:?}");
+                    for desired in [Desired::Sleeping, Desired::Destroyed] {
+                        assert_eq!(next_step(desired, naps), next_step(desired, awake));
+                    }
+                }
+            }
         }
     }
 

@@ -12,6 +12,7 @@ pub(crate) mod idle_ticker;
 mod in_force;
 pub(crate) mod intent;
 pub(crate) mod lifecycle;
+pub(crate) mod nap;
 pub(crate) mod record;
 pub(crate) mod steps;
 pub(crate) mod types;
@@ -123,7 +124,17 @@ impl Machines {
         let limits = self.inner.settings.limits.clone();
         let (if_match, with_egress) = (if_match.clone(), update.egress.is_some());
         let with_sizes = update.vcpu.is_some() || update.storage_gib.is_some();
-        let decide = move |row: &MachineRow| intent::update(row, &update, &if_match, &limits);
+        let inner = self.inner.clone();
+        let decide = move |row: &MachineRow| {
+            let change = intent::update(row, &update, &if_match, &limits)?;
+            let resized = change.spec.as_ref().map_or(Ok(()), |to| inner.naps.refuse_size(row, to));
+            resized.map(|()| change)
+        };
+        let row = self.inner.resolve(machine).await?;
+        match decide(&row) {
+            Err(error) if error.is_retryable() => self.inner.naps.over(&row.id).await,
+            decided => drop(decided?),
+        }
         let updated = self.wish(machine, decide).await?;
         if with_egress {
             in_force::egress(&self.inner, &updated).await?;
@@ -434,6 +445,8 @@ fn gone(mut machine: Machine) -> Machine {
 mod egress_tests;
 #[cfg(test)]
 mod lifecycle_tests;
+#[cfg(test)]
+mod nap_tests;
 #[cfg(test)]
 mod opening_tests;
 #[cfg(test)]

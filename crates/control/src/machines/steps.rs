@@ -554,6 +554,18 @@ fn reason(error: &Error) -> String {
     error.code.to_ascii_lowercase()
 }
 
+/// Whether it is the machine itself that does not come up, and not what it needs.
+pub(crate) fn is_of_the_guest(error: &Error) -> bool {
+    ["GUEST_SILENT", "GUEST_ENDED", "KEEPER_LOST"].contains(&&*error.code)
+}
+
+/// Whether no later try can do better.
+pub(crate) fn is_final(error: &Error) -> bool {
+    let codes = ["FENCED", "HOME_GONE", "IMAGE_MISSING", "RUNTIME_MISSING", "UNHEALTHY"];
+    codes.contains(&&*error.code)
+        || matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported)
+}
+
 fn keeper_lost(row: &MachineRow) -> Error {
     Error::new(
         ErrorKind::Unreachable,

@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use base::{ErrorKind, SnapshotId};
-use catalog::MachineRow;
+use catalog::{MachineRow, Phase};
 use tokio::time::Instant;
 
 use super::held;
@@ -19,6 +19,7 @@ use crate::control::Inner;
 use crate::homes::HomeState;
 use crate::host::{MemoryStanding, UpperHolder, UpperKept};
 use crate::limits::STORED_WAIT;
+use crate::machines::MachineRef;
 use crate::uppers::{self, Hope};
 use crate::{Error, Result};
 
@@ -95,7 +96,7 @@ pub(super) async fn keep(
             UpperHolder::Fork(_) => "fork it",
         };
         let stays = held::refused(inner, row, then).await?;
-        return Err(stays.unwrap_or_else(|| not_now(row, "was woken meanwhile")));
+        return Err(stays.unwrap_or_else(|| woken(row)));
     }
     let before = inner.parts.host.memory_standing(&row.id).await;
     loop {
@@ -110,12 +111,16 @@ pub(super) async fn keep(
                 return Err(refused(row, "has nothing outside of its home yet; wake it"));
             }
             UpperKept::Nothing => return Ok(None),
-            UpperKept::Moved => return Err(not_now(row, "was woken meanwhile")),
+            UpperKept::Moved => return Err(woken(row)),
             UpperKept::Storing => {}
+        }
+        let now = inner.resolve(&MachineRef::Id(row.id.clone())).await?;
+        if !matches!(now.observed.phase, Phase::Sleeping | Phase::Failed) {
+            return Err(woken(row));
         }
         let is_late = Instant::now() >= until;
         match hope {
-            Hope::Coming if is_late => return Err(not_now(row, "is still being stored")),
+            Hope::Coming if is_late => return Err(storing(row)),
             Hope::Never(why) if wanted => {
                 return Err(refused(row, &format!("cannot be kept whole: {why}")));
             }
@@ -124,11 +129,15 @@ pub(super) async fn keep(
             Hope::Unknown if is_late => return Ok(None),
             Hope::Coming | Hope::Unknown => {}
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => (),
+            () = inner.shutdown.cancelled() => return Err(storing(row)),
+        }
     }
 }
 
-/// Keeps what a sleeping machine has for a fork, its home included.
+/// Keeps what a sleeping machine has for a fork, its home included. Where that fails, part of it may be kept: see
+/// [`or_nothing`].
 pub(super) async fn hold(
     inner: &Inner,
     parent: &MachineRow,
@@ -139,11 +148,22 @@ pub(super) async fn hold(
     let homes = &inner.parts.homes;
     let home = homes.hold_fork(&parent.home, None, &fork.home).await?;
     let holder = UpperHolder::Fork(fork.id.clone());
-    let kept = keep(inner, parent, (home, &holder), wanted, until).await;
-    if kept.is_err() {
-        let_go(inner, parent, fork).await?;
+    keep(inner, parent, (home, &holder), wanted, until).await
+}
+
+/// Lets go of what an attempt to [`hold`] that failed has kept.
+pub(super) async fn or_nothing(
+    inner: &Inner,
+    parent: &MachineRow,
+    fork: &MachineRow,
+    held: Result<Option<Kept>>,
+) -> Result<Option<Kept>> {
+    if held.is_err()
+        && let Err(left) = let_go(inner, parent, fork).await
+    {
+        tracing::warn!(machine = %parent.id, %left, "a state stays kept for a fork that nobody made");
     }
-    kept
+    held
 }
 
 /// Lets go of what is kept for a fork that nobody has begun. An attempt that failed may have kept it all the same.
@@ -195,11 +215,6 @@ fn let_go_of(at: &SnapshotId) -> Error {
     Error::not_found(format!("snapshot {at} was let go of meanwhile"))
 }
 
-/// Of an awake machine there is the home alone.
-pub(super) fn awake(row: &MachineRow) -> Error {
-    refused(row, "is awake, and only its home can be kept then; put it to sleep")
-}
-
 fn refused(row: &MachineRow, why: &str) -> Error {
     Error::new(ErrorKind::Conflict, format!("machine {} {why}, then try again", row.name))
         .with_code("INVALID_STATE")
@@ -207,8 +222,14 @@ fn refused(row: &MachineRow, why: &str) -> Error {
         .with_detail("current_observed_state", row.observed.phase)
 }
 
-fn not_now(row: &MachineRow, why: &str) -> Error {
-    let message =
-        format!("what machine {} has outside of /root {why}; try again in a moment", row.name);
-    Error::new(ErrorKind::Unavailable, message).retry_after(1_000)
+fn storing(row: &MachineRow) -> Error {
+    not_now(format!("what machine {} has outside of /root is still being stored", row.name))
+}
+
+fn woken(row: &MachineRow) -> Error {
+    not_now(format!("machine {} was woken meanwhile", row.name))
+}
+
+fn not_now(why: String) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("{why}; try again in a moment")).retry_after(1_000)
 }

@@ -14,7 +14,9 @@ pub(crate) struct SnapshotArgs {
     /// What to call it.
     #[arg(long)]
     name: Option<String>,
-    /// Refuse it where it would be of the home alone; the machine has to sleep.
+    /// Refuse it where it would be of the home alone. A machine that is awake sleeps meanwhile, for about as
+    /// long as it takes to store what it changed, and goes on with all its processes; refused while `exec` or a file
+    /// call is under way.
     #[arg(long, conflicts_with = "delete")]
     whole: bool,
     /// Let go of this snapshot (id or name) instead of making one.
@@ -37,7 +39,9 @@ pub(crate) struct ForkArgs {
     /// Go on from this snapshot (id or name) instead of from what the machine has now.
     #[arg(long, value_name = "SNAPSHOT")]
     at: Option<String>,
-    /// Refuse it where the new machine would begin with the home alone; the machine has to sleep.
+    /// Refuse it where the new machine would begin with the home alone. A machine that is awake sleeps meanwhile, for about as
+    /// long as it takes to store what it changed, and goes on with all its processes; refused while `exec` or a file
+    /// call is under way.
     #[arg(long)]
     whole: bool,
     /// JSON on stdout.

@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use base::{ErrorKind, GIB, HomeId};
-use catalog::{By, Desired, MachineRow};
+use catalog::{By, Desired, MachineRow, Phase};
 use keeper::layout::MachineDir;
 use keeper::mounted::MountLock;
 
@@ -55,13 +55,21 @@ impl Place {
         let lock = taken.ok_or_else(|| super::live::refused(&self.name, &homefs::Error::InUse))?;
         // A server writes down that it deletes the machine, then looks at the lock: one of the two sees the other.
         let machine = look_up(&self.data, By::Home(self.home.as_str()), &self.name)?;
-        if machine.is_some_and(|machine| machine.desired == Desired::Destroyed) {
-            return Err(Failure::new(
-                ErrorKind::Conflict,
-                format!("{} is being deleted", self.name),
-            ));
+        let refused = machine.and_then(|machine| refused(machine.desired, machine.observed.phase));
+        if let Some(why) = refused {
+            return Err(Failure::new(ErrorKind::Conflict, format!("{} {why}", self.name)));
         }
         Ok(lock)
+    }
+}
+
+/// Why a machine's home cannot be had for writing, by what its server wrote down; who has it now is told by its lock.
+fn refused(desired: Desired, phase: Phase) -> Option<&'static str> {
+    match (desired, phase) {
+        (Desired::Destroyed, _) => Some("is being deleted"),
+        (Desired::Sleeping, _) | (Desired::Running, Phase::Running | Phase::Failed) => None,
+        // Also where it sleeps, for a moment, so that a snapshot or a fork of all that it has can be made.
+        (Desired::Running, _) => Some("is about to be awake; put it to sleep, then mount it"),
     }
 }
 
@@ -121,4 +129,19 @@ fn unknown(name: &str, config: &Config) -> Failure {
             config.data.display()
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_is_to_be_awake_at_once_or_gone_is_not_mounted_for_writing() {
+        for phase in Phase::ALL {
+            assert!(refused(Desired::Destroyed, *phase).is_some(), "{phase}");
+            assert_eq!(refused(Desired::Sleeping, *phase), None, "{phase}");
+            let rests = matches!(phase, Phase::Running | Phase::Failed);
+            assert_eq!(refused(Desired::Running, *phase).is_none(), rests, "{phase}");
+        }
+    }
 }

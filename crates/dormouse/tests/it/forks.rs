@@ -57,8 +57,6 @@ fn a_fork_of_a_sleeping_machine_has_what_was_installed_and_an_identity_of_its_ow
     let parent = api.create("parent");
     api.shell(&parent, INSTALL);
     let mut seen = vec![api.shell(&parent, IDENTITY)];
-    let refused = api.post_json(&format!("/v1/machines/{parent}/fork"), &json!({ "whole": true }));
-    assert_eq!(refused.expect(409).json()["error_code"], "INVALID_STATE");
     api.sleep(&parent);
     let body = json!({ "name": "before", "whole": true });
     let kept = api.post_json(&format!("/v1/machines/{parent}/snapshots"), &body).expect(201).json();
@@ -187,4 +185,55 @@ fn a_fork_of_a_machine_that_sleeps_with_memory_goes_on_as_another_machine() {
         api.delete(&format!("/v1/machines/{machine}")).ok();
     }
     eventually("nothing is left", BOOT, || uppers(&storing).is_empty());
+}
+
+#[test]
+fn a_machine_that_is_awake_is_kept_whole_and_goes_on_as_does_its_fork() {
+    let storing = Storing::new();
+    let server = Server::start(storing.options.clone());
+    let api = server.api();
+    let parent = api.create("parent");
+    api.shell(&parent, INSTALL);
+    let pid = api.shell(&parent, &COUNTER.replace("sleep 0.02", "sleep 0.2")).trim().to_owned();
+    let boot = boot_id(&api, &parent);
+    let snapshots = format!("/v1/machines/{parent}/snapshots");
+    // A sleep would end what was started through the API: that is not asked for.
+    let runs = api.start(&parent, &["sleep", "1000"]);
+    let refused = api.post_json(&snapshots, &json!({ "whole": true })).expect(409).json();
+    assert_eq!(refused["error_code"], "INVALID_STATE", "{refused}");
+    let execution = format!("/v1/machines/{parent}/executions/{runs}");
+    let status = &api.get(&execution).ok().json()["status"];
+    assert!(["queued", "running"].contains(&status.as_str().expect("a status")), "{status}");
+    api.delete(&execution).ok();
+    api.ended(&parent, &runs);
+    let all = json!(["home", "upper", "memory"]);
+    for round in 0..3 {
+        let before = counted(&api, &parent, &pid);
+        let kept = api.post_json(&snapshots, &json!({ "whole": true })).expect(201).json();
+        assert_eq!(kept["contains"], all, "{kept}");
+        let seen = api.get(&format!("/v1/machines/{parent}")).ok().json();
+        assert_eq!(
+            (&seen["phase"], &seen["desired_state"]),
+            (&json!("running"), &json!("running"))
+        );
+        assert_eq!(how(&api, &parent), ("resumed".to_owned(), String::new()), "{round}");
+        eventually("the counter goes on", Duration::from_secs(60), || {
+            counted(&api, &parent, &pid) > before
+        });
+    }
+    let (one, contains) = fork(&api, &parent, &json!({ "name": "one", "whole": true }));
+    assert_eq!(contains, all);
+    api.shell(&parent, "echo other >/etc/tool.conf");
+    for (machine, setting) in [(&parent, "other\n"), (&one, "setting\n")] {
+        api.wake(machine);
+        assert_eq!(how(&api, machine), ("resumed".to_owned(), String::new()));
+        assert_eq!(
+            (boot_id(&api, machine), api.shell(machine, INSTALLED)),
+            (boot.clone(), setting.to_owned())
+        );
+        let begun = counted(&api, machine, &pid);
+        eventually("the counter goes on", Duration::from_secs(60), || {
+            counted(&api, machine, &pid) > begun
+        });
+    }
 }

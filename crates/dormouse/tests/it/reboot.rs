@@ -91,3 +91,21 @@ fn a_reboot_is_finished_by_the_next_server() {
         boot = check_booted(&api, &machine, &boot);
     }
 }
+
+#[test]
+fn one_that_is_put_to_sleep_before_it_is_up_and_then_wanted_awake_wakes() {
+    let server = Server::start(Options::default());
+    let api = server.api();
+    let machine = api.create("hasty");
+    for booted in [200, 400, 800, 1_600] {
+        std::thread::scope(|scope| {
+            // They answer once the machine is where it was asked to be, or somebody asks for something else.
+            scope.spawn(|| api.post(&reboot(&machine, true), ""));
+            std::thread::sleep(Duration::from_millis(booted));
+            scope.spawn(|| api.post(&format!("/v1/machines/{machine}/sleep"), ""));
+            std::thread::sleep(Duration::from_millis(booted / 10));
+            api.wake(&machine);
+        });
+        assert_eq!(api.shell(&machine, "echo up"), "up\n");
+    }
+}

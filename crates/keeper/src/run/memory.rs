@@ -86,7 +86,7 @@ impl Keeper {
         let fetched = tokio::select! {
             fetched = work => fetched,
             () = self.stop.cancelled() => {
-                return Err(Failure::new(ErrorKind::Conflict, "put to sleep before the guest was up"));
+                return Err(Failure::new(ErrorKind::Unavailable, "put to sleep before the guest was up"));
             }
         };
         Ok(fetched.map_err(|why| {

@@ -20,6 +20,7 @@ pub(super) struct Standing {
     pub(super) opened: String,
     pub(super) woken: String,
     pub(super) upper_behind: Option<String>,
+    pub(super) keeps_memory: bool,
     /// The home, until it is open.
     pub(super) opening: homefs::Opening,
     pub(super) restoring: ::upper::Progress,
@@ -57,6 +58,7 @@ pub(super) fn status_of(standing: Arc<Mutex<Standing>>) -> Box<dyn Fn() -> Statu
             restoring: standing.restoring.bytes(),
             upper_coming: standing.coming.bytes(),
             waits_for_room: standing.waits_for_room.as_ref().is_some_and(room::says_so),
+            keeps_memory: standing.keeps_memory,
             upper_trouble: standing.disk.as_ref().and_then(::upper::LazyDisk::trouble),
             egress: standing.egress.in_force(),
             sizes: Some(standing.sizes.in_force()),

@@ -357,7 +357,7 @@ impl Keeper {
             exit = instance.wait() => return Err(self.silent(instance, guest_ended(&exit).message)),
             why = until_fenced(home) => return Err(Failure::new(ErrorKind::Fenced, why)),
             () = self.stop.cancelled() => {
-                return Err(Failure::new(ErrorKind::Conflict, "put to sleep before the guest was up"));
+                return Err(Failure::new(ErrorKind::Unavailable, "put to sleep before the guest was up"));
             }
         };
         match trouble_with_home(hello) {

@@ -52,7 +52,7 @@ impl Keeper {
                 |root| pin_to(&pin, root).map(drop),
             ) => begun?,
             () = self.stop.cancelled() => {
-                return Err(Failure::new(ErrorKind::Conflict, "put to sleep before the guest was up"));
+                return Err(Failure::new(ErrorKind::Unavailable, "put to sleep before the guest was up"));
             }
         };
         tracing::info!(found = ?begun.found, "upper");

@@ -7,8 +7,8 @@ use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 
-use super::Ctx;
 use super::reply::Args;
+use super::{Ctx, Shared};
 use crate::{KeeperState, Stage, Status};
 
 /// Longest that anybody waits for the next stage.
@@ -16,7 +16,17 @@ const NEXT_MAX: Duration = Duration::from_secs(60);
 
 /// How the keeper stands.
 pub(super) async fn status(State(shared): Ctx) -> Json<Status> {
-    Json((shared.status)())
+    Json(now(&shared))
+}
+
+/// One that was asked to end says so at once, not only when it comes to it: whoever asks next would take it for one
+/// that stays.
+fn now(shared: &Shared) -> Status {
+    let mut now = (shared.status)();
+    if now.state == KeeperState::Running && shared.stop.is_cancelled() {
+        now.state = KeeperState::Stopping;
+    }
+    now
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -35,7 +45,7 @@ pub(super) async fn next(
         loop {
             moved.borrow_and_update();
             // One that stops does not wait for those who wait for it.
-            let stage = (shared.status)().stage();
+            let stage = now(&shared).stage();
             if stage != seen
                 || stage.state == KeeperState::Stopping
                 || moved.changed().await.is_err()
@@ -45,7 +55,7 @@ pub(super) async fn next(
         }
     };
     drop(tokio::time::timeout(Duration::from_millis(wait_ms).min(NEXT_MAX), changed).await);
-    Json((shared.status)())
+    Json(now(&shared))
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -60,5 +70,5 @@ pub(super) async fn stop(State(shared): Ctx, Args(args): Args<Option<StopArgs>>)
         shared.forget.store(true, Ordering::SeqCst);
     }
     shared.stop.cancel();
-    Json((shared.status)())
+    Json(now(&shared))
 }

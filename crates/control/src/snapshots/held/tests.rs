@@ -15,25 +15,24 @@ async fn of_a_machine_that_is_woken_before_its_home_is_kept_nothing_is() {
     let machine = MachineRef::Id(parent.machine_id.clone());
     slept(&control, &machine).await;
     let snapshots = control.snapshots();
-    let us = snapshots.inner.settings.server_id.clone();
-    // Another server has given it up again since; this one is about to wake it.
-    for (by, given_up) in [(ServerId::generate(), true), (us, false)] {
-        {
-            let mut state = world.host.state.lock();
-            (state.claim_before_pin, state.given_up_after_pin) = (Some(by), given_up);
-        }
-        if !given_up {
-            let wanted = catalog::MachineChange {
-                desired: Some(Desired::Running),
-                ..catalog::MachineChange::default()
-            };
-            snapshots.inner.edit(&parent.machine_id, move |_| Ok(wanted)).await.unwrap();
-        }
-        let error = snapshots.create(&machine, NewSnapshot::default()).await.unwrap_err();
-        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Unavailable, true), "{error}");
-        let error = snapshots.fork(&machine, ForkMachine::default()).await.unwrap_err();
-        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Unavailable, true), "{error}");
+    // Another server has given it up again since.
+    {
+        let mut state = world.host.state.lock();
+        (state.claim_before_pin, state.given_up_after_pin) = (Some(ServerId::generate()), true);
     }
+    let error = snapshots.create(&machine, NewSnapshot::default()).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Unavailable, true), "{error}");
+    let error = snapshots.fork(&machine, ForkMachine::default()).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Unavailable, true), "{error}");
+    // This one is about to wake it.
+    let row = snapshots.inner.resolve(&machine).await.unwrap();
+    let wanted = catalog::MachineChange {
+        desired: Some(Desired::Running),
+        ..catalog::MachineChange::default()
+    };
+    snapshots.inner.edit(&parent.machine_id, move |_| Ok(wanted)).await.unwrap();
+    let stays = super::refused(&snapshots.inner, &row, "keep a snapshot").await.unwrap();
+    assert_eq!(stays.map(|error| error.to_string()), None);
     let listed = snapshots.list(&machine, &PageQuery::default()).await.unwrap();
     assert_eq!((listed.items, world.host.forks_of(&parent.home_id)), (vec![], 0));
     assert!(!world.host.state.lock().uppers.kept.contains_key(&parent.machine_id));
