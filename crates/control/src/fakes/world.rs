@@ -355,8 +355,9 @@ impl World {
             host,
             clock: Arc::new(HandClock::new()),
             timing: Timing {
-                start_max: ms(2_000),
-                stop_max: ms(2_000),
+                // Longer than any test holds a guest up on a slow host, where nothing is told of a timeout.
+                start_max: ms(60_000),
+                stop_max: ms(60_000),
                 backoff_min: ms(1),
                 backoff_max: ms(20),
                 tries_max: 3,
