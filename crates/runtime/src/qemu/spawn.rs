@@ -2,8 +2,8 @@
 //!
 //! Between fork and exec, in this order, as each step needs what the next one gives up: enter its
 //! control groups; keep the named descriptors open and no others; its [jail](super::jail); no core dumps, which would
-//! hold the guest's memory; no capability can be had again; groups, group and user; no new privileges, ever; death
-//! with the parent. The last comes after the change of user, which clears it.
+//! hold the guest's memory; no huge pages; no capability can be had again; groups, group and user; no new privileges,
+//! ever; death with the parent. The last comes after the change of user, which clears it.
 #![allow(unsafe_code, reason = "code between fork and exec; each use says why it is sound")]
 
 use std::io;
@@ -35,6 +35,8 @@ pub(crate) struct Confinement {
     pub(crate) enter: Vec<RawFd>,
     /// The file system that it sees; `None`: ours.
     pub(crate) jail: Option<Jail>,
+    /// It gets no huge pages, also where it asks for some: half of each is nothing that it needs.
+    pub(crate) small_pages: bool,
 }
 
 /// Beyond the last capability that any kernel has.
@@ -103,6 +105,9 @@ fn confine(confinement: &Confinement, groups: &[Gid], parent: &OwnedFd) -> io::R
         jail.enter()?;
     }
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    if confinement.small_pages {
+        prctl::set_thp_disable(true)?;
+    }
     if let Some(user) = confinement.user {
         let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
         drop_bounding_set();

@@ -146,6 +146,8 @@ pub(super) fn begin(
         keep_open: files.inherited.all(),
         enter: doors.iter().map(AsRawFd::as_raw_fd).collect(),
         jail,
+        // What the guest has is in a file. What is not, it may want in huge pages.
+        small_pages: files.memory.is_some(),
     };
     tracing::debug!(machine = %spec.machine, ?accelerator, tsc_khz, ?arguments, "start qemu");
     let Files { inherited, memory, control, fuse, console, monitor, incoming } = files;

@@ -45,6 +45,7 @@ fn behind(doors: &[File]) -> Confinement {
         keep_open: Vec::new(),
         enter: doors.iter().map(AsRawFd::as_raw_fd).collect(),
         jail: None,
+        small_pages: false,
     }
 }
 

@@ -24,7 +24,8 @@ fn can_run() -> bool {
 
 fn confinement(jail: Option<Jail>) -> Confinement {
     let user = Some(USER);
-    Confinement { user, groups: Vec::new(), keep_open: Vec::new(), enter: Vec::new(), jail }
+    let (groups, keep_open, enter) = (Vec::new(), Vec::new(), Vec::new());
+    Confinement { user, groups, keep_open, enter, jail, small_pages: true }
 }
 
 /// What a program says that runs as a hypervisor does.
@@ -91,6 +92,7 @@ fn a_jailed_program_has_no_capability_and_sees_no_process_but_itself() {
         assert_eq!(field(set), "0000000000000000", "{set}");
     }
     assert_eq!((field("NoNewPrivs:"), field("Pid:"), field("PPid:")), ("1", "1", "0"));
+    assert_eq!(field("THP_enabled:"), "0");
     assert_eq!(field("Uid:"), [USER.to_string().as_str(); 4].join("\t"));
     let seen = jailed("/usr/bin/ls", &["/proc"]);
     assert_eq!(seen.split_whitespace().collect::<Vec<_>>(), ["1", "self", "thread-self"]);
