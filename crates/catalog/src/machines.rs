@@ -72,16 +72,21 @@ fn due() -> String {
 const ACTIVE: &str = "NOT (desired = 'sleeping' AND phase = 'sleeping' AND recorded)";
 
 impl Catalog {
+    /// Refuses one machine more where there are `max`, as [`Self::insert_machine`] would.
+    ///
+    /// # Errors
+    /// [`Error::TooMany`].
+    pub fn refuse_beyond(&self, max: u64) -> Result<()> {
+        self.read(|db| refuse_beyond(db, max))
+    }
+
     /// Adds a machine, if there are fewer than `max`.
     ///
     /// # Errors
     /// [`Error::NameTaken`], [`Error::TooMany`].
     pub fn insert_machine(&self, row: &MachineRow, max: u64) -> Result<()> {
         self.write(|db| {
-            let count: i64 = db.query_row("SELECT count(*) FROM machine", [], |r| r.get(0))?;
-            if count >= int(max) {
-                return Err(Error::TooMany { max });
-            }
+            refuse_beyond(db, max)?;
             refuse_taken(db, &row.name, &row.id)?;
             store(
                 db,
@@ -271,6 +276,11 @@ fn apply(before: &MachineRow, change: MachineChange) -> MachineRow {
     after.alarm = alarm.unwrap_or(after.alarm);
     after.reboot = reboot.unwrap_or(after.reboot);
     after
+}
+
+fn refuse_beyond(db: &Connection, max: u64) -> Result<()> {
+    let count: i64 = db.query_row("SELECT count(*) FROM machine", [], |r| r.get(0))?;
+    if count >= int(max) { Err(Error::TooMany { max }) } else { Ok(()) }
 }
 
 fn refuse_taken(db: &Connection, name: &str, id: &MachineId) -> Result<()> {

@@ -322,8 +322,13 @@ impl Inner {
 
     /// True where a machine's last keeper ended because another server took its home.
     pub(crate) async fn was_fenced(&self, row: &MachineRow) -> bool {
+        self.ended_because(row, REASON_FENCED).await
+    }
+
+    /// True where that is the reason that a machine's last keeper gave for its end.
+    pub(crate) async fn ended_because(&self, row: &MachineRow, reason: &str) -> bool {
         let failure = self.parts.host.last_words(&row.id).await.and_then(|words| words.failure);
-        failure.is_some_and(|failure| failure.code == REASON_FENCED)
+        failure.is_some_and(|failure| failure.code == reason)
     }
 
     /// Where a machine's home is.

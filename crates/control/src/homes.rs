@@ -170,6 +170,11 @@ pub trait Homes: Send + Sync + Debug + 'static {
     /// Those of the disk.
     async fn discard(&self, at: &HomeAt) -> Result<()>;
 
+    /// Refuses a name that no snapshot can have.
+    ///
+    /// # Errors
+    /// `InvalidArgument`.
+    fn check_snapshot_name(&self, name: Option<&str>) -> Result<()>;
     /// Keeps the published state, and says which that is. The same id again is the same snapshot.
     ///
     /// # Errors

@@ -304,6 +304,8 @@ async fn make_snapshot(
     machine: &MachineRef,
     new: NewSnapshot,
 ) -> Result<Snapshot> {
+    // No machine sleeps for what is refused anyway.
+    inner.parts.homes.check_snapshot_name(new.name.as_deref())?;
     let (row, place) = found(inner, machine, new.whole.then_some("keep it whole")).await?;
     let id = SnapshotId::generate();
     let mut waking = None;
@@ -440,6 +442,10 @@ async fn make_fork(inner: &Arc<Inner>, from: &MachineRef, fork: ForkMachine) -> 
     }
     // Of a snapshot it does not matter where the machine is.
     let sleeps = fork.whole && fork.snapshot_id.is_none();
+    if sleeps {
+        let max = inner.settings.limits.machines_max;
+        inner.db(move |catalog| catalog.refuse_beyond(max)).await?;
+    }
     let (parent, place) = found(inner, from, sleeps.then_some("fork it whole")).await?;
     let now = inner.parts.clock.now();
     let mut row = MachineRow {

@@ -88,5 +88,6 @@ pub use settings::{
 };
 pub use snapshot::Snapshot;
 pub use snapshots::{
-    KeptState, Listed, SnapshotInfo, delete_snapshot, restore, snapshot, snapshot_info, snapshots,
+    KeptState, Listed, SnapshotInfo, check_snapshot_name, delete_snapshot, restore, snapshot,
+    snapshot_info, snapshots,
 };

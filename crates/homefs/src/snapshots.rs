@@ -164,9 +164,7 @@ pub(crate) async fn keep(
     id: &SnapshotId,
     name: Option<&str>,
 ) -> Result<SnapshotInfo> {
-    if name.is_some_and(|name| !is_name(name)) {
-        return Err(Error::SnapshotName { max: SNAPSHOT_NAME_BYTES_MAX });
-    }
+    check_snapshot_name(name)?;
     let kind = PinKind::Snapshot { id: id.clone(), name: name.map(str::to_owned) };
     let base = log.base_of(head).await?;
     let pin = Pin::of(head, base, kind, parts.clock.now());
@@ -207,6 +205,18 @@ fn info(pin: Pin) -> Option<SnapshotInfo> {
             Some(SnapshotInfo { id, name, seq: pin.seq, epoch: pin.epoch, time: pin.time })
         }
         PinKind::Fork { .. } | PinKind::Draft { .. } => None,
+    }
+}
+
+/// Refuses a name that no snapshot can have.
+///
+/// # Errors
+/// `InvalidArgument`.
+pub fn check_snapshot_name(name: Option<&str>) -> Result<()> {
+    if name.is_none_or(is_name) {
+        Ok(())
+    } else {
+        Err(Error::SnapshotName { max: SNAPSHOT_NAME_BYTES_MAX })
     }
 }
 

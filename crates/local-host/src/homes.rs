@@ -305,6 +305,10 @@ impl Homes for LocalHomes {
         blocking(move || Draft::discard(dir, &parts)).await
     }
 
+    fn check_snapshot_name(&self, name: Option<&str>) -> Result<()> {
+        homefs::check_snapshot_name(name).map_err(convert::home_error)
+    }
+
     async fn snapshot(
         &self,
         home: &HomeId,

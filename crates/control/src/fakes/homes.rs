@@ -172,6 +172,13 @@ impl Homes for FakeHost {
         Ok(())
     }
 
+    fn check_snapshot_name(&self, name: Option<&str>) -> Result<()> {
+        match name {
+            Some("") => Err(Error::invalid("a snapshot's name has 1 to 100 bytes")),
+            _ => Ok(()),
+        }
+    }
+
     async fn snapshot(
         &self,
         home: &HomeId,

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::FakeTree;
 use super::world::FakeHost;
-use crate::host::{KeeperPhase, LastWords, Sizes};
+use crate::host::{KeeperFailure, KeeperPhase, LastWords, Sizes};
 
 /// A keeper in memory.
 #[derive(Debug)]
@@ -45,13 +45,18 @@ impl FakeKeeper {
 
     /// The home is published and given up, and the keeper ends.
     pub(crate) fn release(&self, host: &FakeHost) {
+        self.release_because(host, None);
+    }
+
+    /// The same, with what was wrong.
+    pub(crate) fn release_because(&self, host: &FakeHost, failure: Option<KeeperFailure>) {
         let mut state = host.state.lock();
         let home = state.homes.entry(self.home.clone()).or_default();
         home.published = self.tree.copy();
         home.local = None;
         home.seq += 1;
         home.held = false;
-        let words = LastWords { phase: KeeperPhase::Stopped, failure: None, wake_at: None };
+        let words = LastWords { phase: KeeperPhase::Stopped, failure, wake_at: None };
         state.words.insert(self.machine.clone(), words);
         state.keepers.remove(&self.machine);
         let remembers = state.uppers.remembers;

@@ -244,7 +244,12 @@ impl FakeHost {
     pub fn power_off(&self, machine: &MachineId) {
         let keeper = self.state.lock().keepers.get(machine).cloned();
         if let Some(keeper) = keeper {
-            keeper.release(self);
+            let failure = KeeperFailure {
+                code: "guest_ended".to_owned(),
+                message: "the guest powered itself off".to_owned(),
+                retryable: false,
+            };
+            keeper.release_because(self, Some(failure));
         }
     }
 

@@ -28,6 +28,7 @@ use tokio::time::Instant;
 
 use super::lifecycle::{Keeper, Left, Observed, Step, next_step};
 use super::steps::{self, Seen};
+use super::types::REASON_GUEST_ENDED;
 use crate::control::Inner;
 use crate::host::{KeeperLink, KeeperPhase, KeeperStatus};
 use crate::{Error, Result};
@@ -300,8 +301,12 @@ impl Driver {
         if just_ended && self.inner.was_fenced(row).await {
             return Ok(Left::Lost);
         }
-        let whole = self.inner.home_is_whole(row).await?;
-        Ok(if whole { Left::Whole } else { Left::Held })
+        if !self.inner.home_is_whole(row).await? {
+            return Ok(Left::Held);
+        }
+        let napped = row.desired == Desired::Running && row.observed.phase == Phase::Stopping;
+        let off = napped && self.inner.ended_because(row, REASON_GUEST_ENDED).await;
+        Ok(if off { Left::PoweredOff } else { Left::Whole })
     }
 
     /// Writes down what went wrong, and waits before the next try. `step` is `None` where the look
@@ -318,7 +323,10 @@ impl Driver {
         };
         let tries_max = self.inner.settings.timing.tries_max;
         // Nobody asked for it to sleep, so nobody would ask for it to wake once what is in its way is gone.
-        let may_help = if self.inner.naps.wakes(&self.machine) {
+        let comes_up = matches!(step, None | Some(Step::StartKeeper | Step::AwaitReady));
+        let wakes =
+            self.inner.naps.wakes(&self.machine) || comes_up && self.inner.naps.has(&self.machine);
+        let may_help = if wakes {
             !steps::is_final(&error) && self.of_its_own < tries_max
         } else {
             error.is_retryable() && self.tries < tries_max

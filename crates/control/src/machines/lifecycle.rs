@@ -30,6 +30,8 @@ pub(crate) enum Keeper {
 pub(crate) enum Left {
     /// Whole in the store, or never written to.
     Whole,
+    /// The same, by a guest that powered itself off when it was to take a nap.
+    PoweredOff,
     /// A writer holds it that is gone: this host's disk may know more than the store.
     Held,
     /// It became another server's while the keeper had it. What this host's disk knows beside is kept aside
@@ -124,7 +126,7 @@ fn towards_running(seen: Observed) -> Step {
         (Keeper::Ready, _) => Step::ReportRunning,
         (Keeper::Starting, _) => Step::AwaitReady,
         (Keeper::Absent(_), Phase::Failed) => rest(seen),
-        (Keeper::Absent(Left::Whole), Phase::Running) => Step::ReportPoweredOff,
+        (Keeper::Absent(Left::Whole | Left::PoweredOff), Phase::Running) => Step::ReportPoweredOff,
         (Keeper::Absent(Left::Held | Left::Lost), Phase::Running) => Step::ReportLost,
         (Keeper::Absent(_), _) if !seen.recorded => Step::Record,
         (Keeper::Absent(_), _) => Step::StartKeeper,
@@ -137,6 +139,7 @@ fn towards_nap(seen: Observed) -> Step {
     match (seen.keeper, seen.phase) {
         (Keeper::Ready, Phase::Stopping) => Step::AskSleep,
         (Keeper::Absent(Left::Whole), Phase::Stopping) => Step::ReportSleeping,
+        (Keeper::Absent(Left::PoweredOff), Phase::Stopping) => Step::ReportPoweredOff,
         (Keeper::Absent(_), Phase::Sleeping) => rest(seen),
         _ => towards_running(seen),
     }
@@ -159,7 +162,7 @@ fn towards_sleeping(seen: Observed) -> Step {
         (Keeper::Stopping, _) => Step::AwaitEnd,
         (Keeper::Ready | Keeper::Starting, _) => Step::AskSleep,
         (Keeper::Absent(_), Phase::Failed | Phase::Sleeping) => rest(seen),
-        (Keeper::Absent(Left::Whole), _) => Step::ReportSleeping,
+        (Keeper::Absent(Left::Whole | Left::PoweredOff), _) => Step::ReportSleeping,
         // A sleep asked for after a failure: only a keeper can bring the home into the store.
         (
             Keeper::Absent(Left::Held),
@@ -188,9 +191,10 @@ mod tests {
     const HELD: Keeper = Keeper::Absent(Left::Held);
 
     const LOST: Keeper = Keeper::Absent(Left::Lost);
+    const OFF: Keeper = Keeper::Absent(Left::PoweredOff);
 
-    const KEEPERS: [Keeper; 7] =
-        [WHOLE, HELD, LOST, Keeper::Starting, Keeper::Ready, Keeper::Stopping, Keeper::Failed];
+    const KEEPERS: [Keeper; 8] =
+        [WHOLE, OFF, HELD, LOST, Keeper::Starting, Keeper::Ready, Keeper::Stopping, Keeper::Failed];
 
     fn step(desired: Desired, phase: Phase, keeper: Keeper) -> Step {
         next_step(
@@ -256,7 +260,7 @@ mod tests {
     fn nothing_is_reported_asleep_before_its_home_is_whole() {
         for desired in Desired::ALL {
             for phase in Phase::ALL {
-                for keeper in KEEPERS.into_iter().filter(|keeper| *keeper != WHOLE) {
+                for keeper in KEEPERS.into_iter().filter(|keeper| ![WHOLE, OFF].contains(keeper)) {
                     let step = step(*desired, *phase, keeper);
                     assert!(
                         !matches!(step, Step::ReportSleeping | Step::ReportPoweredOff),
@@ -399,6 +403,7 @@ mod tests {
                     let expected = match (keeper, phase, reboot) {
                         (Keeper::Ready, Phase::Stopping, None) => Step::AskSleep,
                         (WHOLE, Phase::Stopping, None) => Step::ReportSleeping,
+                        (OFF, Phase::Stopping, None) => Step::ReportPoweredOff,
                         (Keeper::Absent(_), Phase::Sleeping, None) => Step::Rest,
                         _ => next_step(Desired::Running, awake),
                     };

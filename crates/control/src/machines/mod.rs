@@ -124,17 +124,17 @@ impl Machines {
         let limits = self.inner.settings.limits.clone();
         let (if_match, with_egress) = (if_match.clone(), update.egress.is_some());
         let with_sizes = update.vcpu.is_some() || update.storage_gib.is_some();
+        let row = self.inner.resolve(machine).await?;
+        let asked = intent::update(&row, &update, &if_match, &limits)?;
+        if asked.spec.is_some_and(|to| self.inner.naps.refuse_size(&row, &to).is_err()) {
+            self.inner.naps.over(&row.id).await;
+        }
         let inner = self.inner.clone();
         let decide = move |row: &MachineRow| {
             let change = intent::update(row, &update, &if_match, &limits)?;
             let resized = change.spec.as_ref().map_or(Ok(()), |to| inner.naps.refuse_size(row, to));
             resized.map(|()| change)
         };
-        let row = self.inner.resolve(machine).await?;
-        match decide(&row) {
-            Err(error) if error.is_retryable() => self.inner.naps.over(&row.id).await,
-            decided => drop(decided?),
-        }
         let updated = self.wish(machine, decide).await?;
         if with_egress {
             in_force::egress(&self.inner, &updated).await?;

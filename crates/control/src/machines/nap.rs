@@ -166,7 +166,9 @@ impl Nap {
                 Err(Awake::Stays(why)) => return Err(refused(&row, why, then)),
                 Err(Awake::InUse(why)) => {
                     let since: &mut Instant = in_use.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= inner.settings.timing.idle_wait {
+                    let waited = since.elapsed() >= inner.settings.timing.idle_wait;
+                    // Whatever else changes of it meanwhile.
+                    if waited || begun.elapsed() >= NAP_WAIT {
                         return Err(refused(&row, why, then));
                     }
                 }
@@ -204,7 +206,9 @@ impl Nap {
             return Ok(Err(Awake::InUse("runs commands, which a sleep would end")));
         }
         if !status.keeps_memory || status.waits_for_room {
-            return Ok(Err(Awake::Stays("cannot sleep with its memory now")));
+            return Ok(Err(Awake::Stays(
+                "would not go on from its memory (another number of CPUs from its next wake on, or no room for it)",
+            )));
         }
         let row = inner.resolve(&MachineRef::Id(row.id.clone())).await?;
         if !status.sizes.is_some_and(|sizes| goes_on_with(sizes, &row)) {

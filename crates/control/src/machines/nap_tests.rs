@@ -8,6 +8,7 @@ use crate::fakes::life::{SOON, by_id, delete, running, settled, slept, woken};
 use crate::fakes::{World, eventually};
 use crate::files::{PutOptions, View};
 use crate::host::KeeperFailure;
+use crate::limits::NAP_WAIT;
 use crate::snapshots::{ForkMachine, Forked, NewSnapshot, Part, Snapshot};
 use crate::{Control, Error};
 
@@ -106,7 +107,7 @@ async fn one_that_is_in_use_or_would_boot_is_left_alone() {
     refused("runs commands").await;
     control.executions().delete(&by_id(&machine), &asked.unwrap().execution_id).await.unwrap();
     world.host.state.lock().keeps_no_memory = true;
-    refused("with its memory").await;
+    refused("from its memory").await;
     world.host.state.lock().keeps_no_memory = false;
     let grows =
         |memory_mib| UpdateMachine { memory_mib: Some(memory_mib), ..UpdateMachine::default() };
@@ -361,6 +362,10 @@ async fn another_size_that_is_asked_for_meanwhile_is_none_until_it_is_awake() {
     };
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!grows.is_finished());
+    let stale = UpdateMachine { memory_mib: Some(larger.memory_mib), ..UpdateMachine::default() };
+    let stale = machines.update(&by_id(&machine), stale, &IfMatch::Revision("1".to_owned())).await;
+    assert_eq!(stale.unwrap_err().code, "REVISION_MISMATCH");
+    assert!(!grows.is_finished(), "it was told at once");
     // What changes nothing for its memory is not held up, and what is wrong is said at once.
     for (memory_mib, done) in [(row.spec.memory_mib, true), (1, false)] {
         let update = UpdateMachine { memory_mib: Some(memory_mib), ..UpdateMachine::default() };
@@ -395,11 +400,12 @@ async fn another_size_is_refused_where_it_stays_on_its_way() {
     control.close().await;
 }
 
-#[tokio::test]
-async fn one_whose_keeper_is_lost_on_the_way_down_wakes_and_nothing_is_kept() {
-    let world = world();
-    let control = world.open().await;
-    let machine = running(&control).await;
+/// Has a machine be kept whole, and returns while its keeper stops for that.
+async fn stopping(
+    world: &World,
+    control: &Control,
+    machine: &Machine,
+) -> tokio::task::JoinHandle<Result<Snapshot>> {
     world.host.state.lock().hold_stopping = true;
     let keeps = {
         let (control, machine) = (control.clone(), machine.clone());
@@ -411,6 +417,89 @@ async fn one_whose_keeper_is_lost_on_the_way_down_wakes_and_nothing_is_kept() {
         keeper.is_some_and(|keeper| *keeper.phase.lock() == crate::host::KeeperPhase::Stopping)
     })
     .await;
+    keeps
+}
+
+#[tokio::test]
+async fn one_that_powers_itself_off_meanwhile_stays_asleep() {
+    let world = world();
+    let control = world.open().await;
+    let machine = running(&control).await;
+    let keeps = stopping(&world, &control, &machine).await;
+    world.host.power_off(&machine.machine_id);
+    keeps.await.unwrap().unwrap();
+    assert_eq!(now(&control, &machine).await, (Desired::Sleeping, Phase::Sleeping));
+    assert_eq!(starts(&world), 1);
+    let is = control.machines().get(&by_id(&machine)).await.unwrap();
+    assert_eq!(is.status.reason, "guest_powered_off");
+    control.close().await;
+}
+
+#[tokio::test]
+async fn one_whose_keeper_is_lost_wakes_however_long_something_is_in_the_way() {
+    let world = world();
+    let control = world.open().await;
+    let machine = running(&control).await;
+    let tries = control.machines().inner.settings.timing.tries_max;
+    let keeps = stopping(&world, &control, &machine).await;
+    let errors = (0..3 * tries).map(|_| (ErrorKind::Unavailable, "STORE_AWAY"));
+    world.host.state.lock().start_errors.extend(errors);
+    world.host.crash(&machine.machine_id);
+    keeps.await.unwrap().unwrap_err();
+    let machine = settled(&control, machine).await;
+    assert_eq!(now(&control, &machine).await, (Desired::Running, Phase::Running));
+    assert!(world.host.state.lock().start_errors.is_empty());
+    control.close().await;
+}
+
+#[tokio::test]
+async fn nothing_sleeps_for_what_is_refused_anyway() {
+    let world = world();
+    let mut settings = world.settings();
+    settings.limits.machines_max = 1;
+    let control = Control::open(settings, world.parts()).await.unwrap();
+    let machine = running(&control).await;
+    let unnamed = NewSnapshot { name: Some(String::new()), whole: true };
+    let error = control.snapshots().create(&by_id(&machine), unnamed).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert_eq!(forked(&control, &machine).await.unwrap_err().kind(), ErrorKind::TooMany);
+    assert_eq!(starts(&world), 1);
+    control.close().await;
+}
+
+#[tokio::test]
+async fn one_that_is_in_use_is_refused_whatever_else_changes_of_it() {
+    let world = world();
+    let control = world.open().await;
+    let machine = running(&control).await;
+    let used = control.machines().inner.activity.begin(&machine.machine_id).await;
+    let changes = {
+        let (machines, at) = (control.machines(), by_id(&machine));
+        tokio::spawn(async move {
+            for n in 1.. {
+                let autosleep_seconds = Some(1_000 + n);
+                let update = UpdateMachine { autosleep_seconds, ..UpdateMachine::default() };
+                machines.update(&at, update, &IfMatch::Any).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+    };
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    tokio::time::pause();
+    let error = tokio::time::timeout(2 * NAP_WAIT, kept(&control, &machine)).await;
+    tokio::time::resume();
+    assert_eq!(error.unwrap().unwrap_err().code, "INVALID_STATE");
+    changes.abort();
+    drop(used);
+    control.close().await;
+}
+
+#[tokio::test]
+async fn one_whose_keeper_is_lost_on_the_way_down_wakes_and_nothing_is_kept() {
+    let world = world();
+    let control = world.open().await;
+    let machine = running(&control).await;
+    let keeps = stopping(&world, &control, &machine).await;
     world.host.crash(&machine.machine_id);
     let error = keeps.await.unwrap().unwrap_err();
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Unavailable, true), "{error}");

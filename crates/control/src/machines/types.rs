@@ -12,6 +12,8 @@ use crate::{Error, Result};
 
 /// Why a machine failed whose home another server has.
 pub(crate) const REASON_FENCED: &str = "fenced";
+/// What a keeper says whose guest powered itself off.
+pub(crate) const REASON_GUEST_ENDED: &str = "guest_ended";
 
 /// The reason of a machine whose guest waits for room on its host's disk.
 pub(crate) const REASON_NO_ROOM: &str = "host_storage_full";

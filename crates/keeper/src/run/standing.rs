@@ -58,7 +58,7 @@ pub(super) fn status_of(standing: Arc<Mutex<Standing>>) -> Box<dyn Fn() -> Statu
             restoring: standing.restoring.bytes(),
             upper_coming: standing.coming.bytes(),
             waits_for_room: standing.waits_for_room.as_ref().is_some_and(room::says_so),
-            keeps_memory: standing.keeps_memory,
+            keeps_memory: standing.keeps_memory && standing.sizes.guest_fits(),
             upper_trouble: standing.disk.as_ref().and_then(::upper::LazyDisk::trouble),
             egress: standing.egress.in_force(),
             sizes: Some(standing.sizes.in_force()),

@@ -14,6 +14,8 @@ use crate::{Result, Sizes, Status};
 /// The sizes in force.
 #[derive(Debug)]
 pub(crate) struct SizesInForce {
+    /// Virtual CPUs that the guest started with.
+    started_with: f64,
     in_force: Mutex<Sizes>,
     /// Held while they change: what is said to be in force is what was set last.
     changing: tokio::sync::Mutex<()>,
@@ -24,7 +26,13 @@ impl SizesInForce {
     /// Those that the guest starts with.
     pub(crate) fn new(sizes: Sizes) -> Self {
         let (in_force, changing) = (Mutex::new(sizes), tokio::sync::Mutex::default());
-        Self { in_force, changing, machine: OnceLock::new() }
+        Self { started_with: sizes.vcpu, in_force, changing, machine: OnceLock::new() }
+    }
+
+    /// Whether the memory of the guest, as many CPUs as it started with, fits those that it is to have when it wakes.
+    /// Where there is one whatever the size, under emulation, this is false more often than it had to be.
+    pub(crate) fn guest_fits(&self) -> bool {
+        self.started_with.ceil().total_cmp(&self.in_force().vcpu.ceil()).is_eq()
     }
 
     /// From here on they can be changed.
@@ -53,4 +61,19 @@ pub(super) async fn set(State(shared): Ctx, Json(sizes): Json<Sizes>) -> Result<
     let in_force = shared.sizes.clone();
     shared.door.through(async move { in_force.set(sizes).await }).await?;
     Ok(Json((shared.status)()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_fits_as_long_as_it_is_to_have_the_cpus_that_it_started_with() {
+        let of = |vcpu| Sizes { vcpu, memory_mib: 512, storage_bytes_max: 1 << 30 };
+        let sizes = SizesInForce::new(of(1.0));
+        for (vcpu, fits) in [(1.0, true), (0.25, true), (1.25, false), (2.0, false), (1.0, true)] {
+            *sizes.in_force.lock() = of(vcpu);
+            assert_eq!(sizes.guest_fits(), fits, "{vcpu}");
+        }
+    }
 }

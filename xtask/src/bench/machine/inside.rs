@@ -14,6 +14,8 @@ pub(super) const IDLE: &str = "host memory of an idle machine, beside its guest'
 pub(super) const IDLE_OF_FOUR: &str = "the same, of each of four";
 /// What would be free without it: all but the programs and libraries that others have mapped, too.
 pub(super) const IDLE_ONE_MORE: &str = "the same, of one machine more";
+/// Without what was translated before it slept.
+pub(super) const IDLE_WOKEN: &str = "the same, of one that was not warm when it woke";
 /// Beside how many, itself included, both are.
 const IDLE_MACHINES: usize = 4;
 pub(super) const CREATE: &str = "in the guest: create 1,000 files of 1 KiB";
@@ -108,14 +110,25 @@ pub(super) fn idle_memory(bench: &mut Bench) -> anyhow::Result<()> {
     for other in all.iter().skip(1) {
         bench.ask("DELETE", &format!("/v1/machines/{other}"))?;
     }
-    let (shares, private) = measured?;
+    let Idle { shares, private, woken } = measured?;
     bench.report.push(Row::new(IDLE_OF_FOUR, Unit::Mebibytes, &shares));
     bench.report.push(Row::new(IDLE_ONE_MORE, Unit::Mebibytes, &private));
+    bench.report.push(Row::new(IDLE_WOKEN, Unit::Mebibytes, &woken));
+    bench.endpoint = bench.server.restart_with_templates()?;
     Ok(())
 }
 
-/// Makes others that have slept and were woken, as `all[0]` was, and measures all.
-fn with_others(bench: &Bench, all: &mut Vec<String>) -> anyhow::Result<(Samples, Samples)> {
+/// Mebibytes of each of some machines.
+struct Idle {
+    shares: Samples,
+    private: Samples,
+    /// What is private after a wake from files.
+    woken: Samples,
+}
+
+/// Makes others that have slept and were woken, as `all[0]` was, and measures all; then once more after they have slept and
+/// were not warm.
+fn with_others(bench: &mut Bench, all: &mut Vec<String>) -> anyhow::Result<Idle> {
     for other in 1..IDLE_MACHINES {
         let body = json!({"name": format!("bench-idle-{other}"), "vcpu": 1, "memory_mib": 512,
                           "storage_gib": 8, "autosleep": "never"});
@@ -123,12 +136,24 @@ fn with_others(bench: &Bench, all: &mut Vec<String>) -> anyhow::Result<(Samples,
         let id = made["machine_id"].as_str().context("a new machine has an id")?.to_owned();
         all.push(id.clone());
         commands::first_output_of(&bench.endpoint, &id)?;
-        bench.ask("POST", &format!("/v1/machines/{id}/sleep"))?;
-        // Wakes it.
-        commands::first_output_of(&bench.endpoint, &id)?;
+        sleep_and_wake(bench, &id)?;
     }
     let shares = mebibytes_of_each(bench, all, Count::Proportional)?;
-    Ok((shares, mebibytes_of_each(bench, all, Count::Private)?))
+    let private = mebibytes_of_each(bench, all, Count::Private)?;
+    bench.endpoint = bench.server.restart_without_warmth()?;
+    for machine in all.iter() {
+        // Its keeper has been told by the server before; the next one is told by this one.
+        sleep_and_wake(bench, machine)?;
+        sleep_and_wake(bench, machine)?;
+    }
+    Ok(Idle { shares, private, woken: mebibytes_of_each(bench, all, Count::Private)? })
+}
+
+fn sleep_and_wake(bench: &Bench, machine: &str) -> anyhow::Result<()> {
+    bench.ask("POST", &format!("/v1/machines/{machine}/sleep"))?;
+    // Wakes it.
+    commands::first_output_of(&bench.endpoint, machine)?;
+    Ok(())
 }
 
 fn mebibytes_of_each(bench: &Bench, machines: &[String], count: Count) -> anyhow::Result<Samples> {

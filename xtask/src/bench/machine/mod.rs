@@ -58,6 +58,7 @@ const TARGETS: &[Target] = &[
     Target { row: inside::IDLE, against: None, must: 40.0, goal: 12.0 },
     Target { row: inside::IDLE_OF_FOUR, against: None, must: 40.0, goal: 12.0 },
     Target { row: inside::IDLE_ONE_MORE, against: None, must: 40.0, goal: 12.0 },
+    Target { row: inside::IDLE_WOKEN, against: None, must: 40.0, goal: 12.0 },
     Target { row: inside::CREATE, against: None, must: 1.3, goal: 0.8 },
     Target { row: inside::WRITE, against: None, must: 60.0, goal: 110.0 },
     Target { row: inside::READ, against: None, must: 90.0, goal: 180.0 },
