@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::kills::hypervisors;
 use crate::sleep::{COUNTER, boot_id, counted, how};
 use crate::support::server::signal;
-use crate::support::{Api, Options, Rounds, Server, eventually};
+use crate::support::{Api, Options, Rounds, Server, eventually, shown};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -50,7 +50,9 @@ fn it_goes_on_in_the_process_that_it_was_in() {
     let (boot, pid) = (boot_id(&api, &machine), api.shell(&machine, COUNTER).trim().to_owned());
     let mut process = (hypervisor(&machine), server.keeper(&machine));
     let (mut before, mut others) = (0, 0);
-    for cycle in Rounds::usually(6) {
+    let cycles = Rounds::usually(6);
+    let count = cycles.count;
+    for cycle in cycles {
         api.sleep(&machine);
         assert!(is_nobody(&server, &machine), "cycle {cycle}");
         let path = format!("/v1/machines/{machine}/fs/meanwhile");
@@ -82,6 +84,10 @@ fn it_goes_on_in_the_process_that_it_was_in() {
         before = counted(&api, &machine, &pid);
     }
     assert_eq!(boot_id(&api, &machine), boot);
+    let warm = format!(
+        "{count} sleeps and wakes of one that stayed warm, {others} of them in another process"
+    );
+    shown(&format!("{warm}, which counted to {before}"));
 }
 
 #[test]
