@@ -169,7 +169,7 @@ fn endure(place: &Place, test: &str, rounds: u64, seed: u64) -> anyhow::Result<S
     // A test of another name would pass by not being there.
     match (said.ran, said.shown) {
         (true, Some(shown)) => Ok(shown),
-        (true, None) => Ok("passed, and does not say what it has shown".to_owned()),
+        (true, None) => bail!("it passed and did not say what it has shown: that it is to do"),
         (false, _) => bail!("it did not run: is there a test of that name?"),
     }
 }
