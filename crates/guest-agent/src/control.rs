@@ -143,6 +143,9 @@ impl Agent {
         let Some(places) = self.places() else { return Ok(()) };
         *lock(&self.prepared) = Some(configure::prepare(&places)?);
         self.home.prepare()?;
+        if let Some(sleep) = &self.sleep {
+            sleep.prepare().await?;
+        }
         self.starter.be_ready().await;
         Ok(())
     }

@@ -29,6 +29,7 @@ mod shutdown;
 mod sleep;
 mod sys;
 mod wake_at;
+mod worker;
 
 use std::panic::catch_unwind;
 use std::process::ExitCode;
@@ -43,6 +44,7 @@ use crate::reaper::Reaper;
 fn main() -> ExitCode {
     say_panics();
     if std::process::id() == 1 {
+        sys::one_arena();
         pid_1();
     }
     let args: Vec<String> =

@@ -1,6 +1,7 @@
 //! Brings up the loopback and the one network card, by ioctl: the image needs no network tools.
 #![allow(unsafe_code, reason = "ioctls of network interfaces have no safe wrapper")]
 
+use std::fs;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
@@ -14,6 +15,8 @@ use crate::limits::{DEVICE_TIMEOUT, POLL_INTERVAL};
 
 /// The first network card; without udev it keeps the kernel's name.
 const CARD: &str = "eth0";
+/// Whether a card speaks IPv6 not at all.
+const NO_IPV6: &str = "/proc/sys/net/ipv6/conf/eth0/disable_ipv6";
 
 /// An address of the guest and how it gets out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,15 +34,18 @@ pub(crate) fn up_loopback() -> Result<(), Error> {
     set_up(&socket, "lo").map_err(Error::sys("bring up lo"))
 }
 
-/// Brings up the card. Waits for its driver, a bounded time.
+/// Brings up the card, for IPv4: no host passes anything else on, and a kernel that looks for an address, for
+/// neighbours and for routers, again and again, keeps its guest from being idle. Waits for its driver, a bounded time.
 pub(crate) fn up_card(settings: &Settings) -> Result<(), Error> {
     let deadline = Instant::now() + DEVICE_TIMEOUT;
-    while !Path::new("/sys/class/net").join(CARD).exists() {
+    while !has_card() {
         if Instant::now() > deadline {
             return Err(Error::Invalid(format!("no network card {CARD} appeared")));
         }
         std::thread::sleep(POLL_INTERVAL);
     }
+    // A kernel without IPv6 has no such file.
+    drop(fs::write(NO_IPV6, "1"));
     let socket = open_socket()?;
     let mask =
         Ipv4Addr::from_bits(u32::MAX.checked_shl(32 - u32::from(settings.prefix)).unwrap_or(0));
@@ -54,20 +60,25 @@ pub(crate) fn up_card(settings: &Settings) -> Result<(), Error> {
     })
 }
 
+/// Asked for one that is not there by ioctl, a kernel runs a program to find a driver for it.
+fn has_card() -> bool {
+    Path::new("/sys/class/net").join(CARD).exists()
+}
+
 /// Gives the card a hardware address that is this machine's alone: all cards come with the same one. A guest
 /// without a card has none.
 pub(crate) fn own_hardware_address(machine_id: &str) -> Result<(), Error> {
     let Some(own) = hardware_address(machine_id) else { return Ok(()) };
+    if !has_card() {
+        return Ok(());
+    }
     let socket = open_socket()?;
     let mut request = interface(CARD);
     // SAFETY: takes a pointer to an ifreq and fills in its hardware address.
-    let read = Errno::result(unsafe {
+    Errno::result(unsafe {
         libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request)
-    });
-    match read {
-        Err(Errno::ENODEV) => return Ok(()),
-        read => read.map_err(Error::sys(format!("read the hardware address of {CARD}")))?,
-    };
+    })
+    .map_err(Error::sys(format!("read the hardware address of {CARD}")))?;
     // SAFETY: the call above has written this member.
     let address = unsafe { &mut request.ifr_ifru.ifru_hwaddr.sa_data };
     if address.iter().zip(own).all(|(is, own)| is.cast_unsigned() == own) {

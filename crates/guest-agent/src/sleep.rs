@@ -18,7 +18,6 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use base::{Clock, SystemClock};
@@ -32,6 +31,7 @@ use crate::freezer::Freezer;
 use crate::home::{Home, Place};
 use crate::limits::{FREEZE_PATIENCE_MAX, TRIM_TIMEOUT, WISH_TIMEOUT};
 use crate::moment::Moment;
+use crate::worker::Worker;
 use crate::{Error, wake_at};
 
 /// What can be frozen.
@@ -48,16 +48,29 @@ pub(crate) struct Sleep {
     freezer: Result<Arc<Freezer>, String>,
     home: Arc<Place>,
     frozen: Mutex<bool>,
-    /// Held by the thread that syncs: one that hangs is enough.
-    syncing: Arc<Mutex<()>>,
-    /// The same for the one that looks when to wake.
-    looking: Arc<Mutex<()>>,
+    syncing: Hand,
+    /// Looks when to wake.
+    looking: Hand,
+}
+
+/// A thread for what may hang in the kernel, where it holds up nothing else: neither this runtime nor its end.
+/// Held by whoever uses it, until that is done: one that hangs is enough.
+#[derive(Debug)]
+struct Hand {
+    name: &'static str,
+    worker: Arc<Mutex<Option<Worker>>>,
 }
 
 impl Sleep {
     pub(crate) fn new(freezer: Result<Arc<Freezer>, String>, home: Arc<Place>) -> Self {
-        let (syncing, looking) = Default::default();
+        let (syncing, looking) = (Hand::new("sync"), Hand::new("wake-at"));
         Self { freezer, home, frozen: Mutex::default(), syncing, looking }
+    }
+
+    /// Makes the threads that it will need.
+    pub(crate) async fn prepare(&self) -> Result<(), Error> {
+        self.syncing.prepare().await?;
+        self.looking.prepare().await
     }
 
     /// What can be frozen, or why this guest cannot be.
@@ -69,7 +82,7 @@ impl Sleep {
     /// Writes back what is dirty and drops what is clean, so that there is less memory to keep.
     pub(crate) async fn trim(&self) -> Result<(), Error> {
         let doing = "drop the caches";
-        let trimmed = in_a_thread("sync", &self.syncing, || {
+        let trimmed = self.syncing.run(|| {
             sync();
             fs::write("/proc/sys/vm/drop_caches", "3")
         });
@@ -81,9 +94,9 @@ impl Sleep {
 
     /// When the guest wants to be woken, in seconds since 1970.
     pub(crate) async fn wake_at(&self) -> Result<Option<i64>, Error> {
-        let wished = in_a_thread("wake-at", &self.looking, || {
-            wake_at::wished_or_over(Path::new(wake_at::DIR), SystemClock::new().now())
-        });
+        let wished = self
+            .looking
+            .run(|| wake_at::wished_or_over(Path::new(wake_at::DIR), SystemClock::new().now()));
         match timeout(WISH_TIMEOUT, wished).await {
             Ok(wished) => Ok(wished?.map(|at| at.as_second())),
             Err(_) => Err(Error::sys("look when to wake")(Errno::ETIMEDOUT)),
@@ -126,7 +139,7 @@ impl Sleep {
                 return Err(late(&format!("{}; {}", freezer.waiting(), home.under_way())));
             }
         }
-        match timeout_at(deadline, in_a_thread("sync", &self.syncing, sync)).await {
+        match timeout_at(deadline, self.syncing.run(sync)).await {
             Ok(synced) => synced?,
             Err(_) => return Err(late(&format!("sync of the file systems; {}", home.under_way()))),
         }
@@ -180,21 +193,36 @@ fn late(under_way: &str) -> Error {
     Error::sys(format!("freeze, still under way: {under_way}"))(Errno::ETIMEDOUT)
 }
 
-/// Runs `work`, which may hang in the kernel, where it holds up nothing else: neither this runtime
-/// nor its end.
-async fn in_a_thread<T: Send + 'static>(
-    name: &str,
-    turn: &Arc<Mutex<()>>,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Error> {
-    let turn = Arc::clone(turn).lock_owned().await;
-    let (sender, done) = oneshot::channel();
-    let run = move || {
-        let result = work();
-        drop(turn);
-        // Whoever asked may have lost patience.
-        drop(sender.send(result));
-    };
-    thread::Builder::new().name(name.to_owned()).spawn(run).map_err(Error::io("start a thread"))?;
-    done.await.map_err(|_| Error::sys(name)(Errno::EIO))
+impl Hand {
+    fn new(name: &'static str) -> Self {
+        Self { name, worker: Arc::default() }
+    }
+
+    async fn prepare(&self) -> Result<(), Error> {
+        let mut worker = self.worker.lock().await;
+        if worker.is_none() {
+            *worker = Some(Worker::start(self.name)?);
+        }
+        Ok(())
+    }
+
+    /// Has `work` done once nothing else is.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let mut turn = Arc::clone(&self.worker).lock_owned().await;
+        let worker = turn.take().map_or_else(|| Worker::start(self.name), Ok)?;
+        let (sender, done) = oneshot::channel();
+        // One that a panic ends does not come back: the next has another.
+        let back = worker.clone();
+        worker.begin(move || {
+            let result = work();
+            *turn = Some(back);
+            drop(turn);
+            // Whoever asked may have lost patience.
+            drop(sender.send(result));
+        })?;
+        done.await.map_err(|_| Error::sys(self.name)(Errno::EIO))
+    }
 }

@@ -28,7 +28,16 @@ pub(crate) fn build() -> anyhow::Result<Agent> {
     let target_dir = paths::target().join("agent");
     let work = || {
         let output = cargo()
-            .args(["build", "--quiet", "--package", PACKAGE, "--release", "--target", TARGET])
+            .args([
+                "build",
+                "--quiet",
+                "--package",
+                PACKAGE,
+                "--profile",
+                "agent",
+                "--target",
+                TARGET,
+            ])
             .args(["--message-format", "json-render-diagnostics", "--target-dir"])
             .arg(&target_dir)
             .env("RUSTFLAGS", "-C target-feature=+crt-static")

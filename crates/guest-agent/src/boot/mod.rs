@@ -42,6 +42,7 @@ pub(crate) fn boot() -> Result<Booted, Error> {
     let loaded = modules::load()?;
     say(&format!("{loaded} kernel modules loaded"));
     let disks = disks::find()?;
+    disks.send_at_once();
     let old_root = root::switch_to(&disks)?;
     root::mount_the_rest();
     say(&format!("root: image {} under upper {}", disks.image.display(), disks.upper.display()));

@@ -20,7 +20,6 @@ mod ring;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -32,6 +31,7 @@ use crate::Error;
 use crate::console::say;
 use crate::limits::{BARRIER_TIMEOUT, FREEZE_POLL_INTERVAL};
 use crate::port;
+use crate::worker::Worker;
 use gate::Gate;
 use line::Line;
 use notify::Notifications;
@@ -70,38 +70,44 @@ impl Trouble {
 /// A mount that nobody serves yet: the kernel keeps programs waiting.
 #[derive(Debug)]
 pub(crate) struct Stage {
-    device: OwnedFd,
+    device: Arc<OwnedFd>,
     /// The port that its home will come through; closed.
     port: PathBuf,
+    requests: Worker,
+    replies: Worker,
+    notifications: Notifications,
+    taken: watch::Receiver<u64>,
 }
 
 impl Stage {
-    /// Mounts it.
+    /// Mounts it, and makes the threads of its relay.
     pub(crate) fn set() -> Result<Self, Error> {
         let port = port::find(agent_proto::FUSE_PORT)?;
         let device = open("/dev/fuse", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(Error::sys("open /dev/fuse"))?;
         mount_device(&device)?;
-        Ok(Self { device, port })
+        let device = Arc::new(device);
+        let (notifications, taken) = Notifications::start(Arc::clone(&device))?;
+        let (requests, replies) = (Worker::start("fuse-requests")?, Worker::start("fuse-replies")?);
+        Ok(Self { device, port, requests, replies, notifications, taken })
     }
 }
 
 impl Home {
-    /// Starts the relay.
+    /// Has the relay begin.
     ///
     /// Returns before the host has answered anything: the kernel keeps programs waiting until it has.
     pub(crate) fn on(stage: Stage, ring: Option<Ring>) -> Result<Self, Error> {
-        let port = port::open_blocking(&stage.port)?;
-        let (device, line) = (Arc::new(stage.device), Arc::new(Line::new(port, ring)));
+        let Stage { device, port, requests, replies, notifications, taken } = stage;
+        let line = Arc::new(Line::new(port::open_blocking(&port)?, ring));
         line.offer().map_err(Error::sys("offer the host a ring"))?;
         let (trouble, gate) = (Arc::new(Trouble::default()), Arc::new(Gate::default()));
-        let (notifications, taken) = Notifications::start(Arc::clone(&device))?;
         let inbox = Arc::new(Inbox { device, gate: Arc::clone(&gate), notifications });
-        spawn("fuse-requests", &trouble, &gate, {
+        begin(&requests, &trouble, &gate, {
             let (line, inbox) = (Arc::clone(&line), Arc::clone(&inbox));
             move || relay::requests(&line, &inbox)
         })?;
-        spawn("fuse-replies", &trouble, &gate, {
+        begin(&replies, &trouble, &gate, {
             let line = Arc::clone(&line);
             move || relay::replies(&line, &inbox)
         })?;
@@ -169,14 +175,14 @@ fn mount_device(device: &OwnedFd) -> Result<(), Error> {
         .map_err(Error::sys(format!("mount {HOME}")))
 }
 
-fn spawn(
-    name: &str,
+fn begin(
+    worker: &Worker,
     trouble: &Arc<Trouble>,
     gate: &Arc<Gate>,
     work: impl FnOnce() -> relay::End + Send + 'static,
 ) -> Result<(), Error> {
     let (trouble, gate) = (Arc::clone(trouble), Arc::clone(gate));
-    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+    worker.begin(move || {
         // A panic ends only this thread; what it was for is lost with it, so say so and abort.
         let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         gate.end();
@@ -185,8 +191,7 @@ fn spawn(
             Ok(relay::End::Failed(why)) => abort(&trouble, why),
             Err(_) => abort(&trouble, "the relay failed".to_owned()),
         }
-    });
-    thread.map(drop).map_err(Error::io(format!("start {name}")))
+    })
 }
 
 fn abort(trouble: &Trouble, why: String) {
