@@ -47,12 +47,13 @@ pub(super) fn find() -> Result<Disks, Error> {
 }
 
 impl Disks {
-    /// Has the kernel send what it wants as it comes: these are files of a host, which orders what its disk does.
-    /// Where that cannot be said, it is only slower.
+    /// Has the kernel send what it wants as it comes, neither ordered nor held back: these are files of a host, which
+    /// does both. Where that cannot be said, it is only slower.
     pub(super) fn send_at_once(&self) {
         for name in [&self.image, &self.upper].into_iter().filter_map(|disk| disk.file_name()) {
-            let scheduler = Path::new("/sys/block").join(name).join("queue/scheduler");
-            drop(fs::write(scheduler, "none"));
+            let queue = Path::new("/sys/block").join(name).join("queue");
+            drop(fs::write(queue.join("scheduler"), "none"));
+            drop(fs::write(queue.join("wbt_lat_usec"), "0"));
         }
     }
 }
