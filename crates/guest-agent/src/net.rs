@@ -60,25 +60,35 @@ pub(crate) fn up_card(settings: &Settings) -> Result<(), Error> {
     })
 }
 
-/// Asked for one that is not there by ioctl, a kernel runs a program to find a driver for it.
+const CARDS: &str = "/sys/class/net";
+
 fn has_card() -> bool {
-    Path::new("/sys/class/net").join(CARD).exists()
+    Path::new(CARDS).join(CARD).exists()
+}
+
+/// Asked by ioctl for a card that is not there, a kernel runs a program to find a driver for it. Where the guest's root
+/// has taken the folder away, that is left.
+fn has_none() -> bool {
+    Path::new(CARDS).exists() && !has_card()
 }
 
 /// Gives the card a hardware address that is this machine's alone: all cards come with the same one. A guest
 /// without a card has none.
 pub(crate) fn own_hardware_address(machine_id: &str) -> Result<(), Error> {
     let Some(own) = hardware_address(machine_id) else { return Ok(()) };
-    if !has_card() {
+    if has_none() {
         return Ok(());
     }
     let socket = open_socket()?;
     let mut request = interface(CARD);
     // SAFETY: takes a pointer to an ifreq and fills in its hardware address.
-    Errno::result(unsafe {
+    let read = Errno::result(unsafe {
         libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request)
-    })
-    .map_err(Error::sys(format!("read the hardware address of {CARD}")))?;
+    });
+    match read {
+        Err(Errno::ENODEV) => return Ok(()),
+        read => read.map_err(Error::sys(format!("read the hardware address of {CARD}")))?,
+    };
     // SAFETY: the call above has written this member.
     let address = unsafe { &mut request.ifr_ifru.ifru_hwaddr.sa_data };
     if address.iter().zip(own).all(|(is, own)| is.cast_unsigned() == own) {

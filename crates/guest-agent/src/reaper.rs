@@ -20,9 +20,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::unistd::{Pid, read};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{oneshot, watch};
+use tokio::time::sleep;
 
 use crate::Error;
 use crate::console::say;
+use crate::limits::POLL_INTERVAL;
 use crate::sys::{self, Ended, Reaped};
 
 type Children = HashMap<Pid, oneshot::Sender<Ended>>;
@@ -45,11 +47,13 @@ impl Reaper {
             Arc::new(Self { children: Mutex::default(), childless: watch::Sender::new(true) });
         let reaping = Arc::clone(&reaper);
         drop(tokio::spawn(async move {
+            while let Ok(()) = signals.next().await.inspect_err(|error| say(&error.to_string())) {
+                reaping.reap();
+            }
+            // Somebody has to.
             loop {
-                match signals.next().await {
-                    Ok(()) => reaping.reap(),
-                    Err(error) => return say(&error.to_string()),
-                }
+                sleep(POLL_INTERVAL).await;
+                reaping.reap();
             }
         }));
         Ok(reaper)
@@ -129,6 +133,8 @@ struct Signals(AsyncFd<OwnedFd>);
 impl Signals {
     fn of_children() -> Result<Self, Error> {
         let listen = || {
+            // Whoever started us may ignore it: then there were neither signals nor anything to reap.
+            sys::heed(Signal::SIGCHLD)?;
             let child = SigSet::from(Signal::SIGCHLD);
             child.thread_block()?;
             SignalFd::with_flags(&child, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::sys::signal::{SigHandler, Signal};
 use nix::unistd::Pid;
 use tokio::io::unix::AsyncFd;
 
@@ -125,6 +126,12 @@ pub(crate) fn inherited_fd(number: i32) -> Result<OwnedFd, Errno> {
     Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
     // SAFETY: it is open, and `main` calls this once, before anything else opens descriptors.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Has a signal do what it does by default, which it may have been inherited without.
+pub(crate) fn heed(signal: Signal) -> Result<(), Errno> {
+    // SAFETY: no handler of ours runs, before or after.
+    unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }.map(drop)
 }
 
 /// Watches a descriptor, on the tokio runtime that this is called on.

@@ -85,10 +85,11 @@ impl Stage {
         let port = port::find(agent_proto::FUSE_PORT)?;
         let device = open("/dev/fuse", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(Error::sys("open /dev/fuse"))?;
-        mount_device(&device)?;
         let device = Arc::new(device);
         let (notifications, taken) = Notifications::start(Arc::clone(&device))?;
         let (requests, replies) = (Worker::start("fuse-requests")?, Worker::start("fuse-replies")?);
+        // Last: nobody would take away one that stays without a relay.
+        mount_device(&device)?;
         Ok(Self { device, port, requests, replies, notifications, taken })
     }
 }
