@@ -15,7 +15,9 @@ use crate::limits::{DEVICE_TIMEOUT, POLL_INTERVAL};
 
 /// The first network card; without udev it keeps the kernel's name.
 const CARD: &str = "eth0";
-/// Whether a card speaks IPv6 not at all.
+/// Where the kernel has its cards.
+const CARDS: &str = "/sys/class/net";
+/// With a 1 in it the card does not speak IPv6.
 const NO_IPV6: &str = "/proc/sys/net/ipv6/conf/eth0/disable_ipv6";
 
 /// An address of the guest and how it gets out.
@@ -59,8 +61,6 @@ pub(crate) fn up_card(settings: &Settings) -> Result<(), Error> {
             .map_err(Error::sys(format!("add a route through {gateway}")))
     })
 }
-
-const CARDS: &str = "/sys/class/net";
 
 fn has_card() -> bool {
     Path::new(CARDS).join(CARD).exists()

@@ -134,7 +134,7 @@ impl Signals {
     fn of_children() -> Result<Self, Error> {
         let listen = || {
             // Whoever started us may ignore it: then there were neither signals nor anything to reap.
-            sys::heed(Signal::SIGCHLD)?;
+            sys::reset_signal(Signal::SIGCHLD)?;
             let child = SigSet::from(Signal::SIGCHLD);
             child.thread_block()?;
             SignalFd::with_flags(&child, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)

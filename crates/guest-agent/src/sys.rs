@@ -129,7 +129,7 @@ pub(crate) fn inherited_fd(number: i32) -> Result<OwnedFd, Errno> {
 }
 
 /// Has a signal do what it does by default, which it may have been inherited without.
-pub(crate) fn heed(signal: Signal) -> Result<(), Errno> {
+pub(crate) fn reset_signal(signal: Signal) -> Result<(), Errno> {
     // SAFETY: no handler of ours runs, before or after.
     unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }.map(drop)
 }

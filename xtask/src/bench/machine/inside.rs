@@ -13,8 +13,7 @@ use crate::bench::samples::Samples;
 /// their programs and libraries once, for however many machines: that is in this, and in the next by a fourth.
 pub(super) const IDLE: &str = "host memory of an idle machine, beside its guest's";
 pub(super) const IDLE_OF_FOUR: &str = "the same, of each of four";
-/// What would be free without it: all but the programs and libraries that others have mapped, too. This is what is asked
-/// of a machine.
+/// What would be free without it: all but the programs and libraries that others have mapped, too.
 pub(super) const IDLE_ONE_MORE: &str = "the same, of one machine more";
 /// Without what was translated before it slept.
 pub(super) const IDLE_WOKEN: &str = "the same, of one that was not warm when it woke";

@@ -55,6 +55,8 @@ const TARGETS: &[Target] = &[
     Target { row: lifecycle::SLEEP, against: None, must: 1_500.0, goal: 500.0 },
     Target { row: lifecycle::PAUSE, against: None, must: 300.0, goal: 100.0 },
     Target { row: lifecycle::STORED, against: None, must: 40.0, goal: 20.0 },
+    Target { row: inside::IDLE, against: None, must: 40.0, goal: 12.0 },
+    Target { row: inside::IDLE_OF_FOUR, against: None, must: 40.0, goal: 12.0 },
     Target { row: inside::IDLE_ONE_MORE, against: None, must: 40.0, goal: 12.0 },
     Target { row: inside::IDLE_WOKEN, against: None, must: 40.0, goal: 12.0 },
     Target { row: inside::CREATE, against: None, must: 1.3, goal: 0.8 },
