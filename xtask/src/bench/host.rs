@@ -24,12 +24,17 @@ impl Host {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         Self {
             cores: std::thread::available_parallelism().map_or(1, usize::from),
-            memory_mib: memory_mib(&read("/proc/meminfo")),
+            memory_mib: mebibytes(&read("/proc/meminfo"), "MemTotal"),
             cpu: field(&read("/proc/cpuinfo"), "model name").to_owned(),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             load: first_number(&read("/proc/loadavg")),
             accelerator: None,
         }
+    }
+
+    /// What programs could have of its memory now.
+    pub(crate) fn available_mib() -> u64 {
+        mebibytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "MemAvailable")
     }
 
     /// Looks how the guest below the process `keeper` runs.
@@ -62,8 +67,8 @@ fn field<'a>(text: &'a str, name: &str) -> &'a str {
         .unwrap_or_default()
 }
 
-fn memory_mib(meminfo: &str) -> u64 {
-    let kib = field(meminfo, "MemTotal").split(' ').next().and_then(|kib| kib.parse::<u64>().ok());
+fn mebibytes(meminfo: &str, what: &str) -> u64 {
+    let kib = field(meminfo, what).split(' ').next().and_then(|kib| kib.parse::<u64>().ok());
     kib.unwrap_or_default() / 1024
 }
 
@@ -104,6 +109,8 @@ mod tests {
     fn this_computer_has_cores_memory_and_a_kernel() {
         let host = Host::this();
         assert!(host.cores >= 1 && host.memory_mib > 100, "{host:?}");
+        let available = Host::available_mib();
+        assert!(available > 0 && available < host.memory_mib, "{available} of {host:?}");
         assert!(!host.kernel.is_empty());
         assert!((first_number("0.25 1.00 2.00 1/99 7\n") - 0.25).abs() < 1e-9);
     }

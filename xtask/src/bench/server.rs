@@ -189,6 +189,12 @@ impl Server {
         command
     }
 
+    /// Its own process.
+    pub(crate) fn process(&self) -> anyhow::Result<i32> {
+        let process = lock(&self.held).process.as_ref().map(Child::id);
+        Ok(i32::try_from(process.context("the server was not started")?)?)
+    }
+
     /// The process that owns an awake machine.
     pub(crate) fn keeper(&self, machine: &str) -> Option<i32> {
         keepers::keeper(&self.data().join("machines").join(machine))
