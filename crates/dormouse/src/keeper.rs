@@ -12,7 +12,7 @@ use runtime::{Qemu, QemuSettings, Runtime as _, THREADS};
 use tokio_util::sync::CancellationToken;
 
 use crate::store::{self, KeySource};
-use crate::{Failure, dirs, telemetry, tokio_runtime};
+use crate::{Failure, allocator, dirs, telemetry, tokio_runtime};
 
 /// How long calls that are still under way have at the end.
 const STRAGGLERS: Duration = Duration::from_millis(500);
@@ -32,6 +32,7 @@ pub(crate) struct KeeperArgs {
 }
 
 pub(crate) fn main(args: &KeeperArgs) -> Result<u8, Failure> {
+    allocator::of_keeper();
     // A session of our own: what ends the server's terminal or process group must not end us.
     // Fails only where we are a group leader already, which is as good.
     nix::unistd::setsid().ok();

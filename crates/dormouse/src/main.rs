@@ -3,6 +3,7 @@
 //! The only place that reads the environment, configuration files and the real clock; everything below
 //! gets what it needs through constructors.
 
+mod allocator;
 mod cli;
 mod config;
 mod dirs;

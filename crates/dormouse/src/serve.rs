@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, HostArgs, PlaceArgs, ServeArgs};
 use crate::server_file::{self, ServerFile};
-use crate::{Failure, dirs, store, telemetry, tokio_runtime};
+use crate::{Failure, allocator, dirs, store, telemetry, tokio_runtime};
 
 /// How long open requests have at the end; the process is gone within five seconds.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -47,6 +47,7 @@ pub(crate) struct AdoptArgs {
 }
 
 pub(crate) fn main(args: &ServeArgs) -> Result<u8, Failure> {
+    allocator::of_server();
     let config = Config::load(args)?;
     let _logs = telemetry::init_many_logs();
     let runtime = tokio_runtime()?;
@@ -203,17 +204,9 @@ fn host(
 const OF_EACH_START: [&str; 6] =
     ["INVOCATION_ID", "JOURNAL_STREAM", "NOTIFY_SOCKET", "LISTEN_", "WATCHDOG_", "SYSTEMD_"];
 
-/// Settings of the C library, and those that keepers get unless we were given some. Each of a keeper's threads would
-/// have memory of its own to allocate from, most of it empty: half a MiB of each machine that is idle.
-const LIBRARY_VARIABLE: &str = "GLIBC_TUNABLES";
-const ONE_ARENA: &str = "glibc.malloc.arena_max=1";
-
 /// What keepers are started as. Those of one program in one environment are just like one another.
 fn keeper_program(path: PathBuf, config: &Config) -> launch::Program {
-    let mut env = config.keys.keeper_env();
-    if std::env::var_os(LIBRARY_VARIABLE).is_none() {
-        env.push((LIBRARY_VARIABLE.to_owned(), Some(ONE_ARENA.into())));
-    }
+    let env = config.keys.keeper_env();
     let mut told = format!(
         "{path:?} {:?}\n",
         std::fs::metadata(&path)
