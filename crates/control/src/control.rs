@@ -2,16 +2,16 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base::MachineId;
 use catalog::{Catalog, MachineChange, MachineRow, Phase};
 use parking_lot::Mutex;
-use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::drafts::Drafts;
 use crate::executions::{self, Executions};
 use crate::files::Files;
 use crate::health::{Health, Prober};
@@ -53,6 +53,7 @@ pub(crate) struct Inner {
     pub(crate) uppers: Uppers,
     pub(crate) leaving: Leaving,
     pub(crate) naps: Naps,
+    pub(crate) drafts: Drafts,
     /// Memory in MiB that guests began with, of machines that are awake.
     memory: Mutex<HashMap<MachineId, u64>>,
     /// Machines whose guests wait for room on their host's disk.
@@ -62,7 +63,6 @@ pub(crate) struct Inner {
     pub(crate) shutdown: CancellationToken,
     pub(crate) tasks: TaskTracker,
     catalog: Arc<Catalog>,
-    drafts: Mutex<HashMap<MachineId, Weak<RwLock<()>>>>,
     lock: Mutex<Option<DirLock>>,
 }
 
@@ -97,7 +97,7 @@ impl Control {
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
             catalog: Arc::new(catalog),
-            drafts: Mutex::default(),
+            drafts: Drafts::default(),
             lock: Mutex::new(Some(lock)),
             settings,
             parts,
@@ -342,18 +342,6 @@ impl Inner {
 
     fn machine_dir(&self, machine: &MachineId) -> PathBuf {
         self.settings.data_dir.join("machines").join(machine.as_str())
-    }
-
-    /// The lock of a machine's draft: writes share it, publish and discard have it alone.
-    pub(crate) fn draft_lock(&self, machine: &MachineId) -> Arc<RwLock<()>> {
-        let mut drafts = self.drafts.lock();
-        if let Some(lock) = drafts.get(machine).and_then(Weak::upgrade) {
-            return lock;
-        }
-        drafts.retain(|_, lock| lock.strong_count() > 0);
-        let lock = Arc::new(RwLock::new(()));
-        drafts.insert(machine.clone(), Arc::downgrade(&lock));
-        lock
     }
 }
 

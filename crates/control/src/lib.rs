@@ -9,6 +9,7 @@
 //! stored (`homefs`, behind [`homes::Homes`]).
 
 mod control;
+mod drafts;
 mod error;
 pub mod executions;
 #[cfg(any(test, feature = "fakes"))]

@@ -32,7 +32,6 @@ use crate::control::Inner;
 use crate::files::route::{self, Place};
 use crate::homes::HomeSnapshot;
 use crate::host::{KeeperLink, UpperHolder};
-use crate::limits::TRANSITION_WAIT;
 use crate::machines::auto_sleep::ActivityGuard;
 use crate::machines::nap::{Asleep, Nap};
 use crate::machines::{self, Machine, MachineRef};
@@ -388,14 +387,7 @@ fn not_restored_awake(row: &MachineRow) -> Error {
 async fn restore(inner: &Arc<Inner>, machine: &MachineRef, id: &SnapshotId) -> Result<Machine> {
     let row = inner.resolve(machine).await?;
     // Nobody begins a draft meanwhile.
-    let lock = inner.draft_lock(&row.id).write_owned();
-    let _alone = tokio::time::timeout(TRANSITION_WAIT, lock).await.map_err(|_| {
-        Error::new(
-            ErrorKind::Unavailable,
-            format!("files of machine {} are being written; try again in a moment", row.name),
-        )
-        .retry_after(1_000)
-    })?;
+    let _alone = inner.drafts.alone(&row).await?;
     let row = inner.resolve(&MachineRef::Id(row.id)).await?;
     // One that is on its way up waits for this lock.
     if row.desired == Desired::Running {

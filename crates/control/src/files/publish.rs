@@ -14,29 +14,26 @@ use std::sync::Arc;
 use base::ErrorKind;
 use catalog::MachineRow;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use tokio::sync::OwnedRwLockWriteGuard;
 use vfs::path::{TreePath, show};
 
 use super::route::{self, Place};
 use super::{FileCalls, PublishReport};
 use crate::control::Inner;
+use crate::drafts::Alone;
 use crate::homes::DraftPublished;
-use crate::limits::{CONFLICTS_SHOWN_MAX, TRANSITION_WAIT};
+use crate::limits::CONFLICTS_SHOWN_MAX;
 use crate::machines::MachineRef;
-use crate::{Error, Result};
+use crate::Result;
 
 /// Paths looked at at once where conflicts are searched.
 const LOOKS_AT_ONCE: usize = 16;
+/// How often a machine may be woken before its draft is left as it is.
+const LOCATED_TIMES: usize = 3;
 
 /// Publishes a machine's draft; without one there is nothing to do.
 pub(crate) async fn publish(inner: &Arc<Inner>, machine: &MachineRef) -> Result<PublishReport> {
-    let (row, place) = route::locate(inner, machine).await?;
+    let (row, place, _alone) = located(inner, machine).await?;
     let at = inner.home_at(&row);
-    let _alone = alone(inner, &row).await?;
-    // Whoever wakes it passes the same lock: it stays asleep from here on, unless it is awake already.
-    if matches!(place, Place::Asleep) && inner.parts.host.connect(&row.id).await.is_some() {
-        return Err(route::in_transition(&row));
-    }
     let homes = &inner.parts.homes;
     if !homes.has_draft(&at).await {
         return Ok(PublishReport::default());
@@ -71,6 +68,23 @@ pub(crate) async fn publish(inner: &Arc<Inner>, machine: &MachineRef) -> Result<
     })
 }
 
+/// Where its home is, to be changed by nobody else from here on: it stays asleep, or its keeper has it.
+async fn located(inner: &Arc<Inner>, machine: &MachineRef) -> Result<(MachineRow, Place, Alone)> {
+    let mut times = 1;
+    loop {
+        let (row, place) = route::locate(inner, machine).await?;
+        let alone = inner.drafts.alone(&row).await?;
+        // One that was woken while we waited for slow uploads. Whoever wakes it now waits for us.
+        let woken =
+            matches!(place, Place::Asleep) && inner.parts.host.connect(&row.id).await.is_some();
+        match woken {
+            false => return Ok((row, place, alone)),
+            true if times == LOCATED_TIMES => return Err(route::in_transition(&row)),
+            true => times += 1,
+        }
+    }
+}
+
 /// The paths of a draft that the home changed too since the draft was opened. Looked at just before
 /// the draft is applied: a change in between is overwritten unnamed.
 async fn conflicts(
@@ -93,20 +107,8 @@ async fn conflicts(
 pub(crate) async fn discard(inner: &Arc<Inner>, machine: &MachineRef) -> Result<bool> {
     let row = inner.resolve(machine).await?;
     let at = inner.home_at(&row);
-    let _alone = alone(inner, &row).await?;
+    let _alone = inner.drafts.alone(&row).await?;
     let had = inner.parts.homes.has_draft(&at).await;
     inner.parts.homes.discard(&at).await?;
     Ok(had)
-}
-
-/// Waits for the writes to a draft that are under way; a slow upload must not hold a publish for ever.
-async fn alone(inner: &Inner, row: &MachineRow) -> Result<OwnedRwLockWriteGuard<()>> {
-    let lock = inner.draft_lock(&row.id).write_owned();
-    tokio::time::timeout(TRANSITION_WAIT, lock).await.map_err(|_| {
-        Error::new(
-            ErrorKind::Unavailable,
-            format!("files of machine {} are being written; try again in a moment", row.name),
-        )
-        .retry_after(1_000)
-    })
 }

@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use base::ErrorKind;
 use catalog::{Desired, MachineRow};
-use tokio::sync::OwnedRwLockReadGuard;
 
 use super::{FileCalls, View};
 use crate::control::Inner;
+use crate::drafts::Writing;
 use crate::homes::HomeAt;
 use crate::host::KeeperLink;
 use crate::limits::TRANSITION_WAIT;
@@ -42,7 +42,7 @@ pub(crate) struct Target {
 #[derive(Debug)]
 pub(crate) struct Hold {
     _awake: Option<ActivityGuard>,
-    _draft: Option<OwnedRwLockReadGuard<()>>,
+    _draft: Option<Writing>,
 }
 
 /// Finds a machine's home, waiting for a machine on its way up or down.
@@ -97,7 +97,7 @@ pub(crate) async fn for_read(
             Ok(Target { calls: homes.published(&at).await?, hold: Hold::none() })
         }
         (place, View::Draft) => {
-            let draft = inner.draft_lock(&row.id).read_owned().await;
+            let draft = inner.drafts.write(&row.id).await;
             if homes.has_draft(&at).await {
                 return open_draft(inner, &at, draft).await;
             }
@@ -122,13 +122,13 @@ pub(crate) async fn for_write(inner: &Arc<Inner>, machine: &MachineRef) -> Resul
             Ok(Target { calls: link, hold: Hold { _awake: Some(awake), _draft: None } })
         }
         Place::Asleep => {
-            let draft = inner.draft_lock(&row.id).read_owned().await;
+            let draft = inner.drafts.write(&row.id).await;
             open_draft(inner, &inner.home_at(&row), draft).await
         }
     }
 }
 
-async fn open_draft(inner: &Inner, at: &HomeAt, draft: OwnedRwLockReadGuard<()>) -> Result<Target> {
+async fn open_draft(inner: &Inner, at: &HomeAt, draft: Writing) -> Result<Target> {
     let calls = inner.parts.homes.draft(at).await?;
     Ok(Target { calls, hold: Hold { _awake: None, _draft: Some(draft) } })
 }

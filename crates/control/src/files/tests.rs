@@ -129,6 +129,39 @@ async fn a_wake_waits_for_a_draft_that_is_being_applied() {
 }
 
 #[tokio::test]
+async fn a_wake_does_not_wait_for_a_publish_that_waits_for_a_slow_upload() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = MachineRef::Id(running(&control).await.machine_id);
+    slept(&control, &machine).await;
+    let (more, pieces) = tokio::sync::mpsc::channel(1);
+    let uploads = {
+        let (control, machine) = (control.clone(), machine.clone());
+        let pieces =
+            stream::unfold(pieces, async |mut pieces| Some((pieces.recv().await?, pieces)));
+        tokio::spawn(async move {
+            let options = PutOptions::default();
+            control.files().put(&machine, &path("slow"), pieces.boxed(), options).await
+        })
+    };
+    more.send(Ok(Bytes::from("one "))).await.unwrap();
+    let publishes = {
+        let (control, machine) = (control.clone(), machine.clone());
+        tokio::spawn(async move { control.files().publish(&machine).await })
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!publishes.is_finished(), "it makes half of an upload visible");
+    let wakes = woken(&control, &machine);
+    tokio::time::timeout(Duration::from_secs(5), wakes).await.expect("the wake waits");
+    more.send(Ok(Bytes::from("two"))).await.unwrap();
+    drop(more);
+    uploads.await.unwrap().unwrap();
+    // Into the home of a machine that is awake meanwhile.
+    assert_eq!(publishes.await.unwrap().unwrap().changed, 1);
+    assert_eq!(read(&control, &machine, "slow", View::Current).await.unwrap(), "one two");
+}
+
+#[tokio::test]
 async fn a_draft_can_be_thrown_away() {
     let world = World::new();
     let control = world.open().await;

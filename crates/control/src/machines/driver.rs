@@ -180,11 +180,11 @@ impl Driver {
                 continue;
             }
             tracing::debug!(machine = %self.machine, desired = %row.desired, ?step, "next step");
-            // A draft that is being published may need the home for itself, and none is from here on. What is
-            // wished for meanwhile counts.
-            let _unpublished = if step == Step::StartKeeper {
+            // Whoever changes the home of a machine that sleeps does not from here on. What is wished for
+            // meanwhile counts.
+            let _waking = if step == Step::StartKeeper {
                 tokio::select! {
-                    lock = self.inner.draft_lock(&self.machine).read_owned() => Some(lock),
+                    waking = self.inner.drafts.wake(&self.machine) => Some(waking),
                     () = self.nudge.given() => continue,
                 }
             } else {
