@@ -18,16 +18,16 @@ use vfs::path::{TreePath, show};
 
 use super::route::{self, Place};
 use super::{FileCalls, PublishReport};
+use crate::Result;
 use crate::control::Inner;
 use crate::drafts::Alone;
 use crate::homes::DraftPublished;
 use crate::limits::CONFLICTS_SHOWN_MAX;
 use crate::machines::MachineRef;
-use crate::Result;
 
 /// Paths looked at at once where conflicts are searched.
 const LOOKS_AT_ONCE: usize = 16;
-/// How often a machine may be woken before its draft is left as it is.
+/// How often a machine may wake or fall asleep before its draft is left as it is.
 const LOCATED_TIMES: usize = 3;
 
 /// Publishes a machine's draft; without one there is nothing to do.
@@ -74,14 +74,14 @@ async fn located(inner: &Arc<Inner>, machine: &MachineRef) -> Result<(MachineRow
     loop {
         let (row, place) = route::locate(inner, machine).await?;
         let alone = inner.drafts.alone(&row).await?;
-        // One that was woken while we waited for slow uploads. Whoever wakes it now waits for us.
-        let woken =
-            matches!(place, Place::Asleep) && inner.parts.host.connect(&row.id).await.is_some();
-        match woken {
-            false => return Ok((row, place, alone)),
-            true if times == LOCATED_TIMES => return Err(route::in_transition(&row)),
-            true => times += 1,
+        // It may have been woken, and more, while we waited for slow uploads. Whoever wakes it now waits for us.
+        if route::is_still(inner, &row, &place).await? {
+            return Ok((row, place, alone));
         }
+        if times == LOCATED_TIMES {
+            return Err(route::in_transition(&row));
+        }
+        times += 1;
     }
 }
 

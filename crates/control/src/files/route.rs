@@ -80,6 +80,22 @@ pub(crate) async fn locate(inner: &Inner, machine: &MachineRef) -> Result<(Machi
     Ok((row, place))
 }
 
+/// Whether a machine is where it was located, and not on its way elsewhere.
+pub(crate) async fn is_still(inner: &Inner, row: &MachineRow, place: &Place) -> Result<bool> {
+    let row = inner.resolve(&MachineRef::Id(row.id.clone())).await?;
+    if in_between(&row) {
+        return Ok(false);
+    }
+    let kept = inner.parts.host.connect(&row.id).await.is_some();
+    match (place, row.observed.phase) {
+        (Place::Awake(..), Phase::Running) => Ok(kept),
+        (Place::Asleep, Phase::Sleeping) => Ok(!kept),
+        // One that ran meanwhile may have left what is nowhere but on this host.
+        (Place::Asleep, Phase::Failed) => Ok(!kept && inner.home_is_whole(&row).await?),
+        _ => Ok(false),
+    }
+}
+
 /// The tree that a read sees.
 pub(crate) async fn for_read(
     inner: &Arc<Inner>,

@@ -5,6 +5,8 @@ use std::time::Duration;
 use base::ErrorKind;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use super::*;
 use crate::Control;
@@ -23,6 +25,24 @@ fn body(text: &str) -> ByteStream {
 async fn put(control: &Control, machine: &MachineRef, name: &str, text: &str) {
     let options = PutOptions::default();
     control.files().put(machine, &path(name), body(text), options).await.unwrap();
+}
+
+/// A file that is half there, and whoever waits for the rest.
+async fn slow_upload(
+    control: &Control,
+    machine: &MachineRef,
+) -> (mpsc::Sender<std::io::Result<Bytes>>, JoinHandle<Result<PutDone>>) {
+    let (more, pieces) = mpsc::channel(1);
+    let pieces = stream::unfold(pieces, async |mut pieces| Some((pieces.recv().await?, pieces)));
+    let (control, machine) = (control.clone(), machine.clone());
+    let uploads = tokio::spawn(async move {
+        let options = PutOptions::default();
+        control.files().put(&machine, &path("slow"), pieces.boxed(), options).await
+    });
+    more.send(Ok(Bytes::from("one "))).await.unwrap();
+    // There is room for this one when that was taken: the upload has begun.
+    more.send(Ok(Bytes::new())).await.unwrap();
+    (more, uploads)
 }
 
 async fn read(control: &Control, machine: &MachineRef, name: &str, view: View) -> Result<String> {
@@ -134,17 +154,7 @@ async fn a_wake_does_not_wait_for_a_publish_that_waits_for_a_slow_upload() {
     let control = world.open().await;
     let machine = MachineRef::Id(running(&control).await.machine_id);
     slept(&control, &machine).await;
-    let (more, pieces) = tokio::sync::mpsc::channel(1);
-    let uploads = {
-        let (control, machine) = (control.clone(), machine.clone());
-        let pieces =
-            stream::unfold(pieces, async |mut pieces| Some((pieces.recv().await?, pieces)));
-        tokio::spawn(async move {
-            let options = PutOptions::default();
-            control.files().put(&machine, &path("slow"), pieces.boxed(), options).await
-        })
-    };
-    more.send(Ok(Bytes::from("one "))).await.unwrap();
+    let (more, uploads) = slow_upload(&control, &machine).await;
     let publishes = {
         let (control, machine) = (control.clone(), machine.clone());
         tokio::spawn(async move { control.files().publish(&machine).await })
@@ -157,6 +167,27 @@ async fn a_wake_does_not_wait_for_a_publish_that_waits_for_a_slow_upload() {
     drop(more);
     uploads.await.unwrap().unwrap();
     // Into the home of a machine that is awake meanwhile.
+    assert_eq!(publishes.await.unwrap().unwrap().changed, 1);
+    assert_eq!(read(&control, &machine, "slow", View::Current).await.unwrap(), "one two");
+}
+
+#[tokio::test]
+async fn a_publish_goes_where_the_home_is_when_the_uploads_before_it_have_ended() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = MachineRef::Id(running(&control).await.machine_id);
+    slept(&control, &machine).await;
+    let (more, uploads) = slow_upload(&control, &machine).await;
+    woken(&control, &machine).await;
+    let publishes = {
+        let (control, machine) = (control.clone(), machine.clone());
+        tokio::spawn(async move { control.files().publish(&machine).await })
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    slept(&control, &machine).await;
+    more.send(Ok(Bytes::from("two"))).await.unwrap();
+    drop(more);
+    uploads.await.unwrap().unwrap();
     assert_eq!(publishes.await.unwrap().unwrap().changed, 1);
     assert_eq!(read(&control, &machine, "slow", View::Current).await.unwrap(), "one two");
 }

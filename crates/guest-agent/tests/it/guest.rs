@@ -46,7 +46,7 @@ fn skip<T>(why: &str) -> Option<T> {
     None
 }
 
-/// The static agent, built like the one that images hold.
+/// The static agent, built like the one that images hold, and where that is built.
 fn static_agent() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -54,14 +54,15 @@ fn static_agent() -> &'static Path {
         let program = Path::new(env!("CARGO_BIN_EXE_dormouse-agent"));
         let target = program.ancestors().nth(2).unwrap().join("agent");
         let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--package", "guest-agent", "--target", TARGET])
+            .args(["build", "--quiet", "--package", "guest-agent", "--profile", "agent"])
+            .args(["--target", TARGET])
             .arg("--target-dir")
             .arg(&target)
             .env("RUSTFLAGS", "-C target-feature=+crt-static")
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status();
         assert!(built.unwrap().success(), "build the static agent");
-        target.join(TARGET).join("debug/dormouse-agent")
+        target.join(TARGET).join("agent/dormouse-agent")
     })
 }
 

@@ -19,7 +19,7 @@ pub(super) const IDLE: &str = "host memory of an idle machine, beside its guest'
 pub(super) const IDLE_OF_FOUR: &str = "the same, of each of four";
 /// What would be free without it: all but the programs and libraries that others have mapped, too.
 pub(super) const IDLE_ONE_MORE: &str = "the same, of one machine more";
-/// What a host's worth of them costs, divided by how many they are: their shares, and the server's.
+/// What a host's worth of them costs in all, with the server, divided by how many they are.
 pub(super) const IDLE_OF_FIFTY: &str = "the same, of each of fifty, the server counted";
 /// Without what was translated before it slept.
 pub(super) const IDLE_WOKEN: &str = "the same, of one that was not warm when it woke";
@@ -78,10 +78,13 @@ fn with_others(bench: &mut Bench, all: &mut Vec<String>) -> anyhow::Result<()> {
         "{MANY} machines need {needed} MiB, and {available} are available"
     );
     make_others(bench, MANY, all)?;
-    let of_server =
-        own_kibibytes(bench.server.process()?, Count::Proportional)? / 1024.0 / MANY as f64;
-    let shares = mebibytes_of_each(bench, all, Count::Proportional)?.map(|own| own + of_server);
-    bench.report.push(Row::new(IDLE_OF_FIFTY, Unit::Mebibytes, &shares));
+    let mut everything = Samples::default();
+    for _ in 0..RUNS {
+        let machines = once_of_each(bench, all, Count::Proportional)?.iter().sum::<f64>();
+        let server = own_kibibytes(bench.server.process()?, Count::Proportional)? / 1024.0;
+        everything.push((machines + server) / all.len() as f64);
+    }
+    bench.report.push(Row::new(IDLE_OF_FIFTY, Unit::Mebibytes, &everything));
     delete_but(bench, FEW, all)?;
 
     bench.endpoint = bench.server.restart_without_warmth()?;
@@ -127,20 +130,25 @@ fn sleep_and_wake(bench: &Bench, machine: &str) -> anyhow::Result<()> {
 }
 
 fn mebibytes_of_each(bench: &Bench, machines: &[String], count: Count) -> anyhow::Result<Samples> {
-    let keepers = machines.iter().map(|machine| bench.server.keeper(machine));
-    let keepers: Vec<_> = keepers.collect::<Option<_>>().context("a machine has no keeper")?;
     let mut mebibytes = Samples::default();
     for _ in 0..RUNS {
-        std::thread::sleep(std::time::Duration::from_secs(1));
-        for keeper in &keepers {
-            let all = with_descendants(*keeper)?;
-            ensure!(all.len() > 1, "the keeper has no hypervisor");
-            let kibibytes: anyhow::Result<f64> =
-                all.into_iter().map(|process| own_kibibytes(process, count)).sum();
-            mebibytes.push(kibibytes? / 1024.0);
-        }
+        once_of_each(bench, machines, count)?.into_iter().for_each(|own| mebibytes.push(own));
     }
     Ok(mebibytes)
+}
+
+/// In mebibytes, when they have been idle for a while.
+fn once_of_each(bench: &Bench, machines: &[String], count: Count) -> anyhow::Result<Vec<f64>> {
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let of_one = |machine: &String| {
+        let keeper = bench.server.keeper(machine).context("a machine has no keeper")?;
+        let all = with_descendants(keeper)?;
+        ensure!(all.len() > 1, "the keeper has no hypervisor");
+        let kibibytes: anyhow::Result<f64> =
+            all.into_iter().map(|process| own_kibibytes(process, count)).sum();
+        Ok(kibibytes? / 1024.0)
+    };
+    machines.iter().map(of_one).collect()
 }
 
 fn with_descendants(process: i32) -> anyhow::Result<Vec<i32>> {
