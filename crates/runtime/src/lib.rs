@@ -83,6 +83,16 @@ impl PartialEq for DiskServer {
     }
 }
 
+/// Says how large something is, in bytes, whenever it is asked; at once.
+#[derive(Clone)]
+pub struct Measure(pub Arc<dyn Fn() -> u64 + Send + Sync>);
+
+impl std::fmt::Debug for Measure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", (self.0)())
+    }
+}
+
 /// What an instance is started for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -226,6 +236,11 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// `Shares`: it has the old share, or the smaller of both.
     async fn set_vcpu(&self, vcpu: f64) -> Result<(), Error>;
+    /// What else of the machine is on the disk that the guest grows on. The more it has taken there since it began to run,
+    /// the more has to be free for it to go on: others run on where one has filled the disk.
+    fn grows_beside(&self, _measure: Measure) {}
+    /// It is going to be stopped, for which it has to run: it waits for no more room than one that took none.
+    fn is_to_stop(&self) {}
     /// Whether the guest does not run since the disk that it grows on has no room; changes are heard of. It goes on by
     /// itself, with all that it was doing, once there is some.
     fn waits_for_room(&self) -> watch::Receiver<bool> {

@@ -12,6 +12,10 @@ const MIB: u64 = 1 << 20;
 const WRITES_MIB: u64 = 200;
 /// Two guests with their memory in files, and what has to be left beside.
 const DISK_BYTES: u64 = 8 << 30;
+/// Below this, each guest's memory takes all the room that it may still need.
+const ROOM_MIN: u64 = 1 << 30;
+/// Enough for a guest that fills it to be held with more than that left.
+const FREE_AT_FIRST: u64 = 9 << 29;
 
 fn status(api: &Api, machine: &str) -> Value {
     api.get(&format!("/v1/machines/{machine}")).ok().json()["status"].clone()
@@ -127,4 +131,36 @@ fn guests_wait_for_room_say_so_and_go_on_with_all_that_they_wrote() {
         api.shell(&neighbour, "sha256sum </root/kept | cmp - /root/sum && echo kept"),
         "kept\n"
     );
+}
+
+#[test]
+fn who_fills_the_disk_is_held_first_and_others_run_on() {
+    let disk = SmallDisk::new(DISK_BYTES).expect("make a small disk");
+    let store = tempfile::tempdir().expect("make a directory");
+    let server = Server::start_in(&disk.path().join("data"), Options::with_store(store.path()));
+    let api = server.api();
+    let (neighbour, filler) = (api.create("neighbour"), api.create("filler"));
+    disk.fill(FREE_AT_FIRST).expect("fill the disk");
+
+    // What it asks to be zeros it has to write itself, or it would have all that is left before anybody looks.
+    assert_eq!(api.shell(&filler, "cat /sys/block/vdb/queue/write_zeroes_max_bytes"), "0\n");
+    let fill =
+        "head -c 300000000 /dev/urandom >/root/filled; exec dd if=/dev/zero of=/var/filled bs=4M";
+    let filling = api.start(&filler, &["/bin/bash", "-c", fill]);
+    eventually("it is held", BOOT, || waits(&api, &filler));
+    let left = disk.free().expect("look how much is free");
+    assert!(left > ROOM_MIN, "{left}: others' memory would look for room, too");
+    let work = "head -c 32000000 /dev/urandom | tee /var/work >/root/work; sync; cmp /var/work /root/work; echo same";
+    for _ in 0..3 {
+        assert_eq!(api.shell(&neighbour, work), "same\n");
+        assert!(!waits(&api, &neighbour) && waits(&api, &filler));
+    }
+
+    // Its owner can put it to sleep all the same, and tidy up.
+    api.sleep(&filler);
+    assert_ne!(api.ended(&filler, &filling)["status"], "succeeded");
+    api.wake(&filler);
+    assert_eq!(how(&api, &filler).0, "resumed");
+    api.shell(&filler, "rm /var/filled /root/filled");
+    assert!(!waits(&api, &filler));
 }

@@ -8,10 +8,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::ErrorKind;
-use runtime::Instance;
+use homefs::HomeFs;
+use runtime::{Instance, Measure};
 use tokio::sync::watch;
+use vfs::FileSystem as _;
 
 use crate::Failure;
+
+/// What is in a home, for as long as somebody has it open. Its files are on this disk until the store has them, and the
+/// store may be there as well.
+pub(super) fn size_of(home: &Arc<HomeFs>) -> Measure {
+    let home = Arc::downgrade(home);
+    let size = move || home.upgrade()?.statfs().ok().map(|sizes| sizes.bytes_used);
+    Measure(Arc::new(move || size().unwrap_or(0)))
+}
 
 /// Returns once the guest does not wait for room, or is gone.
 pub(super) async fn there_is_room(instance: &Arc<dyn Instance>) {

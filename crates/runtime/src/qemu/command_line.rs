@@ -113,7 +113,9 @@ pub(crate) fn arguments(
         arg("-blockdev", format!("driver=raw,node-name={name},{mode},{file}"));
         // The guest may tell its disks apart by serial as well as by order.
         let errors = if served { SERVED_ERRORS } else { "" };
-        arg("-device", format!("virtio-blk-device,drive={name},serial={name}{errors}"));
+        // Zeros that it has the host write in its place would take the host's disk at once, before anybody looks.
+        let device = format!("virtio-blk-device,drive={name},serial={name},write-zeroes=off");
+        arg("-device", format!("{device}{errors}"));
     }
 
     arg("-device", "virtio-serial-device,max_ports=8".to_owned());

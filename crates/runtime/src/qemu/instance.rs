@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,10 +13,10 @@ use tokio::sync::watch;
 use super::hypervisor::Hypervisor;
 use super::memory::{self, Stopped};
 use super::qmp::{Line, Qmp};
-use super::room::Watch;
+use super::room::{Growth, Known, Watch};
 use super::start_error;
 use super::warm::{Ends, Warm};
-use crate::{Error, Exit, Instance, Spec};
+use crate::{Error, Exit, Instance, Measure, Spec};
 
 /// How long a QEMU whose guest is saved may take to end before it is killed.
 const QUIT_GRACE: Duration = Duration::from_secs(5);
@@ -31,6 +31,8 @@ pub(crate) struct QemuInstance {
     memory: Option<PathBuf>,
     /// Whether the guest waits for room on its host's disk.
     waits_for_room: watch::Receiver<bool>,
+    /// What is told of how it grows.
+    known: Arc<Known>,
     /// What it takes to have it stay warm, where it can.
     ends: Mutex<Option<Ends>>,
     warm: watch::Sender<bool>,
@@ -66,15 +68,16 @@ impl QemuInstance {
         let monitor = Mutex::new(Some(Monitor::Idle(monitor, waits)));
         let (ends, warm) = (Mutex::new(ends), watch::Sender::new(false));
         let memory = memory.map(Path::to_owned);
-        Self { hypervisor, monitor, memory, waits_for_room, ends, warm }
+        Self { hypervisor, monitor, memory, waits_for_room, known: Arc::default(), ends, warm }
     }
 
-    /// The guest runs from here on: it is looked whether the disk of `disk` has room for it, and for its `memory`.
-    pub(crate) fn look_for_room(&self, disk: File, memory: Option<File>) -> Result<(), Error> {
+    /// The guest runs from here on: it is looked whether the disk on which `upper` and `memory` are has room for them.
+    pub(crate) fn look_for_room(&self, upper: File, memory: Option<File>) -> Result<(), Error> {
         let mut monitor = self.monitor.lock().unwrap_or_else(PoisonError::into_inner);
         match monitor.take() {
             Some(Monitor::Idle(line, waits)) => {
-                let watch = Watch::begin(line, disk, memory, waits);
+                let growth = Growth::begin(upper, memory, self.known.clone());
+                let watch = Watch::begin(line, growth, waits);
                 let watch = watch.map_err(start_error("look for room on the disk"))?;
                 *monitor = Some(Monitor::Watch(watch));
             }
@@ -185,6 +188,14 @@ impl Instance for QemuInstance {
         let set = blocking(move || place.set_vcpu(vcpu)).await;
         self.changed(set.is_ok(), |spec| spec.vcpu = vcpu);
         set.map_err(|error| Error::Shares(error.to_string()))
+    }
+
+    fn grows_beside(&self, measure: Measure) {
+        self.known.grows_beside(measure);
+    }
+
+    fn is_to_stop(&self) {
+        self.known.is_to_stop();
     }
 
     fn waits_for_room(&self) -> watch::Receiver<bool> {

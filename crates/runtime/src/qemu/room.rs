@@ -5,7 +5,7 @@
 //! mapped: a page that finds none ends QEMU (SIGBUS). So where room gets scarce, memory takes all that it may still
 //! need; and a guest whose memory cannot have that, or any, where next to nothing is left, is held before it is in want of
 //! it. What is left is for servers and keepers: a machine can be deleted, a sleep ends. So memory that would not leave it
-//! takes nothing.
+//! takes nothing. Who has taken most is held first ([`growth`]).
 //!
 //! # Order
 //! One thread has the monitor, looks every second and at each event, and says what it sees. Where there is room
@@ -19,6 +19,8 @@
 //! # Failure
 //! A QEMU that answers late, or refuses, is asked again once it has answered: nobody else has a guest that was held go on.
 //! Where its monitor is lost, nobody waits for room any more.
+
+mod growth;
 
 use std::fs::File;
 use std::io;
@@ -35,10 +37,11 @@ use nix::sys::statvfs::fstatvfs;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+pub(crate) use self::growth::{Growth, Known};
 use super::qmp::{Line, Qmp};
 use crate::limits::{
-    QMP_TIMEOUT, ROOM_ANSWER, ROOM_HELD, ROOM_LOOK_EVERY, ROOM_MIN, ROOM_PAUSE_MAX, ROOM_PIECE,
-    ROOM_RELAPSE,
+    QMP_TIMEOUT, ROOM_ANSWER, ROOM_HELD, ROOM_LEFT_MAX, ROOM_LOOK_EVERY, ROOM_MIN, ROOM_PAUSE_MAX,
+    ROOM_PIECE, ROOM_RELAPSE,
 };
 
 /// The thread that looks.
@@ -50,17 +53,16 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Looks after a guest that runs: its `monitor`; something on its host's `disk`; its memory, where that is in a
-    /// file. Whether the guest waits for room is said to `waits`.
+    /// Looks after a guest that runs: its `monitor`, and what it grows by. Whether the guest waits for room is said to
+    /// `waits`.
     pub(crate) fn begin(
         monitor: Line,
-        disk: File,
-        memory: Option<File>,
+        growth: Growth,
         waits: watch::Sender<bool>,
     ) -> io::Result<Self> {
         let (end, ended) = UnixStream::pair()?;
         let looked_after =
-            Watched { ended, disk, memory, waits, pace: Pace::default(), patience: ROOM_ANSWER };
+            Watched { ended, growth, waits, pace: Pace::default(), patience: ROOM_ANSWER };
         let thread = thread::Builder::new().name("room".to_owned());
         let thread = thread.spawn(move || looked_after.until_ended(monitor))?;
         Ok(Self { end, thread })
@@ -98,8 +100,10 @@ enum Step {
     GoOn,
 }
 
-/// What to do with a guest, where so many bytes are `free`. `memory`: all of its memory has a place.
-fn step(guest: Guest, free: u64, memory: bool) -> Step {
+/// What to do with a guest, where so many bytes are `free`, of which it `leaves` some. `memory`: all of its memory has a
+/// place.
+fn step(guest: Guest, free: u64, leaves: u64, memory: bool) -> Step {
+    let free = free.saturating_sub(leaves);
     match guest {
         Guest::Runs if free < ROOM_HELD || !memory => Step::Hold,
         Guest::Stopped | Guest::Held if free >= ROOM_MIN && memory => Step::GoOn,
@@ -133,8 +137,7 @@ impl Pace {
 #[derive(Debug)]
 struct Watched {
     ended: UnixStream,
-    disk: File,
-    memory: Option<File>,
+    growth: Growth,
     waits: watch::Sender<bool>,
     pace: Pace,
     /// How long QEMU may take for an answer.
@@ -211,15 +214,17 @@ impl Watched {
         }
         let waits = *self.waits.borrow();
         // Where nobody can say, there is no lack of it.
-        let left = free(&self.disk).unwrap_or(u64::MAX);
-        if left >= ROOM_MIN && !waits && !asked {
+        let Growth { upper, memory, .. } = &self.growth;
+        let left = free(upper).unwrap_or(u64::MAX);
+        let leaves = if left < ROOM_MIN + ROOM_LEFT_MAX { self.growth.leaves() } else { 0 };
+        if left >= ROOM_MIN + leaves && !waits && !asked {
             return Ok(());
         }
         // One that waits takes what it needs only once it can go on with it: till then others may have it.
-        let leave = if waits { ROOM_MIN } else { ROOM_HELD };
+        let leave = if waits { ROOM_MIN + leaves } else { ROOM_HELD };
         let memory = (left >= ROOM_MIN && !waits)
-            || self.memory.as_ref().is_none_or(|memory| has_its_room(memory, leave));
-        let left = free(&self.disk).unwrap_or(u64::MAX);
+            || memory.as_ref().is_none_or(|memory| has_its_room(memory, leave));
+        let left = free(upper).unwrap_or(u64::MAX);
         let guest = guest(qmp, *held)?;
         let now = Instant::now();
         let stands = matches!(guest, Guest::Stopped | Guest::Held);
@@ -227,7 +232,7 @@ impl Watched {
             self.pace.stopped(now);
             self.say(true);
         }
-        match step(guest, left, memory) {
+        match step(guest, left, leaves, memory) {
             Step::Nothing => {
                 // Somebody else had it go on, or we, and heard of it late; or it was not stopped.
                 if guest == Guest::Runs {

@@ -44,7 +44,7 @@ pub(super) struct Begun {
     connecting: Beside,
     /// Ends with the instance at the latest, which is why it comes after it.
     holding: Beside,
-    /// Something on the disk on which it grows, and its memory there.
+    /// Its upper and its memory, where that is in a file: they grow.
     grows: (File, Option<File>),
 }
 
@@ -84,12 +84,12 @@ impl Begun {
     pub(super) fn go_on(mut self) -> Result<Started, Error> {
         self.connecting.wait()?;
         self.holding.wait()?;
-        let Self { waiting, instance, control, fuse, memory, grows: (disk, file), .. } = self;
+        let Self { waiting, instance, control, fuse, memory, grows: (upper, file), .. } = self;
         if let Some(waiting) = waiting {
             waiting.go_on()?;
         }
         // Not before: it has guests that found no room go on.
-        instance.look_for_room(disk, file)?;
+        instance.look_for_room(upper, file)?;
         Ok(Started { instance: Box::new(instance), control, fuse, memory })
     }
 }
@@ -151,9 +151,9 @@ pub(super) fn begin(
     };
     tracing::debug!(machine = %spec.machine, ?accelerator, tsc_khz, ?arguments, "start qemu");
     let Files { inherited, memory, control, fuse, console, monitor, incoming } = files;
-    let disk = File::open(&spec.log_dir).map_err(start_error("open the log folder"))?;
+    let upper = File::open(&spec.upper_image).map_err(start_error("open the upper"))?;
     let growing = memory.as_ref().map(File::try_clone).transpose();
-    let grows = (disk, growing.map_err(start_error("share the guest's memory"))?);
+    let grows = (upper, growing.map_err(start_error("share the guest's memory"))?);
     let process = Process { program, arguments, confinement, place: place.clone() };
     let connecting = Beside::begin("connect the network", place.clone(), Place::connect);
     let hypervisor = Hypervisor::spawn(process, console, &spec.log_dir);

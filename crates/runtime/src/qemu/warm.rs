@@ -57,10 +57,8 @@ pub(crate) struct Ends {
     control: UnixStream,
     fuse: UnixStream,
     memory: File,
-    /// Something on the disk on which it grows.
-    disk: File,
+    upper: File,
     spec: Spec,
-    upper: Id,
     /// Its own, which it is not to keep alive.
     shelf: Weak<Mutex<Option<Warm>>>,
 }
@@ -90,7 +88,7 @@ impl Ends {
         spec: &Spec,
         (control, fuse): (&UnixStream, &UnixStream),
         memory: Option<&File>,
-        disk: &File,
+        upper: &File,
         (accelerator, shelf): (Accelerator, &Shelf),
     ) -> io::Result<Option<Self>> {
         let (Some(memory), None, (Purpose::Machine, Accelerator::Tcg)) =
@@ -102,9 +100,8 @@ impl Ends {
             control: control.try_clone()?,
             fuse: fuse.try_clone()?,
             memory: memory.try_clone()?,
-            disk: disk.try_clone()?,
+            upper: upper.try_clone()?,
             spec: spec.clone(),
-            upper: Id::of(&std::fs::metadata(&spec.upper_image)?),
             shelf: Arc::downgrade(&shelf.0),
         }))
     }
@@ -114,9 +111,8 @@ impl Ends {
             control: self.control.try_clone()?,
             fuse: self.fuse.try_clone()?,
             memory: self.memory.try_clone()?,
-            disk: self.disk.try_clone()?,
+            upper: self.upper.try_clone()?,
             spec: self.spec.clone(),
-            upper: self.upper,
             shelf: self.shelf.clone(),
         })
     }
@@ -180,7 +176,7 @@ impl Warm {
         let is_at =
             |file: &File, path: &Path| file.metadata().is_ok_and(|meta| Id::of(&meta).is_at(path));
         let files = is_at(&self.ends.memory, file) && is_at(&self.state, state);
-        if !files || !self.ends.upper.is_at(&spec.upper_image) {
+        if !files || !is_at(&self.ends.upper, &spec.upper_image) {
             return Err("its files are other ones now");
         }
         let (memory, upper_image) = (spec.memory.clone(), spec.upper_image.clone());
@@ -198,10 +194,10 @@ impl Warm {
         qmp.begin_anew();
         hypervisor.is_suspended(false);
         qmp.execute("cont", json!({})).map_err(resume)?;
-        let Ends { control, fuse, memory, disk, spec, .. } = ends;
+        let Ends { control, fuse, memory, upper, spec, .. } = ends;
         let file = memory.try_clone().map_err(resume)?;
         let instance = QemuInstance::of(hypervisor, Line::Met(qmp), spec.memory.file(), again);
-        instance.look_for_room(disk, Some(file))?;
+        instance.look_for_room(upper, Some(file))?;
         let memory = Some(GuestMemory::new(memory, memory::arrangement(spec.memory_mib)));
         Ok(Started { instance: Box::new(instance), control, fuse, memory })
     }

@@ -1,4 +1,5 @@
 use std::io::{BufRead, Write};
+use std::sync::Arc;
 
 use super::*;
 
@@ -20,7 +21,10 @@ fn only_a_guest_that_waits_for_room_goes_on_and_only_where_there_is_enough() {
         (Guest::Other, enough, true, Step::Nothing),
         (Guest::Other, little, false, Step::Nothing),
     ] {
-        assert_eq!(step(guest, free, memory), expected, "{guest:?} {free} {memory}");
+        for leaves in [0, 1, ROOM_LEFT_MAX] {
+            let seen = step(guest, free + leaves, leaves, memory);
+            assert_eq!(seen, expected, "{guest:?} {free} {leaves} {memory}");
+        }
     }
 }
 
@@ -119,9 +123,9 @@ fn one_whose_hypervisor_answers_late_is_looked_after_on() {
     let qemu = thread::spawn(move || speak_as_qemu(&theirs));
     let (end, ended) = UnixStream::pair().unwrap();
     let (waits, mut seen) = watch::channel(false);
-    let disk = tempfile::tempfile().unwrap();
+    let growth = Growth::begin(tempfile::tempfile().unwrap(), None, Arc::default());
     let patience = Duration::from_millis(100);
-    let watched = Watched { ended, disk, memory: None, waits, pace: Pace::default(), patience };
+    let watched = Watched { ended, growth, waits, pace: Pace::default(), patience };
     let thread = thread::spawn(move || watched.until_ended(Line::New(ours)));
     let until = |waits: bool, seen: &mut watch::Receiver<bool>| {
         let begun = Instant::now();
@@ -144,10 +148,10 @@ fn nobody_waits_for_room_once_the_monitor_is_lost() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (_end, ended) = UnixStream::pair().unwrap();
     let (waits, seen) = watch::channel(true);
-    let disk = tempfile::tempfile().unwrap();
+    let growth = Growth::begin(tempfile::tempfile().unwrap(), None, Arc::default());
     (&theirs).write_all(b"hello\n").unwrap();
     let patience = ROOM_ANSWER;
-    let watched = Watched { ended, disk, memory: None, waits, pace: Pace::default(), patience };
+    let watched = Watched { ended, growth, waits, pace: Pace::default(), patience };
     watched.until_ended(Line::New(ours)).unwrap_err();
     assert!(!*seen.borrow());
 }
