@@ -259,7 +259,7 @@ impl Client {
     /// output first, then what comes. It ends with the execution.
     ///
     /// # Errors
-    /// `Conflict` where it has ended.
+    /// `Conflict` where it has ended; `TooMany` where too many are attached.
     pub async fn attach(&self, id: &ExecutionId) -> Result<TokioIo<hyper::upgrade::Upgraded>> {
         let request = Request::post(format!("/executions/{id}/attach"))
             .header(http::header::HOST, "keeper")

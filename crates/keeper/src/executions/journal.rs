@@ -8,8 +8,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use agent_proto::FRAME_BYTES_MAX;
 use base::Timestamp;
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -24,13 +28,36 @@ pub(crate) enum Piece {
     Stderr(Bytes),
 }
 
+/// What is kept of a stream, up to a moment. Read a piece at a time: of many clients that do not read, each would have all
+/// of it in memory.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    file: Arc<File>,
+    left: Range<u64>,
+    piece: fn(Bytes) -> Piece,
+}
+
+impl Iterator for Kept {
+    type Item = Piece;
+
+    fn next(&mut self) -> Option<Piece> {
+        let left = usize::try_from(self.left.end - self.left.start).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; left.min(FRAME_BYTES_MAX)];
+        // What cannot be read is left out: output is best effort to show.
+        let got = self.file.read_at(&mut bytes, self.left.start).unwrap_or(0);
+        bytes.truncate(got);
+        self.left.start += got as u64;
+        (got > 0).then(|| (self.piece)(bytes.into()))
+    }
+}
+
 /// The files of one execution, open for writing, and who listens.
 #[derive(Debug)]
 pub(super) struct Journal {
     dir: PathBuf,
     pub(super) record: Record,
-    stdout: File,
-    stderr: File,
+    stdout: Arc<File>,
+    stderr: Arc<File>,
     events: File,
     sequence: u64,
     pub(super) taps: Vec<mpsc::Sender<Piece>>,
@@ -39,8 +66,10 @@ pub(super) struct Journal {
 impl Journal {
     pub(super) fn create(dir: PathBuf, record: Record) -> std::io::Result<Self> {
         std::fs::create_dir_all(&dir)?;
-        let open = |name| OpenOptions::new().create(true).append(true).open(dir.join(name));
+        let open =
+            |name| OpenOptions::new().create(true).append(true).read(true).open(dir.join(name));
         let (stdout, stderr, events) = (open("stdout")?, open("stderr")?, open("events.jsonl")?);
+        let (stdout, stderr) = (Arc::new(stdout), Arc::new(stderr));
         let mut journal =
             Self { dir, record, stdout, stderr, events, sequence: 0, taps: Vec::new() };
         journal.save()?;
@@ -67,6 +96,16 @@ impl Journal {
         file.write_all(kept)?;
         let len = kept.len() as u64;
         self.event(Event { sequence: 0, kind, at, state: None, offset, len, chunk: Vec::new() })
+    }
+
+    /// What is kept so far of both streams.
+    pub(super) fn kept(&self) -> [Kept; 2] {
+        let kept = |file: &Arc<File>, piece| Kept {
+            file: file.clone(),
+            left: 0..file.metadata().map_or(0, |file| file.len()),
+            piece,
+        };
+        [kept(&self.stdout, Piece::Stdout), kept(&self.stderr, Piece::Stderr)]
     }
 
     /// Notes a change of state, with what the record says now.

@@ -12,7 +12,8 @@
 //!
 //! # Bounds
 //! Output past [`OUTPUT_BYTES_MAX`] is counted and dropped, and the record says so. The newest
-//! [`RECORDS_MAX`] executions of a machine are kept.
+//! [`RECORDS_MAX`] executions of a machine are kept. Of clients that are attached each holds up to 16 pieces of
+//! output that it has not read, and [`TAPS_MAX`] of them do; what is kept is read as it is sent.
 
 #[cfg(test)]
 mod fuzz;
@@ -33,5 +34,7 @@ pub const EVENTS_MAX: u64 = 10_000;
 pub const RECORDS_MAX: usize = 1000;
 /// How many executions of a machine may run at once.
 pub const LIVE_MAX: usize = 128;
+/// How many clients may be attached to executions of a machine at once: one for each that runs, and half as many again.
+pub const TAPS_MAX: usize = LIVE_MAX + LIVE_MAX / 2;
 /// Largest standard input given with the request, in bytes.
 pub const STDIN_BYTES_MAX: usize = 1 << 20;

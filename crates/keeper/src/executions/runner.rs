@@ -9,7 +9,6 @@
 //! a command sees the files that were put before it.
 
 use std::collections::HashMap;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,12 +17,12 @@ use agent_proto::{Exec, Exited, Output};
 use base::{Clock, ErrorKind, ExecutionId, Timestamp};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::journal::{Journal, Piece};
+use super::journal::{Journal, Kept, Piece};
 use super::record::{NewExecution, Record, State};
 use super::records::{Records, ids};
-use super::{LIVE_MAX, OUTPUT_BYTES_MAX, RECORDS_MAX, STDIN_BYTES_MAX};
+use super::{LIVE_MAX, RECORDS_MAX, STDIN_BYTES_MAX, TAPS_MAX};
 use crate::guest::{Guest, said};
 use crate::layout::MachineDir;
 use crate::{Failure, Result};
@@ -70,9 +69,11 @@ impl Live {
 /// Both ends of an attachment.
 #[derive(Debug)]
 pub(crate) struct Attached {
-    pub(crate) before: Vec<Piece>,
+    pub(crate) before: [Kept; 2],
     pub(crate) output: mpsc::Receiver<Piece>,
     pub(crate) input: mpsc::Sender<Input>,
+    /// One of [`TAPS_MAX`], for as long as anything is held for the client.
+    pub(crate) place: OwnedSemaphorePermit,
 }
 
 /// Runs the commands of one machine.
@@ -82,12 +83,15 @@ pub(crate) struct Runner {
     guest: Arc<Guest>,
     clock: Arc<dyn Clock>,
     live: Mutex<HashMap<ExecutionId, Arc<Live>>>,
+    places: Arc<Semaphore>,
     last_ended: Mutex<Option<Timestamp>>,
 }
 
 impl Runner {
     pub(crate) fn new(dir: MachineDir, guest: Arc<Guest>, clock: Arc<dyn Clock>) -> Arc<Self> {
-        Arc::new(Self { dir, guest, clock, live: Mutex::default(), last_ended: Mutex::default() })
+        let places = Arc::new(Semaphore::new(TAPS_MAX));
+        let (live, last_ended) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { dir, guest, clock, live, places, last_ended })
     }
 
     pub(crate) fn live_count(&self) -> u64 {
@@ -250,11 +254,18 @@ impl Runner {
         exited.map(Some)
     }
 
-    /// Joins a running execution. `None` where it has ended: its record and output are all there is.
+    /// Joins a running execution. `None` where it has ended: its record and output are all there is. `TooMany` where too
+    /// many have joined.
     pub(crate) fn attach(&self, id: &ExecutionId) -> Result<Option<Attached>> {
         let Some(live) = self.live.lock().get(id).cloned() else {
             return self.records().get(id).map(|_| None);
         };
+        let place = self.places.clone().try_acquire_owned().map_err(|_| {
+            let why = format!(
+                "{TAPS_MAX} clients are attached to executions of this machine; close one of them, or read the output that is kept"
+            );
+            Failure::new(ErrorKind::TooMany, why)
+        })?;
         let (tap, output) = mpsc::channel(16);
         // What was written before the tap was set is read from the files, what comes after goes
         // through it; the lock makes that one moment.
@@ -262,22 +273,11 @@ impl Runner {
         if journal.record.state.is_final() {
             return Ok(None);
         }
-        let dir = self.dir.executions().join(id.as_str());
-        let kept = |name: &str, total: u64| -> Bytes {
-            let len = usize::try_from(total.min(OUTPUT_BYTES_MAX)).unwrap_or(0);
-            let mut bytes = vec![0; len];
-            let got = std::fs::File::open(dir.join(name))
-                .and_then(|file| file.read_at(&mut bytes, 0))
-                .unwrap_or(0);
-            bytes.truncate(got);
-            bytes.into()
-        };
-        let before = vec![
-            Piece::Stdout(kept("stdout", journal.record.stdout_bytes)),
-            Piece::Stderr(kept("stderr", journal.record.stderr_bytes)),
-        ];
+        let before = journal.kept();
+        // Those of clients that have left are found at the next output only, which may never come.
+        journal.taps.retain(|tap| !tap.is_closed());
         journal.taps.push(tap);
-        Ok(Some(Attached { before, output, input: live.input.clone() }))
+        Ok(Some(Attached { before, output, input: live.input.clone(), place }))
     }
 
     /// Kills an execution and waits for its end.

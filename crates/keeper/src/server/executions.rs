@@ -1,7 +1,8 @@
 //! Execution calls over the socket. What is kept can be read from disk; these need the guest.
 //!
 //! An attachment upgrades to the frames of `agent_proto`: input and signals in, output out; the end of
-//! the connection is the end of the execution (or of the keeper), and the record then says which.
+//! the connection is the end of the execution (or of the keeper), and the record then says which. A client that ends its
+//! half has left.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,10 +81,10 @@ pub(super) async fn wait(
 
 async fn copy(attached: Attached, io: impl AsyncRead + AsyncWrite) {
     let (read, write) = tokio::io::split(io);
-    let Attached { before, mut output, input } = attached;
+    let Attached { before, mut output, input, place: _place } = attached;
     let outward = async move {
         let mut writer = FrameWriter::new(Box::pin(write));
-        for piece in before {
+        for piece in before.into_iter().flatten() {
             send(&mut writer, piece).await?;
         }
         while let Some(piece) = output.recv().await {
@@ -100,22 +101,16 @@ async fn copy(attached: Attached, io: impl AsyncRead + AsyncWrite) {
                 FrameKind::Signal => Input::Signal(frame.json::<Signal>("signal")?.signal),
                 _ => break,
             };
-            if input.send(next).await.is_err() {
-                break;
-            }
+            // Where nobody takes input any more it falls away, and is read on: the end tells that the client has left.
+            input.send(next).await.ok();
         }
         Ok::<(), agent_proto::Error>(())
     };
-    tokio::pin!(outward, inward);
-    // The client may close its half early; the output's end ends the connection.
+    // Whoever has left is not waited for until there is output again: it has a place that others want.
     tokio::select! {
-        done = &mut outward => { done.ok(); }
-        done = &mut inward => {
-            if done.is_ok() {
-                outward.await.ok();
-            }
-        }
-    }
+        done = outward => done.ok(),
+        done = inward => done.ok(),
+    };
 }
 
 async fn send(

@@ -5,12 +5,12 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use agent_proto::{Exited, FrameKind, FrameWriter, Reply, Request};
+use agent_proto::{Exited, FrameKind, FrameReader, FrameWriter, Reply, Request};
 use base::ErrorKind;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use keeper::KeeperState;
-use keeper::executions::State;
+use keeper::executions::{OUTPUT_BYTES_MAX, State, TAPS_MAX};
 use tokio::io::AsyncWriteExt;
 use vfs::path::TreePath;
 
@@ -239,6 +239,85 @@ async fn output_that_nobody_reads_stays_within_the_memory_of_a_keeper() {
     tokio::time::sleep(Duration::from_secs(8)).await;
     put_and_get(&machine).await;
     assert!(most_resident() < BYTES_MAX, "{}", most_resident());
+    assert!(machine.sleep().await.released);
+}
+
+/// Commands that say so many bytes on each stream, and then nothing for ever.
+async fn say_and_stay(control: Control, fuse: UnixStream, bytes: u64) {
+    let mut mux = meet(control).await;
+    come_up(&mut mux).await;
+    let _held = fuse;
+    loop {
+        let (request, mut writer) = request(&mut mux).await;
+        drop(tokio::spawn(async move {
+            if !matches!(request, Request::Exec(_)) {
+                return drop(writer.message(&Reply::Done).await);
+            }
+            writer.message(&Reply::Started { pid: 7 }).await.ok();
+            let piece = vec![b'y'; agent_proto::FRAME_BYTES_MAX];
+            for kind in [FrameKind::Stdout, FrameKind::Stderr] {
+                for _ in 0..bytes / piece.len() as u64 {
+                    writer.frame(kind, &piece).await.ok();
+                }
+            }
+            std::future::pending::<()>().await;
+        }));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_for_clients_who_do_not_read_is_not_in_memory() {
+    fn play(control: Control, fuse: UnixStream) -> BoxFuture<'static, ()> {
+        say_and_stay(control, fuse, OUTPUT_BYTES_MAX).boxed()
+    }
+    let machine = Machine::running(play).await;
+    let id = machine.start().await;
+    let mut reader = FrameReader::new(machine.client.attach(&id).await.unwrap());
+    let mut left = 2 * OUTPUT_BYTES_MAX;
+    while left > 0 {
+        left -= reader.next().await.unwrap().unwrap().payload.len() as u64;
+    }
+    let mut clients = Vec::new();
+    for _ in 0..48 {
+        clients.push(machine.client.attach(&id).await.unwrap());
+    }
+    put_and_get(&machine).await;
+    assert!(most_resident() < BYTES_MAX, "{}", most_resident());
+    // It is all there for whoever reads it later.
+    let mut reader = FrameReader::new(clients.pop().unwrap());
+    for kind in [FrameKind::Stdout, FrameKind::Stderr] {
+        let mut left = OUTPUT_BYTES_MAX;
+        while left > 0 {
+            let frame = reader.next().await.unwrap().unwrap();
+            assert_eq!(frame.kind, kind);
+            left -= frame.payload.len() as u64;
+        }
+    }
+    assert!(machine.sleep().await.released);
+}
+
+/// Who has left a command that says nothing has no place any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn so_many_clients_are_attached_and_no_more_until_one_leaves() {
+    fn play(control: Control, fuse: UnixStream) -> BoxFuture<'static, ()> {
+        say_and_stay(control, fuse, 0).boxed()
+    }
+    let machine = Machine::running(play).await;
+    let ids = [machine.start().await, machine.start().await];
+    let mut clients = Vec::new();
+    for n in 0..TAPS_MAX {
+        clients.push(machine.client.attach(&ids[n % 2]).await.unwrap());
+    }
+    let refused = machine.client.attach(&ids[0]).await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::TooMany);
+    assert!(refused.message.contains("close one of them"), "{}", refused.message);
+    drop(clients.pop());
+    let again = async {
+        while machine.client.attach(&ids[0]).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), again).await.expect("it has its place still");
     assert!(machine.sleep().await.released);
 }
 
