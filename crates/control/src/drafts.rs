@@ -32,6 +32,7 @@ struct Locks {
 pub(crate) struct Writing {
     _draft: OwnedRwLockReadGuard<()>,
     _locks: Arc<Locks>,
+    waited: bool,
 }
 
 /// The draft and the home, alone.
@@ -53,7 +54,13 @@ impl Drafts {
     /// A write or a look, beside others.
     pub(crate) async fn write(&self, machine: &MachineId) -> Writing {
         let locks = self.locks(machine);
-        Writing { _draft: locks.draft.clone().read_owned().await, _locks: locks }
+        match locks.draft.clone().try_read_owned() {
+            Ok(draft) => Writing { _draft: draft, _locks: locks, waited: false },
+            Err(_) => {
+                let draft = locks.draft.clone().read_owned().await;
+                Writing { _draft: draft, _locks: locks, waited: true }
+            }
+        }
     }
 
     /// Waits for the writes that are under way and for a wake that has begun, and for a slow upload not for ever.
@@ -88,5 +95,12 @@ impl Drafts {
         let locks = Arc::new(Locks::default());
         all.insert(machine.clone(), Arc::downgrade(&locks));
         locks
+    }
+}
+
+impl Writing {
+    /// Somebody had the draft alone meanwhile: its machine may be elsewhere than it was.
+    pub(crate) fn has_waited(&self) -> bool {
+        self.waited
     }
 }

@@ -16,7 +16,7 @@ use catalog::MachineRow;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use vfs::path::{TreePath, show};
 
-use super::route::{self, Place};
+use super::route::{self, LOCATED_TIMES, Place};
 use super::{FileCalls, PublishReport};
 use crate::Result;
 use crate::control::Inner;
@@ -27,8 +27,6 @@ use crate::machines::MachineRef;
 
 /// Paths looked at at once where conflicts are searched.
 const LOOKS_AT_ONCE: usize = 16;
-/// How often a machine may wake or fall asleep before its draft is left as it is.
-const LOCATED_TIMES: usize = 3;
 
 /// Publishes a machine's draft; without one there is nothing to do.
 pub(crate) async fn publish(inner: &Arc<Inner>, machine: &MachineRef) -> Result<PublishReport> {

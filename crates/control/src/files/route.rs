@@ -22,6 +22,9 @@ use crate::machines::auto_sleep::ActivityGuard;
 use crate::machines::{MachineRef, Phase};
 use crate::{Error, Result};
 
+/// How often a machine may wake or fall asleep before whoever waits for its draft is told to come again.
+pub(super) const LOCATED_TIMES: usize = 3;
+
 /// Where a home is now.
 #[derive(Debug)]
 pub(crate) enum Place {
@@ -102,46 +105,62 @@ pub(crate) async fn for_read(
     machine: &MachineRef,
     view: View,
 ) -> Result<Target> {
-    let (row, place) = locate(inner, machine).await?;
-    let at = inner.home_at(&row);
     let homes = &inner.parts.homes;
-    match (place, view) {
-        (Place::Awake(link, awake), View::Current) => {
-            Ok(Target { calls: link, hold: Hold { _awake: Some(awake), _draft: None } })
-        }
-        (Place::Asleep, View::Current) => {
-            Ok(Target { calls: homes.published(&at).await?, hold: Hold::none() })
-        }
-        (place, View::Draft) => {
-            let draft = inner.drafts.write(&row.id).await;
+    let mut times = 0;
+    loop {
+        times += 1;
+        let (row, place) = locate(inner, machine).await?;
+        let at = inner.home_at(&row);
+        if view == View::Draft {
+            let Some(draft) = share(inner, &row, &place, times).await? else { continue };
             if homes.has_draft(&at).await {
                 return open_draft(inner, &at, draft).await;
             }
-            match place {
-                Place::Asleep => {
-                    Ok(Target { calls: homes.published(&at).await?, hold: Hold::none() })
-                }
-                Place::Awake(..) => Err(Error::not_found(format!(
-                    "machine {} is awake and has no unpublished draft",
-                    row.name
-                ))),
-            }
         }
+        return match (place, view) {
+            (Place::Awake(link, awake), View::Current) => {
+                Ok(Target { calls: link, hold: Hold { _awake: Some(awake), _draft: None } })
+            }
+            (Place::Asleep, _) => {
+                Ok(Target { calls: homes.published(&at).await?, hold: Hold::none() })
+            }
+            (Place::Awake(..), View::Draft) => Err(Error::not_found(format!(
+                "machine {} is awake and has no unpublished draft",
+                row.name
+            ))),
+        };
     }
 }
 
 /// The tree that a write changes.
 pub(crate) async fn for_write(inner: &Arc<Inner>, machine: &MachineRef) -> Result<Target> {
-    let (row, place) = locate(inner, machine).await?;
-    match place {
-        Place::Awake(link, awake) => {
-            Ok(Target { calls: link, hold: Hold { _awake: Some(awake), _draft: None } })
+    let mut times = 0;
+    loop {
+        times += 1;
+        let (row, place) = locate(inner, machine).await?;
+        if let Place::Awake(link, awake) = place {
+            return Ok(Target { calls: link, hold: Hold { _awake: Some(awake), _draft: None } });
         }
-        Place::Asleep => {
-            let draft = inner.drafts.write(&row.id).await;
-            open_draft(inner, &inner.home_at(&row), draft).await
+        if let Some(draft) = share(inner, &row, &place, times).await? {
+            return open_draft(inner, &inner.home_at(&row), draft).await;
         }
     }
+}
+
+/// Joins those who write the draft. `None` where the home is elsewhere meanwhile, and is to be located once more.
+async fn share(
+    inner: &Inner,
+    row: &MachineRow,
+    place: &Place,
+    times: usize,
+) -> Result<Option<Writing>> {
+    let draft = inner.drafts.write(&row.id).await;
+    // Its machine may have been woken while we waited for a publish. Without a wait another look is not worth its time:
+    // most writes find the draft free.
+    if !draft.has_waited() || is_still(inner, row, place).await? {
+        return Ok(Some(draft));
+    }
+    if times == LOCATED_TIMES { Err(in_transition(row)) } else { Ok(None) }
 }
 
 async fn open_draft(inner: &Inner, at: &HomeAt, draft: Writing) -> Result<Target> {

@@ -193,6 +193,40 @@ async fn a_publish_goes_where_the_home_is_when_the_uploads_before_it_have_ended(
 }
 
 #[tokio::test]
+async fn a_write_that_waited_for_a_publish_goes_where_the_home_is_then() {
+    let world = World::new();
+    let control = world.open().await;
+    let machine = MachineRef::Id(running(&control).await.machine_id);
+    slept(&control, &machine).await;
+    put(&control, &machine, "mine", "draft").await;
+    woken(&control, &machine).await;
+    slept(&control, &machine).await;
+    world.host.state.lock().hold_apply = true;
+    let publishes = {
+        let (control, machine) = (control.clone(), machine.clone());
+        tokio::spawn(async move { control.files().publish(&machine).await })
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let writes = {
+        let (control, machine) = (control.clone(), machine.clone());
+        tokio::spawn(async move { put(&control, &machine, "late", "live").await })
+    };
+    let looks = {
+        let (control, machine) = (control.clone(), machine.clone());
+        tokio::spawn(async move { read(&control, &machine, "mine", View::Draft).await })
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!writes.is_finished() && !looks.is_finished(), "they are beside a publish");
+    control.machines().wake(&machine, &IfMatch::Any).await.unwrap();
+    world.host.state.lock().hold_apply = false;
+    assert_eq!(publishes.await.unwrap().unwrap().changed, 1);
+    tokio::time::timeout(SOON, writes).await.expect("it waits").unwrap();
+    assert_eq!(read(&control, &machine, "late", View::Current).await.unwrap(), "live");
+    let looked = tokio::time::timeout(SOON, looks).await.expect("it waits").unwrap();
+    assert_eq!(looked.unwrap_err().kind(), ErrorKind::NotFound, "there is no draft any more");
+}
+
+#[tokio::test]
 async fn a_draft_can_be_thrown_away() {
     let world = World::new();
     let control = world.open().await;
