@@ -44,8 +44,8 @@ impl Options {
 /// Something that a machine has to endure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// A process counts on over sleeps and wakes: same pid, no gap, no lost line, the tree unchanged. Half of the rounds while
-    /// it is warm.
+    /// A process counts on over sleeps and wakes: same pid, no gap, no lost line, the tree unchanged. As many rounds
+    /// again while it is warm.
     Sleeps,
     /// kill -9 of QEMU, keeper and server at random moments of a sleep and a wake; in half of the rounds it stays warm.
     Kills,
@@ -73,7 +73,15 @@ impl Part {
         }
     }
 
-    /// The tests that share its rounds.
+    /// What each of its tests runs of its rounds: they share them, but for sleeps, which have to be that many in a row.
+    const fn rounds_of_each(self, rounds: u64) -> u64 {
+        match self {
+            Self::Sleeps => rounds,
+            Self::Kills | Self::Races | Self::Boots => rounds.div_ceil(self.tests().len() as u64),
+        }
+    }
+
+    /// Its tests.
     const fn tests(self) -> &'static [&'static str] {
         match self {
             Self::Sleeps => &[
@@ -107,9 +115,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let place = Place::prepare()?;
     let (mut passed, mut failed) = (Vec::new(), Vec::new());
     for part in parts {
-        let rounds = options.rounds.unwrap_or(part.rounds());
+        let rounds = part.rounds_of_each(options.rounds.unwrap_or(part.rounds()));
         for test in part.tests() {
-            let rounds = rounds.div_ceil(part.tests().len() as u64);
             eprintln!("{}: {rounds} rounds of {test}", part.name());
             let begun = Instant::now();
             match endure(&place, test, rounds, options.seed) {
@@ -224,6 +231,15 @@ mod tests {
         let panicked = "thread 'a' (1) panicked at src/a.rs:1:2:";
         let said = hears(&[panicked, "it was booted", panicked, "and then"]);
         assert_eq!(said.failure.as_deref(), Some("it was booted"));
+    }
+
+    #[test]
+    fn each_way_to_sleep_has_all_rounds_and_others_share_them() {
+        let each: Vec<_> = Part::value_variants()
+            .iter()
+            .map(|part| (part.name(), part.rounds_of_each(part.rounds())))
+            .collect();
+        assert_eq!(each, [("sleeps", 200), ("kills", 50), ("races", 67), ("boots", 100)]);
     }
 
     #[test]

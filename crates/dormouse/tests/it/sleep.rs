@@ -16,6 +16,16 @@ END
 nohup bash /root/counter >/dev/null 2>&1 & echo $!
 while [ ! -s /root/count ]; do sleep 0.05; done";
 
+/// Makes a tree in the home that nobody changes.
+pub(crate) const TREE: &str = "cp -a /usr/share/perl5 /root/tree";
+
+/// The hash of that tree: of what its kernel has in its caches in even cycles, of what the home has in the others.
+pub(crate) fn tree_hash(api: &Api, machine: &str, cycle: u64) -> String {
+    let forget = if cycle.is_multiple_of(2) { "" } else { "echo 3 >/proc/sys/vm/drop_caches; " };
+    let tree = "cd /root/tree && find . -type f -exec sha256sum {} + | sort | sha256sum";
+    api.shell(machine, &format!("{forget}{tree}"))
+}
+
 /// How the machine came up, and why not from its memory.
 pub(crate) fn how(api: &Api, machine: &str) -> (String, String) {
     let seen = api.get(&format!("/v1/machines/{machine}")).ok().json();
@@ -56,9 +66,8 @@ fn a_counter_goes_on_over_sleeps_as_if_it_had_blinked() {
     let server = Server::start(Options::default());
     let api = server.api();
     let machine = api.create("counter");
-    api.shell(&machine, "cp -a /usr/share/perl5 /root/tree; echo kept >/usr/local/marker");
-    let tree = "cd /root/tree && find . -type f -exec sha256sum {} + | sort | sha256sum";
-    let (hash, boot) = (api.shell(&machine, tree), boot_id(&api, &machine));
+    api.shell(&machine, &format!("{TREE}; echo kept >/usr/local/marker"));
+    let (hash, boot) = (tree_hash(&api, &machine, 0), boot_id(&api, &machine));
     let pid = api.shell(&machine, COUNTER).trim().to_owned();
     let (mut before, mut longest, mut chance) = (0, 0, Chance::new());
     let cycles = Rounds::usually(12);
@@ -85,9 +94,7 @@ fn a_counter_goes_on_over_sleeps_as_if_it_had_blinked() {
             .expect("after 1970")
             .as_secs_f64();
         assert!((ours - clock).abs() < 3.0, "cycle {cycle}: its clock is {} s off", ours - clock);
-        // What its kernel has in its caches, and what the home has.
-        let forget = if cycle % 2 == 0 { "" } else { "echo 3 >/proc/sys/vm/drop_caches; " };
-        assert_eq!(api.shell(&machine, &format!("{forget}{tree}")), hash, "cycle {cycle}");
+        assert_eq!(tree_hash(&api, &machine, cycle), hash, "cycle {cycle}");
         assert_eq!(boot_id(&api, &machine), boot, "cycle {cycle}: it was booted");
     }
     assert_eq!(api.shell(&machine, "cat /usr/local/marker").trim(), "kept");

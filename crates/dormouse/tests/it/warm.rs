@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::kills::hypervisors;
-use crate::sleep::{COUNTER, boot_id, counted, how};
+use crate::sleep::{COUNTER, TREE, boot_id, counted, how, tree_hash};
 use crate::support::server::signal;
 use crate::support::{Api, Options, Rounds, Server, eventually, shown};
 
@@ -47,7 +47,9 @@ fn it_goes_on_in_the_process_that_it_was_in() {
     let mut server = server();
     let mut api = server.api();
     let machine = api.create("counter");
-    let (boot, pid) = (boot_id(&api, &machine), api.shell(&machine, COUNTER).trim().to_owned());
+    api.shell(&machine, TREE);
+    let (hash, boot) = (tree_hash(&api, &machine, 0), boot_id(&api, &machine));
+    let pid = api.shell(&machine, COUNTER).trim().to_owned();
     let mut process = (hypervisor(&machine), server.keeper(&machine));
     let (mut before, mut others) = (0, 0);
     let cycles = Rounds::usually(6);
@@ -82,12 +84,13 @@ fn it_goes_on_in_the_process_that_it_was_in() {
             counted(&api, &machine, &pid) > before
         });
         before = counted(&api, &machine, &pid);
+        assert_eq!(tree_hash(&api, &machine, cycle), hash, "cycle {cycle}");
     }
     assert_eq!(boot_id(&api, &machine), boot);
     let warm = format!(
         "{count} sleeps and wakes of one that stayed warm, {others} of them in another process"
     );
-    shown(&format!("{warm}, which counted to {before}"));
+    shown(&format!("{warm}, which counted to {before} and whose tree stayed as it was"));
 }
 
 #[test]
