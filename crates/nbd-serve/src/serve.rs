@@ -28,7 +28,7 @@ pub struct Server {
 
 /// What the workers of a connection share.
 #[derive(Debug)]
-struct Connection {
+pub(crate) struct Connection {
     disk: Arc<dyn Disk>,
     /// Nothing where there are no more requests.
     requests: Mutex<Option<UnixStream>>,
@@ -75,8 +75,7 @@ fn serve(mut socket: UnixStream, disk: Arc<dyn Disk>) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
         Err(error) => return Err(error),
     }
-    let replies = Mutex::new(socket.try_clone()?);
-    let connection = Connection { disk, requests: Mutex::new(Some(socket)), replies };
+    let connection = Connection::new(socket, disk)?;
     std::thread::scope(|scope| {
         for _ in 1..WORKERS {
             // With fewer of them it goes on as well.
@@ -90,7 +89,14 @@ fn serve(mut socket: UnixStream, disk: Arc<dyn Disk>) -> io::Result<()> {
 }
 
 impl Connection {
-    fn work(&self) {
+    /// With a client that has the disk.
+    pub(crate) fn new(socket: UnixStream, disk: Arc<dyn Disk>) -> io::Result<Self> {
+        let replies = Mutex::new(socket.try_clone()?);
+        Ok(Self { disk, requests: Mutex::new(Some(socket)), replies })
+    }
+
+    /// Does one request after the other, until there are no more.
+    pub(crate) fn work(&self) {
         let mut buffer = Vec::new();
         while let Some(request) = self.next(&mut buffer) {
             let payload = self.answer(&request, &mut buffer);

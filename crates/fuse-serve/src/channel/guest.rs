@@ -213,4 +213,6 @@ impl Link for GuestLink {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

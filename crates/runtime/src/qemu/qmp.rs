@@ -110,17 +110,16 @@ impl Qmp {
         self.asked = id;
         loop {
             let said = self.line()?;
-            // What is of no command is an event; of another one, an answer that nobody waits for any more.
-            if said.get("id").and_then(Value::as_u64) != Some(id) {
+            // What answers no command is an event; another one, an answer that nobody waits for any more.
+            if answers(&said) != Some(id) {
                 continue;
             }
             if let Some(done) = said.get("return") {
                 return Ok(done.clone());
             }
-            if let Some(error) = said.get("error") {
-                let why = error.get("desc").and_then(Value::as_str).unwrap_or("no reason given");
-                return Err(io::Error::other(format!("{command}: {why}")));
-            }
+            let why = said.get("error").and_then(|error| error.get("desc")).and_then(Value::as_str);
+            let why = why.unwrap_or("no reason given");
+            return Err(io::Error::other(format!("{command}: {why}")));
         }
     }
 
@@ -168,8 +167,7 @@ impl Qmp {
             if end.is_some() {
                 let line = std::mem::take(&mut self.begun);
                 let said: Value = serde_json::from_slice(&line).map_err(|_| invalid("not JSON"))?;
-                let id = said.get("id").and_then(Value::as_u64);
-                if let Some(id) = id.filter(|id| *id <= self.asked) {
+                if let Some(id) = answers(&said).filter(|id| *id <= self.asked) {
                     self.answered = self.answered.max(id);
                 }
                 return Ok(said);
@@ -182,6 +180,12 @@ impl AsFd for Qmp {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.get_ref().as_fd()
     }
+}
+
+/// The number of the command that this answers. What has only its number leaves it unanswered.
+fn answers(said: &Value) -> Option<u64> {
+    let is_answer = said.get("return").is_some() || said.get("error").is_some();
+    said.get("id").and_then(Value::as_u64).filter(|_| is_answer)
 }
 
 /// Sends all of `bytes`, the descriptor with the first of them.
