@@ -55,10 +55,10 @@ pub const ROOM_MIN: u64 = 1 << 30;
 /// Bytes below which no guest runs: what it wrote to its home would find no room, and its keeper and the server need some.
 /// More than a guest writes between two looks.
 pub(crate) const ROOM_HELD: u64 = 512 << 20;
-/// A guest leaves so great a part free, beside [`ROOM_HELD`], of what it has taken of the disk since it began to run:
-/// others run on where one has filled it.
+/// A guest leaves so great a part free, beside [`ROOM_HELD`], of what its machine has grown by since it began to run: others
+/// run on where one has filled the disk.
 pub(crate) const ROOM_LEFT_PART: u64 = 4;
-/// But no more than this, in bytes. With [`ROOM_MIN`] it is what is left where the first guest is held.
+/// But no more than this, in bytes.
 pub(crate) const ROOM_LEFT_MAX: u64 = 4 << 30;
 /// How much memory takes at a time: some guests that do so at once leave [`ROOM_HELD`], but for as many of these.
 pub(crate) const ROOM_PIECE: i64 = 32 << 20;

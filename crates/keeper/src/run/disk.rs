@@ -69,6 +69,10 @@ impl ServesDisk for Served {
         *server = Some(nbd_serve::Server::start(ours, Arc::new(Blocks(self.disk.clone())))?);
         Ok(theirs)
     }
+
+    fn came(&self) -> u64 {
+        self.disk.came()
+    }
 }
 
 impl Drop for Served {

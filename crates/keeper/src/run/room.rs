@@ -15,8 +15,8 @@ use vfs::FileSystem as _;
 
 use crate::Failure;
 
-/// What is in a home, for as long as somebody has it open. Its files are on this disk until the store has them, and the
-/// store may be there as well.
+/// What is in a home, for as long as somebody has it open: on this disk until the store has it, and the store may be
+/// there as well.
 pub(super) fn size_of(home: &Arc<HomeFs>) -> Measure {
     let home = Arc::downgrade(home);
     let size = move || home.upgrade()?.statfs().ok().map(|sizes| sizes.bytes_used);

@@ -1,6 +1,5 @@
 //! A running QEMU, as its owner holds it: waits for it, saves it, changes what it is held to.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +12,7 @@ use tokio::sync::watch;
 use super::hypervisor::Hypervisor;
 use super::memory::{self, Stopped};
 use super::qmp::{Line, Qmp};
-use super::room::{Growth, Known, Watch};
+use super::room::{Grows, Known, Watch};
 use super::start_error;
 use super::warm::{Ends, Warm};
 use crate::{Error, Exit, Instance, Measure, Spec};
@@ -71,13 +70,12 @@ impl QemuInstance {
         Self { hypervisor, monitor, memory, waits_for_room, known: Arc::default(), ends, warm }
     }
 
-    /// The guest runs from here on: it is looked whether the disk on which `upper` and `memory` are has room for them.
-    pub(crate) fn look_for_room(&self, upper: File, memory: Option<File>) -> Result<(), Error> {
+    /// The guest runs from here on: it is looked whether its host's disk has room for what of it grows.
+    pub(crate) fn look_for_room(&self, grows: Grows) -> Result<(), Error> {
         let mut monitor = self.monitor.lock().unwrap_or_else(PoisonError::into_inner);
         match monitor.take() {
             Some(Monitor::Idle(line, waits)) => {
-                let growth = Growth::begin(upper, memory, self.known.clone());
-                let watch = Watch::begin(line, growth, waits);
+                let watch = Watch::begin(line, grows, self.known.clone(), waits);
                 let watch = watch.map_err(start_error("look for room on the disk"))?;
                 *monitor = Some(Monitor::Watch(watch));
             }

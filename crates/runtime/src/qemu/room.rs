@@ -5,7 +5,7 @@
 //! mapped: a page that finds none ends QEMU (SIGBUS). So where room gets scarce, memory takes all that it may still
 //! need; and a guest whose memory cannot have that, or any, where next to nothing is left, is held before it is in want of
 //! it. What is left is for servers and keepers: a machine can be deleted, a sleep ends. So memory that would not leave it
-//! takes nothing. Who has taken most is held first ([`growth`]).
+//! takes nothing. Who has grown most is held first ([`growth`]).
 //!
 //! # Order
 //! One thread has the monitor, looks every second and at each event, and says what it sees. Where there is room
@@ -27,6 +27,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -37,7 +38,8 @@ use nix::sys::statvfs::fstatvfs;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-pub(crate) use self::growth::{Growth, Known};
+use self::growth::Growth;
+pub(crate) use self::growth::{Grows, Known};
 use super::qmp::{Line, Qmp};
 use crate::limits::{
     QMP_TIMEOUT, ROOM_ANSWER, ROOM_HELD, ROOM_LEFT_MAX, ROOM_LOOK_EVERY, ROOM_MIN, ROOM_PAUSE_MAX,
@@ -53,14 +55,15 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Looks after a guest that runs: its `monitor`, and what it grows by. Whether the guest waits for room is said to
-    /// `waits`.
+    /// Looks after a guest that runs: its `monitor`, and what of it grows. Whether the guest waits for room is said to `waits`.
     pub(crate) fn begin(
         monitor: Line,
-        growth: Growth,
+        grows: Grows,
+        known: Arc<Known>,
         waits: watch::Sender<bool>,
     ) -> io::Result<Self> {
         let (end, ended) = UnixStream::pair()?;
+        let growth = Growth::begin(grows, known);
         let looked_after =
             Watched { ended, growth, waits, pace: Pace::default(), patience: ROOM_ANSWER };
         let thread = thread::Builder::new().name("room".to_owned());
@@ -214,7 +217,7 @@ impl Watched {
         }
         let waits = *self.waits.borrow();
         // Where nobody can say, there is no lack of it.
-        let Growth { upper, memory, .. } = &self.growth;
+        let Grows { upper, memory, .. } = &self.growth.of;
         let left = free(upper).unwrap_or(u64::MAX);
         let leaves = if left < ROOM_MIN + ROOM_LEFT_MAX { self.growth.leaves() } else { 0 };
         if left >= ROOM_MIN + leaves && !waits && !asked {

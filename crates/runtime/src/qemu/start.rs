@@ -25,6 +25,7 @@ use super::jail::{self, Jail};
 use super::network::Link;
 use super::place::Place;
 use super::qmp::Line;
+use super::room::Grows;
 use super::spawn::Confinement;
 use super::supervise::Process;
 use super::warm::{Ends, Shelf};
@@ -44,8 +45,7 @@ pub(super) struct Begun {
     connecting: Beside,
     /// Ends with the instance at the latest, which is why it comes after it.
     holding: Beside,
-    /// Its upper and its memory, where that is in a file: they grow.
-    grows: (File, Option<File>),
+    grows: Grows,
 }
 
 /// Something that is done while QEMU begins. It holds the instance's place, which is free again once this is
@@ -84,12 +84,12 @@ impl Begun {
     pub(super) fn go_on(mut self) -> Result<Started, Error> {
         self.connecting.wait()?;
         self.holding.wait()?;
-        let Self { waiting, instance, control, fuse, memory, grows: (upper, file), .. } = self;
+        let Self { waiting, instance, control, fuse, memory, grows, .. } = self;
         if let Some(waiting) = waiting {
             waiting.go_on()?;
         }
         // Not before: it has guests that found no room go on.
-        instance.look_for_room(upper, file)?;
+        instance.look_for_room(grows)?;
         Ok(Started { instance: Box::new(instance), control, fuse, memory })
     }
 }
@@ -153,14 +153,17 @@ pub(super) fn begin(
     let Files { inherited, memory, control, fuse, console, monitor, incoming } = files;
     let upper = File::open(&spec.upper_image).map_err(start_error("open the upper"))?;
     let growing = memory.as_ref().map(File::try_clone).transpose();
-    let grows = (upper, growing.map_err(start_error("share the guest's memory"))?);
+    let growing = growing.map_err(start_error("share the guest's memory"))?;
+    let served = spec.upper_server.as_ref().map(|server| Arc::downgrade(&server.0));
+    let grows = Grows { upper, served, memory: growing };
     let process = Process { program, arguments, confinement, place: place.clone() };
     let connecting = Beside::begin("connect the network", place.clone(), Place::connect);
     let hypervisor = Hypervisor::spawn(process, console, &spec.log_dir);
     // Only now: QEMU has its own copies.
     drop((inherited, doors));
     let hypervisor = hypervisor?;
-    let ends = Ends::of(spec, (&control, &fuse), memory.as_ref(), &grows.0, (accelerator, shelf));
+    let ends =
+        Ends::of(spec, (&control, &fuse), memory.as_ref(), &grows.upper, (accelerator, shelf));
     let ends = ends.map_err(start_error("keep its channels"))?;
     let instance = QemuInstance::of(hypervisor, Line::New(monitor), spec.memory.file(), ends);
     let memory = memory.map(|file| GuestMemory::new(file, memory::arrangement(spec.memory_mib)));

@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use super::hypervisor::Hypervisor;
 use super::instance::QemuInstance;
 use super::qmp::{Line, Qmp};
+use super::room::Grows;
 use super::{Accelerator, memory};
 use crate::{Error, Loaded, Memory, Purpose, Spec, Started};
 
@@ -197,7 +198,8 @@ impl Warm {
         let Ends { control, fuse, memory, upper, spec, .. } = ends;
         let file = memory.try_clone().map_err(resume)?;
         let instance = QemuInstance::of(hypervisor, Line::Met(qmp), spec.memory.file(), again);
-        instance.look_for_room(upper, Some(file))?;
+        // One whose disk is served does not stay warm.
+        instance.look_for_room(Grows { upper, served: None, memory: Some(file) })?;
         let memory = Some(GuestMemory::new(memory, memory::arrangement(spec.memory_mib)));
         Ok(Started { instance: Box::new(instance), control, fuse, memory })
     }

@@ -56,7 +56,7 @@ use self::room::Room;
 use self::table::Table;
 use crate::error::{Error, Result, blocking};
 use crate::fetch::Progress;
-use crate::limits::{DISK_LEFT_MIN, FETCHES, LOST_MAX};
+use crate::limits::{CHUNK_BYTES, DISK_LEFT_MIN, FETCHES, LOST_MAX};
 use crate::manifest::Chunk;
 use crate::place::Upper;
 use crate::state::State;
@@ -88,6 +88,7 @@ struct Inner {
     room: Room,
     /// The background waits for room.
     scarce: AtomicBool,
+    missing_at_first: usize,
     /// Place in the note, and what is stored.
     chunks: HashMap<u32, (usize, Chunk)>,
     table: Mutex<Table>,
@@ -142,6 +143,7 @@ impl LazyDisk {
             latch: Latch::default(),
             room: Room::default(),
             scarce: AtomicBool::new(false),
+            missing_at_first: table.missing(),
             chunks,
             table: Mutex::new(table),
             changed: Notify::new(),
@@ -173,6 +175,13 @@ impl LazyDisk {
     #[must_use]
     pub fn missing(&self) -> usize {
         self.0.table.lock().missing()
+    }
+
+    /// Bytes of those that are not missing any more, since it was opened.
+    #[must_use]
+    pub fn came(&self) -> u64 {
+        let came = self.0.missing_at_first.saturating_sub(self.missing());
+        CHUNK_BYTES.saturating_mul(came) as u64
     }
 
     /// What keeps chunks from coming, for people.

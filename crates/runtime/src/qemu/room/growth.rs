@@ -1,26 +1,36 @@
-//! What a guest has taken of its host's disk since it began to run, and what it leaves to others for that.
+//! What a machine has grown by since its guest began to run, and what it leaves free for others for that.
 //!
 //! All guests of a host grow on one disk, and may be promised more than it has. Whoever fills it has to stop before others do:
-//! a guest leaves free a part of what it has taken, and one that takes nothing runs for as long as anybody can.
+//! one leaves free a part of what it grew by, and one that does not grow runs for as long as anybody can.
 //!
 //! # Not here
-//! What it had taken before it began to run: a machine that is large, and stays as it is, fills nothing.
+//! - What it had before it began to run: a machine that is large, and stays as it is, fills nothing. Nor what comes of its
+//!   upper from elsewhere.
+//! - Its memory: where room gets scarce, that of each guest takes what it may still need, whatever the guest does.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
-use crate::Measure;
 use crate::limits::{ROOM_LEFT_MAX, ROOM_LEFT_PART};
+use crate::{Measure, ServesDisk};
 
-/// What a guest grows by, on its host's disk.
+/// What of a guest grows on its host's disk.
 #[derive(Debug)]
-pub(crate) struct Growth {
+pub(crate) struct Grows {
     /// Its upper, which tells also where that disk is.
-    pub(super) upper: File,
+    pub(crate) upper: File,
+    /// What serves it, where not all of it is here. Not kept alive: others wait for its end.
+    pub(crate) served: Option<Weak<dyn ServesDisk>>,
     /// Its memory, where that is in a file.
-    pub(super) memory: Option<File>,
+    pub(crate) memory: Option<File>,
+}
+
+/// How much a machine has grown.
+#[derive(Debug)]
+pub(super) struct Growth {
+    pub(super) of: Grows,
     known: Arc<Known>,
     before: u64,
 }
@@ -35,8 +45,8 @@ pub(crate) struct Known {
 
 impl Growth {
     /// From here on.
-    pub(crate) fn begin(upper: File, memory: Option<File>, known: Arc<Known>) -> Self {
-        let mut growth = Self { upper, memory, known, before: 0 };
+    pub(super) fn begin(of: Grows, known: Arc<Known>) -> Self {
+        let mut growth = Self { of, known, before: 0 };
         growth.before = growth.taken();
         growth
     }
@@ -51,9 +61,10 @@ impl Growth {
     }
 
     fn taken(&self) -> u64 {
-        let files = [Some(&self.upper), self.memory.as_ref()].into_iter().flatten();
         // Where nobody can say, it took nothing.
-        files.filter_map(|file| file.metadata().ok()).map(|meta| meta.blocks() * 512).sum()
+        let here = self.of.upper.metadata().map_or(0, |meta| meta.blocks() * 512);
+        let served = self.of.served.as_ref().and_then(Weak::upgrade);
+        here.saturating_sub(served.map_or(0, |served| served.came()))
     }
 }
 
@@ -87,37 +98,47 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn allocated(bytes: u64) -> File {
-        let file = tempfile::tempfile().unwrap();
-        grow(&file, 0, bytes);
-        file
-    }
-
     fn grow(file: &File, from: u64, bytes: u64) {
         let at = |bytes: u64| i64::try_from(bytes).unwrap();
         let flags = nix::fcntl::FallocateFlags::empty();
         nix::fcntl::fallocate(file, flags, at(from), at(bytes)).unwrap();
     }
 
+    /// A disk of which some comes from elsewhere.
+    #[derive(Debug)]
+    struct Comes(AtomicU64);
+
+    impl ServesDisk for Comes {
+        fn connect(&self) -> std::io::Result<std::os::unix::net::UnixStream> {
+            Err(std::io::ErrorKind::Unsupported.into())
+        }
+
+        fn came(&self) -> u64 {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
     #[test]
-    fn a_guest_leaves_a_part_of_what_it_has_taken_since_it_began_and_nothing_once_it_is_to_stop() {
-        let (upper, memory) = (allocated(8 * MIB), allocated(8 * MIB));
-        let [upper_grows, memory_grows] = [&upper, &memory].map(|file| file.try_clone().unwrap());
-        let home = Arc::new(AtomicU64::new(700 * MIB));
-        let known = Arc::new(Known::default());
-        let growth = Growth::begin(upper, Some(memory), known.clone());
+    fn a_machine_leaves_a_part_of_what_it_grew_by_and_nothing_once_it_is_to_stop() {
+        let upper = tempfile::tempfile().unwrap();
+        grow(&upper, 0, 8 * MIB);
+        let (grows, home) = (upper.try_clone().unwrap(), Arc::new(AtomicU64::new(700 * MIB)));
+        let (known, comes) = (Arc::new(Known::default()), Arc::new(Comes(AtomicU64::new(MIB))));
+        let served: Arc<dyn ServesDisk> = comes.clone();
+        let served = Some(Arc::downgrade(&served));
+        let growth = Growth::begin(Grows { upper, served, memory: None }, known.clone());
         assert_eq!(growth.leaves(), 0, "what was there before does not count");
-        grow(&upper_grows, 8 * MIB, 16 * MIB);
+        grow(&grows, 8 * MIB, 16 * MIB);
         assert_eq!(growth.leaves(), 16 * MIB / ROOM_LEFT_PART);
-        grow(&memory_grows, 8 * MIB, 4 * MIB);
-        assert_eq!(growth.leaves(), 20 * MIB / ROOM_LEFT_PART);
+        comes.0.fetch_add(12 * MIB, Ordering::Relaxed);
+        assert_eq!(growth.leaves(), 4 * MIB / ROOM_LEFT_PART, "nor what comes from elsewhere");
         let home_grows = home.clone();
         known.grows_beside(Measure(Arc::new(move || home.load(Ordering::Relaxed))));
-        assert_eq!(growth.leaves(), 20 * MIB / ROOM_LEFT_PART, "nor what was beside it");
+        assert_eq!(growth.leaves(), 4 * MIB / ROOM_LEFT_PART, "nor what was beside it");
         home_grows.fetch_add(40 * MIB, Ordering::Relaxed);
-        assert_eq!(growth.leaves(), 60 * MIB / ROOM_LEFT_PART);
+        assert_eq!(growth.leaves(), 44 * MIB / ROOM_LEFT_PART);
         home_grows.store(0, Ordering::Relaxed);
-        assert_eq!(growth.leaves(), 20 * MIB / ROOM_LEFT_PART, "what is smaller is no less");
+        assert_eq!(growth.leaves(), 4 * MIB / ROOM_LEFT_PART, "what is smaller is no less");
         home_grows.store(u64::MAX, Ordering::Relaxed);
         assert_eq!(growth.leaves(), ROOM_LEFT_MAX);
         known.is_to_stop();

@@ -1,5 +1,4 @@
 use std::io::{BufRead, Write};
-use std::sync::Arc;
 
 use super::*;
 
@@ -89,6 +88,11 @@ fn guests_that_want_more_than_there_is_leave_some() {
     }
 }
 
+fn growth() -> Growth {
+    let upper = tempfile::tempfile().unwrap();
+    Growth::begin(Grows { upper, served: None, memory: None }, Arc::default())
+}
+
 /// A QEMU whose guest stands still for want of room. It answers late, refuses at first, and ends when asked to.
 fn speak_as_qemu(stream: &UnixStream) {
     let mut said = io::BufReader::new(stream);
@@ -123,7 +127,7 @@ fn one_whose_hypervisor_answers_late_is_looked_after_on() {
     let qemu = thread::spawn(move || speak_as_qemu(&theirs));
     let (end, ended) = UnixStream::pair().unwrap();
     let (waits, mut seen) = watch::channel(false);
-    let growth = Growth::begin(tempfile::tempfile().unwrap(), None, Arc::default());
+    let growth = growth();
     let patience = Duration::from_millis(100);
     let watched = Watched { ended, growth, waits, pace: Pace::default(), patience };
     let thread = thread::spawn(move || watched.until_ended(Line::New(ours)));
@@ -148,7 +152,7 @@ fn nobody_waits_for_room_once_the_monitor_is_lost() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (_end, ended) = UnixStream::pair().unwrap();
     let (waits, seen) = watch::channel(true);
-    let growth = Growth::begin(tempfile::tempfile().unwrap(), None, Arc::default());
+    let growth = growth();
     (&theirs).write_all(b"hello\n").unwrap();
     let patience = ROOM_ANSWER;
     let watched = Watched { ended, growth, waits, pace: Pace::default(), patience };
