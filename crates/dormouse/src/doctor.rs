@@ -87,7 +87,7 @@ fn note(what: &str, detail: impl Into<String>, mend: impl Into<String>) -> Findi
 
 fn user() -> Finding {
     if nix::unistd::geteuid().is_root() {
-        good("user", "root: machines get a network namespace and a user of their own")
+        good("user", "root: machines get a network namespace of their own")
     } else {
         note(
             "user",
@@ -117,6 +117,14 @@ fn hypervisor(program: Option<PathBuf>) -> Vec<Finding> {
                 "run as root with CAP_SYS_ADMIN, outside of user namespaces and chroots",
             ),
         };
+        let users = match runtime.has_users() {
+            Ok(()) => good("users", "each hypervisor has a user id of its own"),
+            Err(why) => note(
+                "users",
+                format!("all hypervisors have one user id: {why}"),
+                "run as root where /proc/self/uid_map has the ids from 1879048192 on, 65536 of them",
+            ),
+        };
         let hypervisor = match runtime.accelerator() {
             Accelerator::Kvm => good("hypervisor", "QEMU with KVM"),
             Accelerator::Tcg => note(
@@ -125,7 +133,7 @@ fn hypervisor(program: Option<PathBuf>) -> Vec<Finding> {
                 "use a host whose CPU has vmx or svm and whose /dev/kvm works",
             ),
         };
-        return vec![hypervisor, shares, jail];
+        return vec![hypervisor, shares, users, jail];
     }
     lacks.into_iter().map(|lack| missing(&lack.what, "not found", lack.mend)).collect()
 }

@@ -121,6 +121,18 @@ impl Qemu {
         if is_root() { jail::possible() } else { Err("namespaces need root".to_owned()) }
     }
 
+    /// Whether hypervisors run each as a user of its own.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub fn has_users(&self) -> Result<(), String> {
+        match (is_root(), slot::has_users_of_its_own()) {
+            (true, true) => Ok(()),
+            (true, false) => Err("the user namespace has no ids for them".to_owned()),
+            (false, _) => Err("to change the user needs root".to_owned()),
+        }
+    }
+
     /// Takes down what killed keepers left on this host. Every start does so too; this is for whoever
     /// has just killed one, or looks after a host where nothing starts. Blocks for some 50 ms; up to 200 ms
     /// more while a killed one's processes are still ending, without keeping others from starting.

@@ -194,9 +194,8 @@ impl Slot {
 
     /// The user that the slot's hypervisor runs as.
     pub(crate) fn user_id(&self) -> u32 {
-        let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        let wanted = USER_ID_BASE + u32::from(self.number);
-        if maps_user(&map, wanted) { wanted } else { NOBODY }
+        let own = USER_ID_BASE + u32::from(self.number);
+        if maps_user(&user_ids(), own) { own } else { NOBODY }
     }
 }
 
@@ -225,6 +224,17 @@ fn first_choice(machine: &MachineId) -> u16 {
 
 fn number_of(path: &Path) -> Option<u16> {
     u16::from_str_radix(path.file_name()?.to_str()?, 16).ok()
+}
+
+/// Whether each slot has a user id that no other has.
+pub(crate) fn has_users_of_its_own() -> bool {
+    let map = user_ids();
+    maps_user(&map, USER_ID_BASE) && maps_user(&map, USER_ID_BASE + (SLOTS - 1))
+}
+
+/// Those that our user namespace has.
+fn user_ids() -> String {
+    fs::read_to_string("/proc/self/uid_map").unwrap_or_default()
 }
 
 /// True where `uid_map` (lines of first id inside, first outside, count) has `user`.
