@@ -18,6 +18,7 @@ use futures::StreamExt;
 use keeper::layout::MachineDir;
 use keeper::{Client, KeeperState, Stage, Status, launch};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use vfs::path::TreePath;
 use vfs::tar::ImportOptions;
 
@@ -273,7 +274,9 @@ impl LocalLink {
     ) -> Attachment {
         let (read, write) = tokio::io::split(connection);
         let (input, mut inputs) = mpsc::channel(INPUT_AHEAD);
-        tokio::spawn(async move {
+        // Ends with the output: a write that nobody takes would hold the connection for as long as the command runs.
+        let mut writing = JoinSet::new();
+        writing.spawn(async move {
             let mut writer = FrameWriter::new(Box::pin(write));
             while let Some(next) = inputs.recv().await {
                 let sent = match next {
@@ -290,19 +293,22 @@ impl LocalLink {
         });
         let end = End { client: self.client.clone(), records: self.records(), id: id.clone() };
         let reader = FrameReader::new(Box::pin(read));
-        let output = futures::stream::unfold(Some(reader), move |reader| {
+        let output = futures::stream::unfold(Some((reader, writing)), move |connected| {
             let end = end.clone();
             async move {
-                let mut reader = reader?;
-                // A keeper that ends the connection with input unread resets it; the record tells
-                // whether the command has ended or the keeper is gone.
-                let frame = reader.next().await.unwrap_or_default();
-                let item = match frame.map(|frame| (frame.kind, frame.payload)) {
-                    Some((FrameKind::Stdout, bytes)) => AttachOutput::Stdout(bytes),
-                    Some((FrameKind::Stderr, bytes)) => AttachOutput::Stderr(bytes),
-                    _ => return Some((end.told().await, None)),
-                };
-                Some((Ok(item), Some(reader)))
+                let (mut reader, writing) = connected?;
+                loop {
+                    // A keeper that ends the connection with input unread resets it; the record tells
+                    // whether the command has ended or the keeper is gone.
+                    let frame = reader.next().await.unwrap_or_default();
+                    let item = match frame.map(|frame| (frame.kind, frame.payload)) {
+                        Some((FrameKind::Stdout, bytes)) if bytes.is_empty() => continue,
+                        Some((FrameKind::Stdout, bytes)) => AttachOutput::Stdout(bytes),
+                        Some((FrameKind::Stderr, bytes)) => AttachOutput::Stderr(bytes),
+                        _ => return Some((end.told().await, None)),
+                    };
+                    return Some((Ok(item), Some((reader, writing))));
+                }
             }
         });
         Attachment { input, output: output.boxed() }

@@ -12,7 +12,7 @@
 //!
 //! # Bounds
 //! Output past [`OUTPUT_BYTES_MAX`] is counted and dropped, and the record says so. The newest
-//! [`RECORDS_MAX`] executions of a machine are kept. Of clients that are attached each holds up to 16 pieces of
+//! [`RECORDS_MAX`] executions of a machine are kept. Of clients that are attached each holds up to 256 KiB of
 //! output that it has not read, and [`TAPS_MAX`] of them do; what is kept is read as it is sent.
 
 #[cfg(test)]

@@ -27,6 +27,9 @@ use crate::guest::{Guest, said};
 use crate::layout::MachineDir;
 use crate::{Failure, Result};
 
+/// Pieces that lie unread between a command and whoever is attached, each way: what so many may have attached is within a
+/// keeper's memory.
+const PIECES_AHEAD: usize = 2;
 /// How long one attached client may hold up a command.
 const TAP_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a cancelled command has between TERM and KILL.
@@ -110,7 +113,7 @@ impl Runner {
     /// Takes a command and answers at once. The same id twice is the same execution.
     pub(crate) fn start(self: Arc<Self>, id: ExecutionId, what: NewExecution) -> Result<Record> {
         check(&what)?;
-        let (input, inputs) = mpsc::channel(16);
+        let (input, inputs) = mpsc::channel(PIECES_AHEAD);
         let mut live = self.live.lock();
         if let Ok(known) = self.records().get(&id) {
             return Ok(known);
@@ -266,7 +269,7 @@ impl Runner {
             );
             Failure::new(ErrorKind::TooMany, why)
         })?;
-        let (tap, output) = mpsc::channel(16);
+        let (tap, output) = mpsc::channel(PIECES_AHEAD);
         // What was written before the tap was set is read from the files, what comes after goes
         // through it; the lock makes that one moment.
         let mut journal = live.journal.lock();

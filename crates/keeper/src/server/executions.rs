@@ -2,7 +2,7 @@
 //!
 //! An attachment upgrades to the frames of `agent_proto`: input and signals in, output out; the end of
 //! the connection is the end of the execution (or of the keeper), and the record then says which. A client that ends its
-//! half has left.
+//! half has left. An empty piece of output says nothing: it is sent now and then, to find out whether anybody is there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use http::StatusCode;
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 
 use super::Ctx;
 use super::reply::Args;
@@ -24,6 +25,9 @@ use crate::executions::{NewExecution, Piece, Record};
 use crate::run::room::{no_room, says_so};
 use crate::{Failure, Result};
 
+/// How often it is looked whether a client of a silent command is there: one whose input nobody takes is not read, so that
+/// its end is not seen.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Longest that `wait` waits.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
@@ -87,8 +91,12 @@ async fn copy(attached: Attached, io: impl AsyncRead + AsyncWrite) {
         for piece in before.into_iter().flatten() {
             send(&mut writer, piece).await?;
         }
-        while let Some(piece) = output.recv().await {
-            send(&mut writer, piece).await?;
+        loop {
+            match timeout(LOOK_EVERY, output.recv()).await {
+                Ok(Some(piece)) => send(&mut writer, piece).await?,
+                Ok(None) => break,
+                Err(_) => writer.frame(FrameKind::Stdout, b"").await?,
+            }
         }
         Ok::<(), agent_proto::Error>(())
     };

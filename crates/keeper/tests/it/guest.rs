@@ -237,6 +237,14 @@ impl Machine {
         id
     }
 
+    /// Starts a command that reads what is sent to it.
+    pub(crate) async fn start_with_input(&self) -> ExecutionId {
+        let (id, command) = (ExecutionId::generate(), vec!["cat".to_owned()]);
+        let what = NewExecution { command, stdin_open: true, ..NewExecution::default() };
+        self.client.execute(&id, &what).await.unwrap();
+        id
+    }
+
     /// Starts a command and waits for its end.
     pub(crate) async fn run(&self) -> Record {
         let id = self.start().await;

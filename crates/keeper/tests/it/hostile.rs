@@ -311,13 +311,32 @@ async fn so_many_clients_are_attached_and_no_more_until_one_leaves() {
     let refused = machine.client.attach(&ids[0]).await.unwrap_err();
     assert_eq!(refused.kind, ErrorKind::TooMany);
     assert!(refused.message.contains("close one of them"), "{}", refused.message);
-    drop(clients.pop());
-    let again = async {
-        while machine.client.attach(&ids[0]).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    let again = async || {
+        let attached = async {
+            loop {
+                match machine.client.attach(&ids[0]).await {
+                    Ok(client) => return client,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), attached).await.expect("its place is taken")
     };
-    tokio::time::timeout(Duration::from_secs(20), again).await.expect("it has its place still");
+    drop(clients.pop());
+    clients.push(again().await);
+    // One that sent more than its command reads, too.
+    clients.clear();
+    let reads = machine.start_with_input().await;
+    for _ in 0..TAPS_MAX {
+        clients.push(machine.client.attach(&reads).await.unwrap());
+    }
+    let mut writer = FrameWriter::new(clients.pop().unwrap());
+    let piece = vec![b'y'; agent_proto::FRAME_BYTES_MAX];
+    let sends = async { while writer.frame(FrameKind::Stdin, &piece).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(3), sends).await.expect_err("somebody reads it all");
+    machine.client.attach(&reads).await.unwrap_err();
+    drop(writer);
+    again().await;
     assert!(machine.sleep().await.released);
 }
 
