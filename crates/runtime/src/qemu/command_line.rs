@@ -114,8 +114,8 @@ pub(crate) fn arguments(
         // The guest may tell its disks apart by serial as well as by order.
         let errors = if served { SERVED_ERRORS } else { "" };
         // Zeros that it has the host write in its place would take the host's disk at once, before anybody looks.
-        let device = format!("virtio-blk-device,drive={name},serial={name},write-zeroes=off");
-        arg("-device", format!("{device}{errors}"));
+        let device = format!("virtio-blk-device,drive={name},serial={name}{errors}");
+        arg("-device", format!("{device},write-zeroes=off"));
     }
 
     arg("-device", "virtio-serial-device,max_ports=8".to_owned());
@@ -289,6 +289,7 @@ mod tests {
         let line = arguments(&spec(), Accelerator::Tcg, true, Some(1), &fds).unwrap().join(" ");
         assert!(line.contains("node-name=upper,discard=unmap,file.driver=nbd,file.server.type=fd,file.server.str=6 "), "{line}");
         assert!(line.contains("drive=upper,serial=upper,rerror=enospc"), "{line}");
+        assert_eq!(line.matches(",write-zeroes=off ").count(), 2, "{line}");
         assert!(!line.contains("fd=6,set"), "{line}");
     }
 
