@@ -124,14 +124,7 @@ async fn begin(
     let new = body::from_json::<ExecutionCreate>(asked.as_bytes())?.into_new(true)?;
     let execution = executions.create(machine, new).await?;
     send(sink, frames::started(&execution)).await?;
-    match executions.attach(machine, &execution.execution_id).await {
-        Err(error) => {
-            // Nobody else knows of it.
-            executions.delete(machine, &execution.execution_id).await.ok();
-            Err(error.into())
-        }
-        attached => Ok(attached?),
-    }
+    Ok(executions.attach(machine, &execution.execution_id).await?)
 }
 
 async fn first_text(stream: &mut SplitStream<WebSocket>) -> Result<String, End> {

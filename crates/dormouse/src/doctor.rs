@@ -117,7 +117,7 @@ fn hypervisor(program: Option<PathBuf>) -> Vec<Finding> {
                 "run as root with CAP_SYS_ADMIN, outside of user namespaces and chroots",
             ),
         };
-        let users = match runtime.has_users() {
+        let users = match runtime.has_own_users() {
             Ok(()) => good("users", "each hypervisor has a user id of its own"),
             Err(why) => note(
                 "users",

@@ -370,7 +370,7 @@ impl Keeper {
         self.enter(KeeperState::Running);
         self.fetch_rest();
         let mut ending = self.until_end(home, &awake.instance).await;
-        awake.instance.is_to_stop();
+        awake.instance.expect_stop();
         shared.door.close();
         let mut quiet = false;
         if matches!(ending, Ending::Asked) {

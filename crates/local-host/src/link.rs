@@ -18,7 +18,7 @@ use futures::StreamExt;
 use keeper::layout::MachineDir;
 use keeper::{Client, KeeperState, Stage, Status, launch};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
 use vfs::path::TreePath;
 use vfs::tar::ImportOptions;
 
@@ -275,8 +275,7 @@ impl LocalLink {
         let (read, write) = tokio::io::split(connection);
         let (input, mut inputs) = mpsc::channel(INPUT_AHEAD);
         // Ends with the output: a write that nobody takes would hold the connection for as long as the command runs.
-        let mut writing = JoinSet::new();
-        writing.spawn(async move {
+        let writing = AbortOnDropHandle::new(tokio::spawn(async move {
             let mut writer = FrameWriter::new(Box::pin(write));
             while let Some(next) = inputs.recv().await {
                 let sent = match next {
@@ -290,7 +289,7 @@ impl LocalLink {
                     break;
                 }
             }
-        });
+        }));
         let end = End { client: self.client.clone(), records: self.records(), id: id.clone() };
         let reader = FrameReader::new(Box::pin(read));
         let output = futures::stream::unfold(Some((reader, writing)), move |connected| {

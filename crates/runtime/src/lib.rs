@@ -72,7 +72,7 @@ pub trait ServesDisk: Send + Sync + std::fmt::Debug {
     /// Those of the system.
     fn connect(&self) -> std::io::Result<UnixStream>;
     /// Bytes of the file, at most, that came from elsewhere and that no guest has written.
-    fn came(&self) -> u64 {
+    fn fetched_bytes(&self) -> u64 {
         0
     }
 }
@@ -240,11 +240,11 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// `Shares`: it has the old share, or the smaller of both.
     async fn set_vcpu(&self, vcpu: f64) -> Result<(), Error>;
-    /// What of the machine grows beside its upper. The more that and the upper have grown since the guest began to run, the
+    /// Counts what of the machine grows beside its upper. The more that and the upper have grown since the guest began to run, the
     /// more has to be free on its host's disk for it to go on: others run on where one has filled the disk.
-    fn grows_beside(&self, _measure: Measure) {}
-    /// It is going to be stopped, for which it has to run: it waits for no more room than one that has not grown.
-    fn is_to_stop(&self) {}
+    fn count_beside(&self, _measure: Measure) {}
+    /// Tells that it is going to be stopped, for which it has to run: it waits for no more room than one that has not grown.
+    fn expect_stop(&self) {}
     /// Whether the guest does not run since the disk that it grows on has no room; changes are heard of. It goes on by
     /// itself, with all that it was doing, once there is some.
     fn waits_for_room(&self) -> watch::Receiver<bool> {

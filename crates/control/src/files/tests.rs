@@ -27,6 +27,17 @@ async fn put(control: &Control, machine: &MachineRef, name: &str, text: &str) {
     control.files().put(machine, &path(name), body(text), options).await.unwrap();
 }
 
+/// Whoever publishes, once that has begun.
+async fn publish_beside(
+    control: &Control,
+    machine: &MachineRef,
+) -> JoinHandle<Result<PublishReport>> {
+    let (control, machine) = (control.clone(), machine.clone());
+    let publishes = tokio::spawn(async move { control.files().publish(&machine).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    publishes
+}
+
 /// A file that is half there, and whoever waits for the rest.
 async fn slow_upload(
     control: &Control,
@@ -128,11 +139,7 @@ async fn a_wake_waits_for_a_draft_that_is_being_applied() {
     woken(&control, &machine).await;
     slept(&control, &machine).await;
     world.host.state.lock().hold_apply = true;
-    let publishes = {
-        let (control, machine) = (control.clone(), machine.clone());
-        tokio::spawn(async move { control.files().publish(&machine).await })
-    };
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let publishes = publish_beside(&control, &machine).await;
     let before = world.host.starts();
     control.machines().wake(&machine, &IfMatch::Any).await.unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -155,11 +162,7 @@ async fn a_wake_does_not_wait_for_a_publish_that_waits_for_a_slow_upload() {
     let machine = MachineRef::Id(running(&control).await.machine_id);
     slept(&control, &machine).await;
     let (more, uploads) = slow_upload(&control, &machine).await;
-    let publishes = {
-        let (control, machine) = (control.clone(), machine.clone());
-        tokio::spawn(async move { control.files().publish(&machine).await })
-    };
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let publishes = publish_beside(&control, &machine).await;
     assert!(!publishes.is_finished(), "it makes half of an upload visible");
     let wakes = woken(&control, &machine);
     tokio::time::timeout(Duration::from_secs(5), wakes).await.expect("the wake waits");
@@ -179,11 +182,7 @@ async fn a_publish_goes_where_the_home_is_when_the_uploads_before_it_have_ended(
     slept(&control, &machine).await;
     let (more, uploads) = slow_upload(&control, &machine).await;
     woken(&control, &machine).await;
-    let publishes = {
-        let (control, machine) = (control.clone(), machine.clone());
-        tokio::spawn(async move { control.files().publish(&machine).await })
-    };
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let publishes = publish_beside(&control, &machine).await;
     slept(&control, &machine).await;
     more.send(Ok(Bytes::from("two"))).await.unwrap();
     drop(more);
@@ -202,11 +201,7 @@ async fn a_write_that_waited_for_a_publish_goes_where_the_home_is_then() {
     woken(&control, &machine).await;
     slept(&control, &machine).await;
     world.host.state.lock().hold_apply = true;
-    let publishes = {
-        let (control, machine) = (control.clone(), machine.clone());
-        tokio::spawn(async move { control.files().publish(&machine).await })
-    };
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let publishes = publish_beside(&control, &machine).await;
     let writes = {
         let (control, machine) = (control.clone(), machine.clone());
         tokio::spawn(async move { put(&control, &machine, "late", "live").await })

@@ -70,8 +70,8 @@ impl ServesDisk for Served {
         Ok(theirs)
     }
 
-    fn came(&self) -> u64 {
-        self.disk.came()
+    fn fetched_bytes(&self) -> u64 {
+        self.disk.fetched_bytes()
     }
 }
 

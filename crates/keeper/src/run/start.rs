@@ -305,7 +305,7 @@ impl Keeper {
     ) -> Result<Started> {
         let instance: Arc<dyn Instance> = Arc::from(started.instance);
         self.standing.lock().waits_for_room = Some(instance.waits_for_room());
-        instance.grows_beside(room::size_of(home));
+        instance.count_beside(room::size_of(home));
         let nodes_max = nodes_max(self.spec.instance.memory_mib);
         let config = fuse_serve::Config { nodes_max, ..fuse_serve::Config::default() };
         let session = Arc::new(match saved {

@@ -328,10 +328,11 @@ pub(crate) async fn meet(mut control: tokio::net::UnixStream) -> AgentMux {
     AgentMux::start(control)
 }
 
+/// Where a guest answers a request.
+pub(crate) type Writer = FrameWriter<tokio::io::WriteHalf<MuxStream>>;
+
 /// The next request, and where to answer it.
-pub(crate) async fn request(
-    mux: &mut AgentMux,
-) -> (Request, FrameWriter<tokio::io::WriteHalf<MuxStream>>) {
+pub(crate) async fn request(mux: &mut AgentMux) -> (Request, Writer) {
     let (reader, writer) = tokio::io::split(mux.accept().await.unwrap());
     let request = FrameReader::new(reader).message("request").await.unwrap();
     (request, FrameWriter::new(writer))

@@ -14,7 +14,7 @@ use keeper::executions::{OUTPUT_BYTES_MAX, State, TAPS_MAX};
 use tokio::io::AsyncWriteExt;
 use vfs::path::TreePath;
 
-use crate::guest::{BOOT_TIMEOUT, Machine, Play, come_up, hello, meet, request};
+use crate::guest::{BOOT_TIMEOUT, Machine, Play, Writer, come_up, hello, meet, request};
 
 /// What a keeper may have resident, the guest of these tests included: docs/semantics.md, "Hostile guests".
 const BYTES_MAX: u64 = 256 << 20;
@@ -213,22 +213,10 @@ async fn its_owner_is_served(play: Play) {
 #[tokio::test(flavor = "multi_thread")]
 async fn output_that_nobody_reads_stays_within_the_memory_of_a_keeper() {
     fn play(control: Control, fuse: UnixStream) -> BoxFuture<'static, ()> {
-        async move {
-            let mut mux = meet(control).await;
-            come_up(&mut mux).await;
-            let _held = fuse;
-            loop {
-                let (request, mut writer) = request(&mut mux).await;
-                drop(tokio::spawn(async move {
-                    if !matches!(request, Request::Exec(_)) {
-                        return drop(writer.message(&Reply::Done).await);
-                    }
-                    writer.message(&Reply::Started { pid: 7 }).await.ok();
-                    while writer.frame(FrameKind::Stdout, b"y").await.is_ok() {}
-                }));
-            }
-        }
-        .boxed()
+        let say = |mut writer: Writer| async move {
+            while writer.frame(FrameKind::Stdout, b"y").await.is_ok() {}
+        };
+        run_commands(control, fuse, say).boxed()
     }
     let machine = Machine::running(play).await;
     let mut clients = Vec::new();
@@ -242,27 +230,38 @@ async fn output_that_nobody_reads_stays_within_the_memory_of_a_keeper() {
     assert!(machine.sleep().await.released);
 }
 
-/// Commands that say so many bytes on each stream, and then nothing for ever.
-async fn say_and_stay(control: Control, fuse: UnixStream, bytes: u64) {
+/// A guest whose commands do this once they have started.
+async fn run_commands<F: Future<Output = ()> + Send + 'static>(
+    control: Control,
+    fuse: UnixStream,
+    run: impl Fn(Writer) -> F + Send,
+) {
     let mut mux = meet(control).await;
     come_up(&mut mux).await;
     let _held = fuse;
     loop {
         let (request, mut writer) = request(&mut mux).await;
-        drop(tokio::spawn(async move {
-            if !matches!(request, Request::Exec(_)) {
-                return drop(writer.message(&Reply::Done).await);
-            }
-            writer.message(&Reply::Started { pid: 7 }).await.ok();
-            let piece = vec![b'y'; agent_proto::FRAME_BYTES_MAX];
-            for kind in [FrameKind::Stdout, FrameKind::Stderr] {
-                for _ in 0..bytes / piece.len() as u64 {
-                    writer.frame(kind, &piece).await.ok();
-                }
-            }
-            std::future::pending::<()>().await;
-        }));
+        if !matches!(request, Request::Exec(_)) {
+            writer.message(&Reply::Done).await.ok();
+            continue;
+        }
+        writer.message(&Reply::Started { pid: 7 }).await.ok();
+        drop(tokio::spawn(run(writer)));
     }
+}
+
+/// Commands that say so many bytes on each stream, and then nothing for ever.
+async fn say_and_stay(control: Control, fuse: UnixStream, bytes: u64) {
+    let say = move |mut writer: Writer| async move {
+        let piece = vec![b'y'; agent_proto::FRAME_BYTES_MAX];
+        for kind in [FrameKind::Stdout, FrameKind::Stderr] {
+            for _ in 0..bytes / piece.len() as u64 {
+                writer.frame(kind, &piece).await.ok();
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    run_commands(control, fuse, say).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

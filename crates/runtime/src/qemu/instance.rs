@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::hypervisor::Hypervisor;
 use super::memory::{self, Stopped};
 use super::qmp::{Line, Qmp};
-use super::room::{Grows, Known, Watch};
+use super::room::{Grows, Told, Watch};
 use super::start_error;
 use super::warm::{Ends, Warm};
 use crate::{Error, Exit, Instance, Measure, Spec};
@@ -31,7 +31,7 @@ pub(crate) struct QemuInstance {
     /// Whether the guest waits for room on its host's disk.
     waits_for_room: watch::Receiver<bool>,
     /// What is told of how it grows.
-    known: Arc<Known>,
+    told: Arc<Told>,
     /// What it takes to have it stay warm, where it can.
     ends: Mutex<Option<Ends>>,
     warm: watch::Sender<bool>,
@@ -67,7 +67,7 @@ impl QemuInstance {
         let monitor = Mutex::new(Some(Monitor::Idle(monitor, waits)));
         let (ends, warm) = (Mutex::new(ends), watch::Sender::new(false));
         let memory = memory.map(Path::to_owned);
-        Self { hypervisor, monitor, memory, waits_for_room, known: Arc::default(), ends, warm }
+        Self { hypervisor, monitor, memory, waits_for_room, told: Arc::default(), ends, warm }
     }
 
     /// The guest runs from here on: it is looked whether its host's disk has room for what of it grows.
@@ -75,7 +75,7 @@ impl QemuInstance {
         let mut monitor = self.monitor.lock().unwrap_or_else(PoisonError::into_inner);
         match monitor.take() {
             Some(Monitor::Idle(line, waits)) => {
-                let watch = Watch::begin(line, grows, self.known.clone(), waits);
+                let watch = Watch::begin(line, grows, self.told.clone(), waits);
                 let watch = watch.map_err(start_error("look for room on the disk"))?;
                 *monitor = Some(Monitor::Watch(watch));
             }
@@ -188,12 +188,12 @@ impl Instance for QemuInstance {
         set.map_err(|error| Error::Shares(error.to_string()))
     }
 
-    fn grows_beside(&self, measure: Measure) {
-        self.known.grows_beside(measure);
+    fn count_beside(&self, measure: Measure) {
+        self.told.count_beside(measure);
     }
 
-    fn is_to_stop(&self) {
-        self.known.is_to_stop();
+    fn expect_stop(&self) {
+        self.told.expect_stop();
     }
 
     fn waits_for_room(&self) -> watch::Receiver<bool> {

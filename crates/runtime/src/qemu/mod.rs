@@ -125,8 +125,8 @@ impl Qemu {
     ///
     /// # Errors
     /// Why not, for people.
-    pub fn has_users(&self) -> Result<(), String> {
-        match (is_root(), slot::has_users_of_its_own()) {
+    pub fn has_own_users(&self) -> Result<(), String> {
+        match (is_root(), slot::has_own_users()) {
             (true, true) => Ok(()),
             (true, false) => Err("the user namespace has no ids for them".to_owned()),
             (false, _) => Err("to change the user needs root".to_owned()),

@@ -39,7 +39,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use self::growth::Growth;
-pub(crate) use self::growth::{Grows, Known};
+pub(crate) use self::growth::{Grows, Told};
 use super::qmp::{Line, Qmp};
 use crate::limits::{
     QMP_TIMEOUT, ROOM_ANSWER, ROOM_HELD, ROOM_LEFT_MAX, ROOM_LOOK_EVERY, ROOM_MIN, ROOM_PAUSE_MAX,
@@ -59,11 +59,11 @@ impl Watch {
     pub(crate) fn begin(
         monitor: Line,
         grows: Grows,
-        known: Arc<Known>,
+        told: Arc<Told>,
         waits: watch::Sender<bool>,
     ) -> io::Result<Self> {
         let (end, ended) = UnixStream::pair()?;
-        let growth = Growth::begin(grows, known);
+        let growth = Growth::begin(grows, told);
         let looked_after =
             Watched { ended, growth, waits, pace: Pace::default(), patience: ROOM_ANSWER };
         let thread = thread::Builder::new().name("room".to_owned());
@@ -217,7 +217,7 @@ impl Watched {
         }
         let waits = *self.waits.borrow();
         // Where nobody can say, there is no lack of it.
-        let Grows { upper, memory, .. } = &self.growth.of;
+        let Grows { upper, memory, .. } = &self.growth.grows;
         let left = free(upper).unwrap_or(u64::MAX);
         let leaves = if left < ROOM_MIN + ROOM_LEFT_MAX { self.growth.leaves() } else { 0 };
         if left >= ROOM_MIN + leaves && !waits && !asked {

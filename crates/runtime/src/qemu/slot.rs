@@ -227,7 +227,7 @@ fn number_of(path: &Path) -> Option<u16> {
 }
 
 /// Whether each slot has a user id that no other has.
-pub(crate) fn has_users_of_its_own() -> bool {
+pub(crate) fn has_own_users() -> bool {
     let map = user_ids();
     maps_user(&map, USER_ID_BASE) && maps_user(&map, USER_ID_BASE + (SLOTS - 1))
 }

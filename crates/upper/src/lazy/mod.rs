@@ -179,7 +179,7 @@ impl LazyDisk {
 
     /// Bytes of those that are not missing any more, since it was opened.
     #[must_use]
-    pub fn came(&self) -> u64 {
+    pub fn fetched_bytes(&self) -> u64 {
         let came = self.0.missing_at_first.saturating_sub(self.missing());
         CHUNK_BYTES.saturating_mul(came) as u64
     }

@@ -180,7 +180,7 @@ async fn where_the_hosts_disk_has_little_room_only_what_somebody_wants_comes() {
     assert_eq!(read(&disk, 2 * CHUNK).await, [3; 8]);
     tokio::time::sleep(Duration::from_millis(300)).await;
     in_trouble(&disk).await;
-    assert_eq!((disk.missing(), disk.came()), (5, CHUNK));
+    assert_eq!((disk.missing(), disk.fetched_bytes()), (5, CHUNK));
     room.store(false, Ordering::SeqCst);
     for _ in 0..2_000 {
         if disk.missing() == 0 {

@@ -30,54 +30,54 @@ pub(crate) struct Grows {
 /// How much a machine has grown.
 #[derive(Debug)]
 pub(super) struct Growth {
-    pub(super) of: Grows,
-    known: Arc<Known>,
+    pub(super) grows: Grows,
+    told: Arc<Told>,
     before: u64,
 }
 
-/// What only the guest's owner knows.
+/// What only the guest's owner can tell.
 #[derive(Debug, Default)]
-pub(crate) struct Known {
+pub(crate) struct Told {
     /// What else grows, and how large it was at first.
     beside: OnceLock<(Measure, u64)>,
-    is_to_stop: AtomicBool,
+    stops: AtomicBool,
 }
 
 impl Growth {
     /// From here on.
-    pub(super) fn begin(of: Grows, known: Arc<Known>) -> Self {
-        let mut growth = Self { of, known, before: 0 };
+    pub(super) fn begin(grows: Grows, told: Arc<Told>) -> Self {
+        let mut growth = Self { grows, told, before: 0 };
         growth.before = growth.taken();
         growth
     }
 
     /// Bytes that have to stay free for others.
     pub(super) fn leaves(&self) -> u64 {
-        if self.known.is_to_stop.load(Ordering::Relaxed) {
+        if self.told.stops.load(Ordering::Relaxed) {
             return 0;
         }
         let grown = self.taken().saturating_sub(self.before);
-        left_by(grown.saturating_add(self.known.grown_beside()))
+        left_by(grown.saturating_add(self.told.grown_beside()))
     }
 
     fn taken(&self) -> u64 {
         // Where nobody can say, it took nothing.
-        let here = self.of.upper.metadata().map_or(0, |meta| meta.blocks() * 512);
-        let served = self.of.served.as_ref().and_then(Weak::upgrade);
-        here.saturating_sub(served.map_or(0, |served| served.came()))
+        let here = self.grows.upper.metadata().map_or(0, |meta| meta.blocks() * 512);
+        let served = self.grows.served.as_ref().and_then(Weak::upgrade);
+        here.saturating_sub(served.map_or(0, |served| served.fetched_bytes()))
     }
 }
 
-impl Known {
-    /// See [`crate::Instance::grows_beside`]. The first counts.
-    pub(crate) fn grows_beside(&self, measure: Measure) {
+impl Told {
+    /// See [`crate::Instance::count_beside`]. The first counts.
+    pub(crate) fn count_beside(&self, measure: Measure) {
         let at_first = (measure.0)();
         self.beside.set((measure, at_first)).ok();
     }
 
-    /// See [`crate::Instance::is_to_stop`].
-    pub(crate) fn is_to_stop(&self) {
-        self.is_to_stop.store(true, Ordering::Relaxed);
+    /// See [`crate::Instance::expect_stop`].
+    pub(crate) fn expect_stop(&self) {
+        self.stops.store(true, Ordering::Relaxed);
     }
 
     fn grown_beside(&self) -> u64 {
@@ -113,27 +113,27 @@ mod tests {
             Err(std::io::ErrorKind::Unsupported.into())
         }
 
-        fn came(&self) -> u64 {
+        fn fetched_bytes(&self) -> u64 {
             self.0.load(Ordering::Relaxed)
         }
     }
 
     #[test]
-    fn a_machine_leaves_a_part_of_what_it_grew_by_and_nothing_once_it_is_to_stop() {
+    fn a_machine_leaves_a_part_of_what_it_grew_by_and_nothing_once_it_expect_stop() {
         let upper = tempfile::tempfile().unwrap();
         grow(&upper, 0, 8 * MIB);
-        let (grows, home) = (upper.try_clone().unwrap(), Arc::new(AtomicU64::new(700 * MIB)));
-        let (known, comes) = (Arc::new(Known::default()), Arc::new(Comes(AtomicU64::new(MIB))));
+        let (written, home) = (upper.try_clone().unwrap(), Arc::new(AtomicU64::new(700 * MIB)));
+        let (told, comes) = (Arc::new(Told::default()), Arc::new(Comes(AtomicU64::new(MIB))));
         let served: Arc<dyn ServesDisk> = comes.clone();
         let served = Some(Arc::downgrade(&served));
-        let growth = Growth::begin(Grows { upper, served, memory: None }, known.clone());
+        let growth = Growth::begin(Grows { upper, served, memory: None }, told.clone());
         assert_eq!(growth.leaves(), 0, "what was there before does not count");
-        grow(&grows, 8 * MIB, 16 * MIB);
+        grow(&written, 8 * MIB, 16 * MIB);
         assert_eq!(growth.leaves(), 16 * MIB / ROOM_LEFT_PART);
         comes.0.fetch_add(12 * MIB, Ordering::Relaxed);
         assert_eq!(growth.leaves(), 4 * MIB / ROOM_LEFT_PART, "nor what comes from elsewhere");
         let home_grows = home.clone();
-        known.grows_beside(Measure(Arc::new(move || home.load(Ordering::Relaxed))));
+        told.count_beside(Measure(Arc::new(move || home.load(Ordering::Relaxed))));
         assert_eq!(growth.leaves(), 4 * MIB / ROOM_LEFT_PART, "nor what was beside it");
         home_grows.fetch_add(40 * MIB, Ordering::Relaxed);
         assert_eq!(growth.leaves(), 44 * MIB / ROOM_LEFT_PART);
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(growth.leaves(), 4 * MIB / ROOM_LEFT_PART, "what is smaller is no less");
         home_grows.store(u64::MAX, Ordering::Relaxed);
         assert_eq!(growth.leaves(), ROOM_LEFT_MAX);
-        known.is_to_stop();
+        told.expect_stop();
         assert_eq!(growth.leaves(), 0);
     }
 }
